@@ -1,0 +1,224 @@
+"""Train the bundled encoder for copy detection from folders of slices or volumes.
+
+    python examples/train_encoder.py DATA/slices DATA/volumes:0 --out mi_callback/encoders/weights --minutes 30
+
+Each step embeds two independently changed versions of the same slices; a slice must be closer to its own other
+version than to any other slice of the batch (InfoNCE), and all embeddings spread out (KoLeo, Sablayrolles et al.
+2019). Neighbouring slices of one subject sit in the same batch as hard negatives. Subjects are split by a hash
+of their id: those held out are never trained on, and measure the encoder at the end (see the model card).
+
+The run is resumable: the same command goes on from `--state` until `--minutes` are used up, then measures and writes
+`bundled.safetensors` and `MODEL_CARD.md` into `--out`.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mi_callback import perturbations as change
+from mi_callback.encoders.base import generalised_mean
+from mi_callback.encoders.bundled import SIZE, WEIGHTS, WIDTHS, CopyNet
+from mi_callback.images import SliceFolder, split_by_subject
+from mi_callback.preprocessing import check_images, normalise_intensity, preprocess
+
+TEMPERATURE = 0.07
+KOLEO_WEIGHT = 0.3
+PAIRS = 64
+RUN = 4  # slices of one subject that enter a batch together
+
+
+@dataclass
+class Slices:
+    """Slices of one folder in memory: uint8 (n, SIZE, SIZE), subject by subject and in slice order."""
+
+    name: str
+    images: Tensor
+    subjects: list[str]
+
+
+class CopyEmbedding(nn.Module):
+    """CopyNet with a training head over the pooled stages that the encoder taps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = CopyNet()
+        # Standardised per batch, as whitening does when the encoder is used.
+        self.head = nn.Sequential(nn.BatchNorm1d(sum(WIDTHS[1:]), affine=False), nn.Linear(sum(WIDTHS[1:]), 128))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.network(images.contiguous(memory_format=torch.channels_last))[1:]
+        pooled = [generalised_mean(stage.flatten(2)) for stage in maps]
+        return F.normalize(self.head(torch.cat(pooled, dim=1)), dim=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", help="folder, or folder:axis for volumes (0 sagittal, 1 coronal, 2 axial)")
+    parser.add_argument("--out", type=Path, default=Path("encoder"))
+    parser.add_argument("--state", type=Path, default=Path("encoder/training.pt"), help="resumable training state")
+    parser.add_argument("--minutes", type=float, default=30, help="training time in all; the schedule follows it")
+    parser.add_argument("--share", type=float, default=0.5, help="share of subjects trained on; the rest measure")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    folders = [load(argument) for argument in options.data]
+    trained = [keep(folder, split_by_subject(folder.subjects, options.share)) for folder in folders]
+    for folder, part in zip(folders, trained, strict=True):
+        print(f"{folder.name}: {len(part.images)} of {len(folder.images)} slices, "
+              f"{len(set(part.subjects))} of {len(set(folder.subjects))} subjects")
+    options.state.parent.mkdir(parents=True, exist_ok=True)
+    model, history = train(trained, options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    weights = {key: value.contiguous() for key, value in model.network.state_dict().items()}
+    save_file(weights, options.out / WEIGHTS)
+    print(f"wrote {options.out / WEIGHTS}")
+
+
+def load(argument: str) -> Slices:
+    root, _, axis = argument.rpartition(":") if argument[-2:-1] == ":" else (argument, "", "2")
+    folder = SliceFolder(root, axis=int(axis))
+    if folder.subjects is None:
+        raise SystemExit(f"{root}: the subject of some slices is unknown; add a manifest.csv (file, subject).")
+    order = sorted(range(len(folder)), key=lambda i: (folder.slices[i].subject, str(folder.slices[i].path)))
+    order = [i for i in order if _in_the_middle(folder, i)]
+    images = [preprocess(check_images(folder[i]["image"][None]), (SIZE, SIZE)) for i in tqdm(order, desc=argument, leave=False)]
+    pixels = torch.cat(images)[:, 0].mul(255).round().to(torch.uint8)
+    return Slices(argument, pixels, [folder.slices[i].subject for i in order])
+
+
+def _in_the_middle(folder: SliceFolder, i: int) -> bool:
+    """Of a volume, every third slice of the middle half: the rest is empty or redundant."""
+    path, _, position = folder.slices[i]
+    if position is None:
+        return True
+    depth = sum(s.path == path for s in folder.slices[max(0, i - 400) : i + 400])
+    return depth / 4 <= position < 3 * depth / 4 and position % 3 == 0
+
+
+def keep(folder: Slices, mask: Tensor) -> Slices:
+    subjects = [subject for subject, kept in zip(folder.subjects, mask.tolist(), strict=True) if kept]
+    return Slices(folder.name, folder.images[mask], subjects)
+
+
+def train(folders: list[Slices], options: argparse.Namespace) -> tuple[CopyEmbedding, list[tuple[int, float]]]:
+    torch.manual_seed(options.seed)
+    model = CopyEmbedding().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+    generator = torch.Generator().manual_seed(options.seed)
+    step, used, history = 0, 0.0, []
+    if options.state.is_file():
+        state = torch.load(options.state, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        step, used, history = state["step"], state["used"], state["history"]
+    bar = tqdm(total=round(options.minutes * 60), initial=round(used), unit="s", desc="training")
+    model.train()
+    while used < options.minutes * 60:
+        began = time.monotonic()
+        optimiser.param_groups[0]["lr"] = 2e-3 * one_cycle(used / (options.minutes * 60))
+        batch = draw(folders, generator)
+        first, second = augment(batch, generator, strength=0.2), augment(batch, generator, strength=1.0)
+        embedding = model(torch.cat([first, second]))
+        contrast, spread = info_nce(embedding), koleo(embedding)
+        optimiser.zero_grad()
+        (contrast + KOLEO_WEIGHT * spread).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        elapsed = time.monotonic() - began
+        used += elapsed
+        bar.update(round(used) - bar.n)
+        if step % 50 == 0:
+            history.append((step, contrast.item()))
+            bar.set_postfix(step=step, info_nce=f"{contrast.item():.3f}", koleo=f"{spread.item():.3f}")
+        if step % 100 == 0 or used >= options.minutes * 60:
+            torch.save(
+                {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "history": history, "step": step,
+                 "used": used, "generator": generator.get_state()}, options.state)
+    return model.eval(), history
+
+
+def one_cycle(progress: float) -> float:
+    """Linear warm-up over the first 5 %, then a cosine to zero."""
+    if progress < 0.05:
+        return progress / 0.05 + 1e-3
+    return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, (progress - 0.05) / 0.95))).item())
+
+
+def draw(folders: list[Slices], generator: torch.Generator) -> Tensor:
+    """PAIRS slices in runs of RUN consecutive slices, so that neighbours and siblings are among the negatives.
+
+    A batch comes from at most two folders: telling a spine from a brain teaches nothing.
+    """
+    sizes = torch.tensor([len(folder.images) for folder in folders], dtype=torch.float)
+    chosen = torch.multinomial(sizes.sqrt(), min(2, len(folders)), generator=generator).tolist()
+    runs = PAIRS // RUN // len(chosen)
+    picked = []
+    for k in chosen:
+        # Without repetition: the same slice twice would be its own negative.
+        starts = torch.randperm(max(1, len(folders[k].images) // RUN), generator=generator)[:runs] * RUN
+        places = (starts[:, None] + torch.arange(RUN)).flatten().clamp_max(len(folders[k].images) - 1).unique()
+        picked.append(folders[k].images[places])
+    return torch.cat(picked)[:, None].float() / 255
+
+
+def augment(x: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    """What a copy may have gone through, and what scanners do; each change hits a random part of the batch."""
+    n = len(x)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, generator=generator)
+
+    def around(spread: float) -> Tensor:
+        return uniform(-spread * strength, spread * strength)
+
+    def sometimes(changed: Tensor, original: Tensor, probability: float) -> Tensor:
+        hit = torch.rand(n, 1, 1, 1, generator=generator) < probability
+        return torch.where(hit, changed, original)
+
+    zoom, stretch = torch.exp(around(0.2) + 0.08 * strength), torch.exp(around(0.06))
+    warped = change.affine(
+        x, rotation=around(25), scale_x=zoom * stretch, scale_y=zoom / stretch, shift_x=around(0.12),
+        shift_y=around(0.12), shear=around(0.1),
+    )
+    x = sometimes(warped, x, 0.9)
+    x = sometimes(change.elastic(x, uniform(0, 1.5 * strength), generator), x, 0.2)
+    x = sometimes(change.gamma(x, torch.exp(around(0.5))), x, 0.4)
+    x = sometimes(change.bias_field(x, uniform(0, 0.4 * strength), generator), x, 0.3)
+    x = sometimes(change.blur(x, uniform(0.1, 0.1 + 1.2 * strength)), x, 0.3)
+    x = sometimes(change.k_space_truncation(x, 1 - uniform(0, 0.5 * strength)), x, 0.2)
+    x = sometimes(change.rician_noise(x, uniform(0, 0.05 * strength), generator), x, 0.4)
+    return normalise_intensity(x, "quantile")  # as the encoder will see it
+
+
+def info_nce(embedding: Tensor) -> Tensor:
+    """Cross-entropy of finding one's partner (n + i for i) among all others."""
+    logits = embedding @ embedding.T / TEMPERATURE
+    logits.fill_diagonal_(float("-inf"))
+    n = len(embedding) // 2
+    return F.cross_entropy(logits, torch.arange(2 * n).roll(n))
+
+
+def koleo(embedding: Tensor) -> Tensor:
+    """Kozachenko-Leonenko entropy term: push each embedding away from its nearest stranger."""
+    n = len(embedding) // 2
+    similarity = (embedding @ embedding.T).detach()
+    similarity.fill_diagonal_(-1)
+    partner = torch.arange(2 * n).roll(n)
+    similarity[torch.arange(2 * n), partner] = -1
+    nearest = similarity.argmax(dim=1)
+    return -torch.log(F.pairwise_distance(embedding, embedding[nearest]) + 1e-6).mean()
+
+
+if __name__ == "__main__":
+    main()

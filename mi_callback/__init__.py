@@ -1,0 +1,32 @@
+"""Catch a generative model of medical images while it copies its training set.
+
+>>> from mi_callback import MemorizationCallback
+>>> trainer = lightning.Trainer(callbacks=[MemorizationCallback()])  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mi_callback.callback import MemorizationCallback
+    from mi_callback.detector import MemorizationDetector
+    from mi_callback.encoders import build_encoder
+    from mi_callback.scores import Scores
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MemorizationCallback": "callback",
+    "MemorizationDetector": "detector",
+    "Scores": "scores",
+    "build_encoder": "encoders",
+}
+
+__all__ = ["MemorizationCallback", "MemorizationDetector", "Scores", "build_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use: Hydra imports this package for its configs, long before anyone needs torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,195 @@
+"""How often would a real image that was not trained on look this similar? Nulls, p-values, indices, intervals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mi_callback.errors import CalibrationError
+
+NullKind = Literal["auto", "held_out", "cross_fit", "train_halves"]
+OniScale = Literal["unit", "paper"]
+
+ROUNDING = 1e-12
+"""Slack for p ≤ α, so that p = α survives the rounding of sums of 1 / n_g."""
+
+
+@dataclass(frozen=True)
+class Null:
+    """Similarity of real images that were not trained on, searched as generated images are.
+
+    Attributes:
+        similarity: Shape `(m,)`, float64.
+        subjects: Subject of each, or None: then every image counts as its own subject.
+        kind: How it was made (`held_out`, `cross_fit`, `train_halves`).
+    """
+
+    similarity: Tensor
+    subjects: Sequence[str] | None
+    kind: NullKind
+
+    def __post_init__(self) -> None:
+        if len(self.similarity) < 2:
+            raise CalibrationError(
+                f"needed at least 2 images for the {self.kind} null; {len(self.similarity)} came. "
+                "Pass more held-out images, from subjects that the generator was not trained on."
+            )
+        if not self.similarity.isfinite().all():
+            raise CalibrationError(f"needed finite similarities for the {self.kind} null; NaN or infinity came.")
+        if self.subjects is not None and len(self.subjects) != len(self.similarity):
+            raise CalibrationError(
+                f"needed one subject per null image ({len(self.similarity)}); {len(self.subjects)} came."
+            )
+
+    @property
+    def weights(self) -> Tensor:
+        """1 / n_g for an image of a subject with n_g images, `(m,)`; they sum to the number of subjects."""
+        return subject_weights(self.subjects, len(self.similarity)).to(self.similarity.device)
+
+    @property
+    def n_subjects(self) -> int:
+        return len(self.similarity) if self.subjects is None else len(set(self.subjects))
+
+    @property
+    def mean(self) -> float:
+        """μ₀, every subject weighing the same."""
+        return float((self.weights * self.similarity).sum() / self.n_subjects)
+
+    @property
+    def std(self) -> float:
+        """σ₀, every subject weighing the same.
+
+        Raises:
+            CalibrationError: If all null images are equally similar.
+        """
+        variance = (self.weights * (self.similarity - self.mean).square()).sum() / self.n_subjects
+        if variance <= 1e-18:
+            raise CalibrationError(
+                f"needed a {self.kind} null that varies; all {len(self.similarity)} images are equally similar to the "
+                "training set. Are they copies of each other?"
+            )
+        return float(variance.sqrt())
+
+    def resolves(self, alpha: float) -> bool:
+        """Whether p ≤ alpha can happen at all with this many subjects."""
+        return smallest_p(self.n_subjects) <= alpha + ROUNDING
+
+
+def subject_weights(subjects: Sequence[str] | None, n: int) -> Tensor:
+    """1 / (number of images of the same subject) per image, float64; ones without subjects."""
+    if subjects is None:
+        return torch.ones(n, dtype=torch.float64)
+    position = {subject: i for i, subject in enumerate(dict.fromkeys(subjects))}
+    rows = torch.tensor([position[subject] for subject in subjects])
+    return 1 / torch.bincount(rows).to(torch.float64)[rows]
+
+
+def smallest_p(n_subjects: int) -> float:
+    """1 / (G + 1): with G held-out subjects no smaller p-value can be honest."""
+    return 1 / (n_subjects + 1)
+
+
+def conformal_p_values(similarity: Tensor, null: Tensor, subjects: Sequence[str] | None = None) -> Tensor:
+    """How often a novel real image is at least this similar to the training set.
+
+    With G held-out subjects of n_g images each, p = (1 + Σ_g (1 / n_g) Σ_j 1{s_gj ≥ s}) / (G + 1): the images of one
+    subject are one unit of evidence. Without subjects G is the number of images.
+
+    Args:
+        similarity: Best match of each generated image, shape `(n,)`; larger is closer.
+        null: The same for held-out real images searched in the *same* index, shape `(m,)`.
+            A subject shared with the training set inflates it and hides copies.
+        subjects: Subject of each null image, length m.
+
+    Returns:
+        p-values in `[1 / (G + 1), 1]`, float64, shape `(n,)`; small means memorized.
+
+    Raises:
+        CalibrationError: If `null` is empty, or either input is not finite.
+
+    References:
+        Bates et al., "Testing for outliers with conformal p-values", Ann. Statist. 2023;
+        Lee, Barber and Willett, "Distribution-free inference with hierarchical data", 2023 (subjects).
+
+    Example:
+        >>> conformal_p_values(torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.3, 0.4])).tolist()
+        [0.25, 1.0]
+    """
+    if len(null) == 0:
+        raise CalibrationError("needed at least one null image for p-values; none came.")
+    if not (null.isfinite().all() and similarity.isfinite().all()):
+        raise CalibrationError("needed finite similarities for p-values; NaN or infinity came.")
+    weights = subject_weights(subjects, len(null)).to(null.device)
+    null, order = null.to(torch.float64).sort()
+    # exceed[i] = weight of the null images at rank i or above; one more entry for "none".
+    exceed = torch.cat([weights[order].flip(0).cumsum(0).flip(0), weights.new_zeros(1)])
+    rank = torch.searchsorted(null, similarity.to(torch.float64).contiguous(), side="left")
+    return ((1 + exceed[rank]) / (1 + weights.sum())).clamp(max=1)
+
+
+def memorization_index(similarity: Tensor, null: Null) -> Tensor:
+    """MI = (s − μ₀) / σ₀, `(n,)` float64: about 0 for a novel image, large for a copy (Deo et al. 2026)."""
+    return (similarity.to(torch.float64) - null.mean) / null.std
+
+
+def overfit_novelty_index(mi: Tensor, scale: OniScale = "unit") -> Tensor:
+    """ONI of MI `(n,)`. `unit`: max(0, tanh MI), 0 novel, 1 identical; `paper`: −tanh MI, −1 memorized, +1 novel.
+
+    Raises:
+        CalibrationError: If the scale is unknown.
+    """
+    match scale:
+        case "unit":
+            return mi.tanh().clamp_min(0)
+        case "paper":
+            return -mi.tanh()
+        case _:
+            raise CalibrationError(f"needed oni_scale unit or paper; {scale!r} came.")
+
+
+def benjamini_hochberg(p_values: Tensor, fdr: float) -> Tensor:
+    """Which p-values to reject so that at most a share `fdr` of the rejections is false in expectation, bool `(n,)`.
+
+    References:
+        Benjamini and Hochberg, JRSS-B 1995.
+    """
+    ordered, order = p_values.sort()
+    n = len(p_values)
+    levels = fdr * torch.arange(1, n + 1, dtype=torch.float64, device=p_values.device) / n
+    below = (ordered <= levels + ROUNDING).nonzero()
+    flagged = torch.zeros(n, dtype=torch.bool, device=p_values.device)
+    if len(below):
+        flagged[order[: int(below[-1]) + 1]] = True
+    return flagged
+
+
+def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided interval of a binomial rate; (0, 1) when n is 0."""
+    from scipy.stats import beta
+
+    if n == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    lower = 0.0 if count == 0 else float(beta.ppf(tail, count, n - count + 1))
+    upper = 1.0 if count == n else float(beta.ppf(1 - tail, count + 1, n - count))
+    return lower, upper
+
+
+def excess_p_value(flagged: int, n: int, alpha: float, n_subjects: int) -> float:
+    """Probability of at least this many flags among n novel images, all compared with the *same* null.
+
+    The flags are not independent: a null that came out low flags all images more easily. Given the null, an image is
+    flagged with a probability that is Beta(k, G + 1 − k) with k = ⌊α (G + 1)⌋, so the count is beta-binomial.
+
+    References:
+        Bates et al., Ann. Statist. 2023, section 2 (calibration-conditional distribution of conformal p-values).
+    """
+    from scipy.stats import betabinom
+
+    k = math.floor(alpha * (n_subjects + 1) + ROUNDING)
+    if k < 1:
+        return 1.0
+    return float(betabinom.sf(flagged - 1, n, k, n_subjects + 1 - k)) if k < n_subjects + 1 else 1.0

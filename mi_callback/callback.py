@@ -1,0 +1,269 @@
+"""When to fit, when to score, on which rank and with which random numbers. No mathematics."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from mi_callback import store
+from mi_callback.detector import MemorizationDetector
+from mi_callback.errors import DataError, MemorizationError, StateError
+from mi_callback.loggers import PREFIX, log_media
+from mi_callback.sampling import draw, find_sampler
+from mi_callback.scores import Scores
+from mi_callback.training_data import evaluation_loader, first_loader, is_random
+from mi_callback.types import SubjectKey
+
+
+
+class MemorizationCallback(Callback):
+    """Scores the generator's samples against its training set at every validation.
+
+    At the start of `fit` the whole training set is encoded, in order, and a null is calibrated on the validation
+    data (or, without any, on training subjects against each other). After each validation epoch `n_samples` images
+    are drawn and scored. Training is not disturbed: weights with and without the callback are bit-identical.
+
+    Logged scalars, usable by EarlyStopping and ModelCheckpoint, all under `memorization/`: `mi_mean`, `mi_median`,
+    `mi_p95`, `mi_max`, `oni_mean`, `similarity_mean`, `verified_max` (with verification), and, where the null has
+    enough subjects for `alpha`, `flagged`, `flagged_expected`, `rate`, `rate_lower`, `rate_upper`,
+    `matched_subjects`. Where it has not, these are absent and the result is said to be inconclusive: a zero would
+    read as clean. W&B and TensorBoard also get `memorization_media/mi` (histogram) and `memorization_media/flagged`
+    (table). Between scored validations `trainer.callback_metrics` keeps the last values.
+
+    With `WeightAveraging` or another EMA callback, put this one before it in the list: the averaged weights are in
+    place during the validation epoch, and they are the ones you release.
+
+    Args:
+        n_samples: Images drawn per scored validation.
+        every_n_validations: Cadence, counted in validations; the first one is always scored.
+        sampler: How to draw images: a callable `(module, n)` or `(n)`, a dotted name, or None to find it (see
+            `mi_callback.sampling.find_sampler`).
+        sample_batch_size: Images drawn per call of the sampler.
+        train: Training images, where they are not what the Trainer trains on (a Dataset without augmentation, say).
+        held_out: Real images of subjects that are not trained on; the Trainer's validation data when None.
+        subject_key: Where a batch holds its subject ids: a key, or a function of the batch.
+        image_key: The same for the images.
+        detector: A `MemorizationDetector`, or its options, e.g. `{"alpha": 0.01, "verify": False}`.
+        seed: Of the samples: the same latents at every validation, so that epochs can be compared.
+        cache: File for the fitted state; used again when encoder, settings and every pixel are the same. Patient data.
+        log_images: Send pictures of the closest pairs to W&B and TensorBoard. Patient data: off unless you ask.
+        log_subjects: Send subject ids of matches to W&B and TensorBoard. Off unless you ask.
+
+    Attributes:
+        scores: `Scores` of the last scored validation, or None.
+        samples: The images they belong to, `(n_samples, c, h, w)`, on the CPU.
+        history: One dictionary per scored validation: `epoch`, `step`, `verdict` and the logged scalars.
+
+    Raises:
+        ValueError: If a count is below 1.
+        TypeError: If `detector` is neither a detector nor a mapping of its options.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[MemorizationCallback(n_samples=64)])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        n_samples: int = 128,
+        every_n_validations: int = 1,
+        sampler: str | Callable[..., Any] | None = None,
+        sample_batch_size: int = 64,
+        train: Any = None,
+        held_out: Any = None,
+        subject_key: SubjectKey = None,
+        image_key: SubjectKey = None,
+        detector: MemorizationDetector | Mapping[str, Any] | None = None,
+        seed: int = 0,
+        cache: str | Path | None = None,
+        log_images: bool = False,
+        log_subjects: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, count in (("n_samples", n_samples), ("every_n_validations", every_n_validations),
+                            ("sample_batch_size", sample_batch_size)):
+            if count < 1:
+                raise ValueError(f"needed {name} of at least 1; {count!r} came.")
+        if not (detector is None or isinstance(detector, (MemorizationDetector, Mapping))):
+            raise TypeError(f"needed a MemorizationDetector or a mapping of its options; {type(detector).__name__} came.")
+        self.n_samples, self.every_n_validations = n_samples, every_n_validations
+        self.sampler, self.sample_batch_size = sampler, sample_batch_size
+        self.train, self.held_out = train, held_out
+        self.subject_key, self.image_key = subject_key, image_key
+        self.detector = detector if isinstance(detector, MemorizationDetector) else None
+        self.detector_options = dict(detector) if isinstance(detector, Mapping) else {}
+        self.seed, self.cache = seed, cache
+        self.log_images, self.log_subjects = log_images, log_subjects
+        self.scores: Scores | None = None
+        self.samples: Tensor | None = None
+        self.history: list[dict[str, Any]] = []
+        self._validations = 0
+
+    # When ----------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        # The first moment at which the Trainer has both loaders; the sanity check needs no scores.
+        if trainer.fast_dev_run:
+            self._draw(trainer, pl_module, n=2)
+            rank_zero_info("memorization: fast_dev_run, the sampler works; nothing is fitted or scored.")
+            return
+        find_sampler(pl_module, self.sampler)
+        problem = None
+        if trainer.is_global_zero:
+            problem = self._guarded(lambda: self._fit(trainer, pl_module))
+        self._raise_everywhere(trainer, problem)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.sanity_checking or trainer.fast_dev_run:
+            return
+        if trainer.state.fn == "validate" and (self.detector is None or self.detector.null is None):
+            rank_zero_warn("memorization: validate() was called without a fitted detector, so nothing is scored. Pass "
+                           "one: MemorizationCallback(detector=MemorizationDetector().fit(…)).")
+            return
+        self._count(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        # Without a validation loop the training epoch takes its place.
+        if not trainer.fast_dev_run and not trainer.enable_validation:
+            self._count(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations = state_dict["validations"]
+
+    def _count(self, trainer: Any, pl_module: Any) -> None:
+        # After a resume the first validation is scored too: EarlyStopping needs the key.
+        due = self._validations % self.every_n_validations == 0 or not self.history
+        self._validations += 1
+        if not due:
+            return
+        summary, problem = None, None
+        if trainer.is_global_zero:
+            problem = self._guarded(lambda: self._score(trainer, pl_module))
+            summary = None if problem else self.history[-1]
+        self._raise_everywhere(trainer, problem)
+        # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
+        summary = trainer.strategy.broadcast(summary)
+        scalars = {key: value for key, value in summary.items() if key not in ("epoch", "step", "verdict")}
+        pl_module.log_dict({f"{PREFIX}{key}": value for key, value in scalars.items()}, on_step=False, on_epoch=True,
+                           batch_size=1)
+
+    # What ----------------------------------------------------------------------------------------------------------
+
+    def _fit(self, trainer: Any, pl_module: Any) -> None:
+        if self.detector is not None and self.detector.null is not None and not self.detector_options:
+            rank_zero_info(f"memorization: using the fitted detector ({len(self.detector.train or ())} training images).")
+            return
+        if self.detector is None:
+            self.detector = MemorizationDetector(**({"device": pl_module.device} | self.detector_options))
+        detector = self.detector
+        source = first_loader(trainer.train_dataloader) if self.train is None else self.train
+        held_out = self._held_out(trainer, source)
+        keys = {"subject_key": self.subject_key, "image_key": self.image_key}
+        with isolate_rng():
+            if is_random(source, self.image_key):
+                rank_zero_warn("memorization: the training set changes its images at random, so copies are looked for "
+                               "among one draw of each. Pass it without augmentation: MemorizationCallback(train=…).")
+
+            def batches(data: Any) -> Any:
+                return None if data is None else evaluation_loader(data, detector.batch_size)
+
+            stored = False
+            if self.cache is not None:
+                data = store.fingerprint(batches(source), batches(held_out), **keys)
+                stored = self._load(data)
+            if not stored:
+                detector.fit(batches(source), held_out=batches(held_out), progress=True, **keys)
+                if self.cache is not None:
+                    store.save(detector, self.cache, data)
+        self._say_what_was_fitted(stored)
+
+    def _held_out(self, trainer: Any, train: Any) -> Any:
+        """Validation data that can serve as held-out images, or None where the null is made from training subjects."""
+        assert self.detector is not None
+        if self.detector.null_choice in ("cross_fit", "train_halves"):
+            return None
+        if self.held_out is not None:
+            return self.held_out
+        found = first_loader(trainer.val_dataloaders)
+        if found is None:
+            return None
+        # overfit_batches validates on the training set itself.
+        if trainer.overfit_batches > 0 or getattr(found, "dataset", found) is getattr(train, "dataset", train):
+            return None
+        return found
+
+    def _load(self, data: str) -> bool:
+        assert self.detector is not None and self.cache is not None
+        if not Path(self.cache).is_file():
+            return False
+        try:
+            store.load(self.detector, self.cache, data)
+        except StateError as error:
+            rank_zero_info(f"memorization: the cache is not used: {error}")
+            return False
+        return True
+
+    def _say_what_was_fitted(self, stored: bool) -> None:
+        assert self.detector is not None and self.detector.null is not None and self.detector.train is not None
+        train, null, detector = self.detector.train, self.detector.null, self.detector
+        unit = "subjects" if null.subjects is not None else "images, each taken as its own subject (no ids found)"
+        of = f" of {len(set(train.subjects))} subjects" if train.subjects is not None else ""
+        rank_zero_info(
+            f"memorization: {'loaded' if stored else 'encoded'} {len(train)} training images{of} with "
+            f"{detector.encoder.name!r}; {null.kind} null of {len(null.similarity)} images, {null.n_subjects} {unit}."
+        )
+        if not null.resolves(detector.alpha):
+            rank_zero_warn(
+                f"memorization: inconclusive. With {null.n_subjects} {unit} in the null no p-value is below "
+                f"{1 / (null.n_subjects + 1):.3g}, so nothing can be flagged at alpha = {detector.alpha:g}. Provide at "
+                f"least {round(1 / detector.alpha) - 1} held-out subjects, or raise alpha. MI is logged; counts are not."
+            )
+
+    def _score(self, trainer: Any, pl_module: Any) -> None:
+        if self.detector is None:
+            raise StateError("needed a detector that was fitted at the start of fit; none is there.")
+        self.samples = self._draw(trainer, pl_module, self.n_samples)
+        with isolate_rng(), torch.no_grad():
+            self.scores = self.detector.score(self.samples)
+        summary = self.scores.summary()
+        self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step,
+                             "verdict": self.scores.verdict} | summary)
+        pairs = self.closest_pairs(8) if self.log_images else None
+        for logger in trainer.loggers:
+            log_media(logger, self.scores, trainer.global_step, self.log_subjects, pairs)
+
+    def _draw(self, trainer: Any, pl_module: Any, n: int) -> Tensor:
+        sampler = find_sampler(pl_module, self.sampler)
+        return draw(pl_module, sampler, n, self.sample_batch_size, self.seed, trainer.precision_plugin.forward_context)
+
+    def closest_pairs(self, n: int) -> Tensor:
+        """The n samples most likely to be copies beside their matches, worst first, `(n, 1, size, 2 size)` in [0, 1]."""
+        if self.scores is None or self.samples is None or self.detector is None:
+            raise StateError("needed a scored validation; none was scored yet.")
+        return self.detector.pairs(self.samples, self.scores, n)
+
+    # Ranks ---------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _guarded(work: Callable[[], None]) -> MemorizationError | None:
+        try:
+            work()
+        except MemorizationError as error:
+            return error
+        return None
+
+    @staticmethod
+    def _raise_everywhere(trainer: Any, problem: MemorizationError | None) -> None:
+        """An error on rank zero ends every rank: the others would wait for it for ever."""
+        message = trainer.strategy.broadcast(None if problem is None else str(problem))
+        if problem is not None:
+            raise problem
+        if message is not None:
+            raise DataError(f"on rank zero: {message}")

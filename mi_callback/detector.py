@@ -1,0 +1,380 @@
+"""The whole line: fit on training images, score generated ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_callback import registration, store
+from mi_callback.calibration import (
+    ROUNDING,
+    Null,
+    NullKind,
+    OniScale,
+    benjamini_hochberg,
+    conformal_p_values,
+    memorization_index,
+    overfit_novelty_index,
+)
+from mi_callback.encoders import Encoder, build_encoder
+from mi_callback.errors import CalibrationError, DataError, StateError
+from mi_callback.features import Features, extract
+from mi_callback.index import Backend
+from mi_callback.poses import POSES, Orbit, orbit
+from mi_callback.preprocessing import check_images, thumbnails
+from mi_callback.retrieval import Neighbours, Reference
+from mi_callback.scores import Scores
+from mi_callback.similarity import Aggregation
+from mi_callback.types import SubjectKey
+from mi_callback.whitening import Mode
+
+FOLDS = 10
+"""Folds of the cross-fitted null. Each is searched in 9/10 of the training set, so it is a little too low; more
+folds would cost more and gain little."""
+
+HALVES = 10
+"""Random halves of the paper's null."""
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """Queries against a reference: the nearest training images, and the verified ones where verification is on."""
+
+    neighbours: Neighbours
+    match: Tensor
+    pose: Tensor
+    verified: Tensor
+    copied_fraction: Tensor
+    deciding: Tensor
+
+
+class MemorizationDetector:
+    """Finds generated images that are copies of training images.
+
+    Args:
+        encoder: Name in the registry (`mi_callback.encoders.available()`), or an encoder.
+        whitening: `shrunk`, `zca`, `pca`, `standard` or `none`; fitted on training features only.
+        aggregation: How layers combine: `geometric`, `mean`, `minimum`, or weights by layer name.
+        poses: Orbit in which a query is looked up: `none`, `flips` (4), `dihedral` (8).
+        null: `held_out` (real images of other subjects), `cross_fit` (training subjects in folds), `train_halves` (the
+            paper's, not calibrated, for comparison), `auto` (held-out images if given, else cross-fit).
+        verify: Align the best candidates to the generated image and let their local correlation decide.
+        candidates: Training images aligned per generated image.
+        alpha: Level of each flag: the share of novel images that may be flagged.
+        fdr: Flag by Benjamini-Hochberg at this false discovery rate instead.
+        oni_scale: `unit` (0 novel, 1 identical) or `paper` (−1 memorized, +1 novel).
+        backend: `auto`, `torch` or `faiss`.
+        device: Where encoder, search and registration run; CUDA if there is one, when None.
+        batch_size: Images encoded at a time (times the poses).
+        null_size: Images the null is made of at most, thinned evenly within every subject; None for all.
+        seed: Of folds and halves.
+
+    Raises:
+        CalibrationError: If `alpha` or `fdr` is outside (0, 1) or the null is unknown.
+
+    Example:
+        >>> detector = MemorizationDetector(verify=False).fit(train, subjects=ids, held_out=other)  # doctest: +SKIP
+        >>> print(detector.score(generated))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        encoder: str | Encoder = "bundled",
+        whitening: Mode = "shrunk",
+        aggregation: Aggregation = "geometric",
+        poses: Orbit = "flips",
+        null: NullKind = "auto",
+        verify: bool = True,
+        candidates: int = 8,
+        alpha: float = 0.05,
+        fdr: float | None = None,
+        oni_scale: OniScale = "unit",
+        backend: Backend = "auto",
+        device: torch.device | str | None = None,
+        batch_size: int = 64,
+        null_size: int | None = 1000,
+        seed: int = 0,
+    ) -> None:
+        for name, level in (("alpha", alpha), ("fdr", fdr)):
+            if level is not None and not 0 < level < 1:
+                raise CalibrationError(f"needed {name} between 0 and 1; {level!r} came.")
+        if null not in ("auto", "held_out", "cross_fit", "train_halves"):
+            raise CalibrationError(f"needed null auto, held_out, cross_fit or train_halves; {null!r} came.")
+        if candidates < 1 or batch_size < 1:
+            raise DataError(f"needed at least 1 candidate and batch size 1; {candidates} and {batch_size} came.")
+        self.encoder = build_encoder(encoder)
+        self.whitening: Mode = whitening
+        self.aggregation: Aggregation = aggregation
+        self.poses = orbit(poses)
+        self.null_choice: NullKind = null
+        self.verify, self.candidates = verify, candidates
+        self.alpha, self.fdr, self.oni_scale = alpha, fdr, oni_scale
+        self.backend: Backend = backend
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.batch_size, self.null_size, self.seed = batch_size, null_size, seed
+        self.train: Features | None = None
+        self.reference: Reference | None = None
+        self.null: Null | None = None
+
+    # Fitting -----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Any,
+        subjects: Sequence[str] | None = None,
+        held_out: Any = None,
+        held_out_subjects: Sequence[str] | None = None,
+        subject_key: SubjectKey = None,
+        image_key: SubjectKey = None,
+        progress: bool = False,
+    ) -> "MemorizationDetector":
+        """Cache whitened features of all training images and calibrate.
+
+        Args:
+            train: The images the generator learns from, `(n, 1, h, w)`, or a Dataset, or an iterable of batches.
+            subjects: One id per training image; by default as the batches say (see `features.read_batch`).
+            held_out: Real images of subjects that were not trained on.
+            held_out_subjects: One id per held-out image.
+            subject_key, image_key: Where batches hold ids and images.
+            progress: Show progress bars.
+
+        Returns:
+            Itself.
+
+        Raises:
+            DataError: For broken images, fewer than two training images, or subjects on both sides.
+            CalibrationError: If the null that was asked for is undefined for these data.
+        """
+        kind = self._null_kind(held_out)
+        read = {"subject_key": subject_key, "image_key": image_key}
+        orbit_of_train = self.poses if kind != "held_out" else self.poses[:1]
+        training = self._extract(train, orbit_of_train, subjects, "training features", progress, **read)
+        novel = None
+        if kind == "held_out":
+            novel = self._extract(held_out, self.poses, held_out_subjects, "held-out features", progress, **read)
+        return self.fit_features(training, novel)
+
+    def fit_features(self, train: Features, held_out: Features | None = None) -> "MemorizationDetector":
+        """As `fit`, from features that were extracted before (in all poses, where the null is made from training)."""
+        if len(train) < 2:
+            raise DataError(f"needed at least 2 training images; {len(train)} came.")
+        kind = self._null_kind(held_out)
+        if held_out is not None:
+            _refuse_leaks(train, held_out)
+        self.train = train
+        self.reference = self.fit_reference(train)
+        similarity, subjects = {"held_out": self._held_out_null, "cross_fit": self._cross_fit_null,
+                                "train_halves": self._train_halves_null}[kind](train, held_out)
+        self.null = Null(similarity, subjects, kind)
+        self.null.std  # noqa: B018  a null without spread is refused now, not at the first score
+        return self
+
+    # Scoring -----------------------------------------------------------------------------------------------------
+
+    def score(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> Scores:
+        """Score generated images in any container that `fit` takes.
+
+        Raises:
+            StateError: If the detector is not fitted.
+            DataError: For broken images (NaN, constant, wrong shape).
+        """
+        return self.score_features(
+            self._extract(generated, self.poses, None, "generated features", progress, image_key=image_key)
+        )
+
+    def score_features(self, generated: Features) -> Scores:
+        """As `score`, from features that were extracted before in all poses."""
+        if self.reference is None or self.null is None or self.train is None:
+            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
+        found = self._resemblance(generated, self.reference, self.train.thumbnails)
+        mi = memorization_index(found.deciding, self.null)
+        p_value = conformal_p_values(found.deciding, self.null.similarity, self.null.subjects)
+        flagged = p_value <= self.alpha + ROUNDING if self.fdr is None else benjamini_hochberg(p_value, self.fdr)
+        subjects = self.train.subjects
+        return Scores(
+            similarity=found.neighbours.similarity,
+            layer_similarity=found.neighbours.layer_similarity,
+            mi=mi,
+            oni=overfit_novelty_index(mi, self.oni_scale),
+            p_value=p_value,
+            flagged=flagged,
+            match=found.match,
+            match_subject=[None if subjects is None else subjects[i] for i in found.match.tolist()],
+            consensus=found.neighbours.consensus,
+            verified=found.verified,
+            copied_fraction=found.copied_fraction,
+            pose=[self.poses[i] for i in found.pose.tolist()],
+            layers=self.reference.layers,
+            alpha=self.alpha,
+            fdr=self.fdr,
+            null_kind=self.null.kind,
+            null_subjects=self.null.n_subjects,
+            null_images=len(self.null.similarity),
+            subjects_known=self.null.subjects is not None,
+        )
+
+    def pairs(self, generated: Tensor, scores: Scores, n: int) -> Tensor:
+        """The n generated images most likely to be copies beside their matches, worst first.
+
+        Args:
+            generated: The images that `scores` belong to, `(m, c, h, w)`.
+
+        Returns:
+            `(n, 1, size, 2 size)` in [0, 1]: generated on the left, training image on the right. Patient data.
+        """
+        if self.train is None:
+            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
+        worst = scores.closest(n)
+        shown = thumbnails(check_images(generated[worst], generated.shape[1]), registration.SIZE)
+        return torch.cat([shown, self.train.thumbnails[scores.match[worst]]], dim=2)[:, None].float() / 255
+
+    # State -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted state: one file, patient data. Raises `StateError` if not fitted."""
+        store.save(self, path)
+
+    def load(self, path: str | Path) -> "MemorizationDetector":
+        """Restore a state that a detector of the same settings and encoder saved; else `StateError`. Returns itself."""
+        store.load(self, path)
+        return self
+
+    # The line ----------------------------------------------------------------------------------------------------
+
+    def _extract(self, images: Any, poses: Sequence[str], subjects: Sequence[str] | None, label: str, progress: bool,
+                 **read: SubjectKey) -> Features:
+        if isinstance(self.encoder, torch.nn.Module):
+            self.encoder.to(self.device)
+        return extract(images, self.encoder, poses, subjects=subjects, device=self.device, batch_size=self.batch_size,
+                       progress=label if progress else None, **read)
+
+    def fit_reference(self, train: Features) -> Reference:
+        """Whitening and index of training features under this detector's settings."""
+        return Reference.fit(train, self.whitening, self.backend, self.device)
+
+    def _resemblance(self, queries: Features, reference: Reference, references: Tensor) -> Resemblance:
+        """Search, then verify: generated images and null go through exactly this."""
+        neighbours = reference.search(queries, self.aggregation, self.candidates)
+        if not self.verify:
+            nothing = torch.full_like(neighbours.similarity, float("nan"))
+            return Resemblance(neighbours, neighbours.match, neighbours.pose, nothing, nothing, neighbours.similarity)
+        lncc, copied = self._verify(queries.thumbnails, neighbours, references)
+        best = lncc.argmax(dim=1, keepdim=True)
+        match, pose, verified, copied = (
+            values.gather(1, best)[:, 0]
+            for values in (neighbours.candidates, neighbours.candidate_poses, lncc, copied)
+        )
+        return Resemblance(neighbours, match, pose, verified, copied, verified)
+
+    def _verify(self, queries: Tensor, neighbours: Neighbours, references: Tensor) -> tuple[Tensor, Tensor]:
+        """LNCC after alignment and copied fraction of every candidate, `(n, candidates)` float64; −1 for no candidate."""
+        query, slot = (neighbours.candidates >= 0).nonzero(as_tuple=True)
+        rows, poses = neighbours.candidates[query, slot], neighbours.candidate_poses[query, slot]
+        lncc = torch.full(neighbours.candidates.shape, -1.0, dtype=torch.float64)
+        copied = torch.zeros_like(lncc)
+        for pairs in torch.arange(len(query)).split(4096):
+            posed = torch.stack([POSES[self.poses[pose]](queries[i]) for i, pose in
+                                 zip(query[pairs].tolist(), poses[pairs].tolist(), strict=True)])
+            alignment = registration.register(posed.to(self.device), references[rows[pairs]].to(self.device))
+            lncc[query[pairs], slot[pairs]] = alignment.lncc.double().cpu()
+            copied[query[pairs], slot[pairs]] = alignment.copied_fraction.double().cpu()
+        return lncc, copied
+
+    # Nulls -------------------------------------------------------------------------------------------------------
+
+    def _null_kind(self, held_out: Any) -> NullKind:
+        if self.null_choice == "held_out" and held_out is None:
+            raise CalibrationError(
+                "needed held-out images for null='held_out'; none came. Pass held_out=…, or use null='cross_fit'."
+            )
+        if self.null_choice == "auto":
+            return "cross_fit" if held_out is None else "held_out"
+        return self.null_choice
+
+    def _held_out_null(self, train: Features, held_out: Features) -> tuple[Tensor, Sequence[str] | None]:
+        assert self.reference is not None
+        chosen = held_out.where(thin(held_out.subjects, len(held_out), self.null_size))
+        return self._resemblance(chosen, self.reference, train.thumbnails).deciding, chosen.subjects
+
+    def _cross_fit_null(self, train: Features, _held_out: None) -> tuple[Tensor, Sequence[str] | None]:
+        """Every subject against the others: whitening and index refitted without its fold."""
+        fold = _folds(train.subjects, len(train), FOLDS, self.seed)
+        if int(fold.max()) < 1:
+            raise CalibrationError(
+                "needed at least 2 training subjects for the cross-fitted null; 1 came. Pass held-out images."
+            )
+        kept = torch.zeros(len(train), dtype=torch.bool)
+        kept[thin(train.subjects, len(train), self.null_size)] = True
+        similarity, subjects = [], []
+        for k in fold.unique():
+            queries, rest = train.where((fold == k) & kept), train.where(fold != k)
+            if len(queries) == 0:
+                continue
+            similarity.append(self._resemblance(queries, self.fit_reference(rest), rest.thumbnails).deciding)
+            subjects += queries.subjects or []
+        return torch.cat(similarity), subjects or None
+
+    def _train_halves_null(self, train: Features, _held_out: None) -> tuple[Tensor, None]:
+        """The paper's null: one random half of the training images searched in the other, whitened in-sample."""
+        widest = max(features.shape[-1] for features in train.layers.values())
+        if self.whitening in ("zca", "pca") and len(train) <= widest + 1:
+            raise CalibrationError(
+                f"needed more training images than features ({widest}) for null='train_halves' with in-sample "
+                f"whitening {self.whitening!r}; {len(train)} came: all pairs would be equally similar. Use "
+                "null='held_out' or 'cross_fit'."
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        whole, similarity = self.fit_reference(train), []
+        for _ in range(HALVES):
+            order = torch.randperm(len(train), generator=generator)
+            half, other = train.where(order[: len(train) // 2]), train.where(order[len(train) // 2 :])
+            similarity.append(self._resemblance(half, whole.over(other), other.thumbnails).deciding)
+        return torch.cat(similarity), None
+
+
+def thin(subjects: Sequence[str] | None, n: int, most: int | None) -> Tensor:
+    """At most `most` positions out of n, in order, taken evenly from every subject; at least one of each subject."""
+    if most is None or n <= most:
+        return torch.arange(n)
+    groups: dict[Any, list[int]] = {}
+    for i in range(n):
+        groups.setdefault(i if subjects is None else subjects[i], []).append(i)
+    if len(groups) >= most:
+        # One image of each subject; with more subjects than that, subjects evenly.
+        firsts = [rows[len(rows) // 2] for rows in groups.values()]
+        return torch.tensor(sorted(firsts[(i * len(firsts)) // most] for i in range(most)))
+    share = most / n
+    kept: list[int] = []
+    for rows in groups.values():
+        count = max(1, int(len(rows) * share))
+        kept += [rows[(2 * i + 1) * len(rows) // (2 * count)] for i in range(count)]
+    return torch.tensor(sorted(kept))
+
+
+def _folds(subjects: Sequence[str] | None, n: int, folds: int, seed: int) -> Tensor:
+    """Fold of each image, subjects kept whole, `(n,)`."""
+    ids = list(range(n)) if subjects is None else list(subjects)
+    unique = list(dict.fromkeys(ids))
+    shuffled = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
+    fold_of = {unique[u]: position % folds for position, u in enumerate(shuffled)}
+    return torch.tensor([fold_of[i] for i in ids])
+
+
+def _refuse_leaks(train: Features, held_out: Features) -> None:
+    """A training subject, or the very same image, among the held-out ones makes copies look normal."""
+    shared = sorted(set(train.subjects or ()) & set(held_out.subjects or ()))
+    if shared:
+        raise DataError(
+            f"needed held-out subjects that were not trained on; {len(shared)} are on both sides, e.g. {shared[:3]}. "
+            "Split by subject (mi_callback.images.split_by_subject), or calibrate without: null='cross_fit'."
+        )
+    known = {thumbnail.numpy().tobytes() for thumbnail in train.thumbnails}
+    same = [i for i, thumbnail in enumerate(held_out.thumbnails) if thumbnail.numpy().tobytes() in known]
+    if same:
+        raise DataError(
+            f"needed held-out images that were not trained on; {len(same)} of {len(held_out)} are in the training set "
+            f"too, e.g. held-out image {same[0]}. Remove them, or calibrate without: null='cross_fit'."
+        )

@@ -1,0 +1,89 @@
+"""The encoder that ships in the wheel: a small residual CNN trained to recognise copies of MRI slices."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mi_callback.encoders.base import HookedEncoder, Layer
+from mi_callback.errors import EncoderError
+
+SIZE = 96
+WIDTHS = (24, 48, 96, 192)
+TAPPED = ("stages.1", "stages.2", "stages.3")
+WEIGHTS = "bundled.safetensors"
+
+
+class CopyNet(nn.Module):
+    """Four stages, each halving the resolution: strided convolution, then one residual block. 0.9 M parameters."""
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(*(Stage(i, o) for i, o in zip((1, *widths), widths, strict=False)))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """`(n, 1, h, w)` in [0, 1] → the four stage maps."""
+        maps = []
+        for stage in self.stages:
+            images = stage(images)
+            maps.append(images)
+        return maps
+
+
+class Stage(nn.Module):
+    """Halve the resolution, then refine with a residual block whose last scale starts at zero."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+        self.conv1 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.reduce(x)))
+        return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+
+def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
+    """The bundled encoder, or another training of the same network.
+
+    Args:
+        checkpoint: safetensors written by `examples/train_encoder.py`; the weights of the package when None.
+
+    Raises:
+        EncoderError: If the weights are missing or belong to another network.
+    """
+    network = CopyNet()
+    network.load_state_dict(_read_weights(checkpoint, expected=network.state_dict()))
+    return HookedEncoder(
+        network.to(memory_format=torch.channels_last),
+        layers={name: Layer("BCHW") for name in TAPPED},
+        size=SIZE,
+        intensity="quantile",
+        pooling="gem",
+        name="bundled",
+    )
+
+
+def _read_weights(checkpoint: str | Path | None, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    resource = files("mi_callback.encoders") / "weights" / WEIGHTS if checkpoint is None else Path(checkpoint)
+    if not resource.is_file():
+        raise EncoderError(f"needed the encoder weights {resource}; there is no such file. Reinstall mi-callback, or "
+                           "train them with examples/train_encoder.py.")
+    with as_file(resource) as path:
+        weights = load_file(path)
+    wrong = {key for key, value in expected.items() if key not in weights or weights[key].shape != value.shape}
+    if wrong or weights.keys() - expected.keys():
+        raise EncoderError(
+            f"needed the weights of CopyNet; in {resource} these are missing or of another shape: {sorted(wrong)}, "
+            f"and these are unknown: {sorted(weights.keys() - expected.keys())}."
+        )
+    return weights

@@ -1,0 +1,22 @@
+"""Pixels as features: the baseline that needs no training and finds unchanged copies only."""
+
+from torch import Tensor, nn
+
+from mi_callback.encoders.base import HookedEncoder
+
+
+class Pyramid(nn.Module):
+    """Average-pooled copies of the image, flattened."""
+
+    def __init__(self, sides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten()) for side in sides)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [level(images) for level in self.levels]
+
+
+def build_pixels(sides: tuple[int, ...] = (8, 16), size: int = 64) -> HookedEncoder:
+    """Thumbnails of the given sides as layers; a baseline to compare encoders with."""
+    layers = {f"levels.{i}": "BC" for i in range(len(sides))}
+    return HookedEncoder(Pyramid(tuple(sides)), layers, size=size, intensity="quantile", name="pixels")  # type: ignore[arg-type]

@@ -1,0 +1,263 @@
+"""Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from mi_callback import registration
+from mi_callback.encoders import Encoder
+from mi_callback.errors import DataError, EncoderError
+from mi_callback.poses import POSES
+from mi_callback.preprocessing import check_images, preprocess, thumbnails
+from mi_callback.types import SubjectKey
+
+IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "data", "input")
+SUBJECT_KEYS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "subjects")
+PROVENANCE = "filename_or_obj"
+
+
+@dataclass(frozen=True)
+class Features:
+    """One pass over n images.
+
+    Attributes:
+        layers: `{layer: (poses, n, d)}` float32 on the CPU; pose 0 is the image as it came.
+        thumbnails: uint8 `(n, side, side)`; patient data.
+        subjects: One id per image, or None.
+        sources: File of each image where its batch named one, or None.
+    """
+
+    layers: dict[str, Tensor]
+    thumbnails: Tensor
+    subjects: list[str] | None
+    sources: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.thumbnails)
+
+    def pose(self, position: int) -> dict[str, Tensor]:
+        """`{layer: (n, d)}` for one pose."""
+        return {layer: features[position] for layer, features in self.layers.items()}
+
+    def where(self, rows: Tensor) -> "Features":
+        """The images at `rows` (positions or a bool mask)."""
+        rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+        places = rows.tolist()
+        return Features(
+            {layer: features[:, rows] for layer, features in self.layers.items()},
+            self.thumbnails[rows],
+            None if self.subjects is None else [self.subjects[i] for i in places],
+            None if self.sources is None else [self.sources[i] for i in places],
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is read from one batch: images as they came, subject ids and files where there are any."""
+
+    images: Tensor
+    subjects: list[str] | None
+    sources: list[str] | None
+
+
+def extract(
+    images: Any,
+    encoder: Encoder,
+    poses: Sequence[str] = ("identity",),
+    subjects: Sequence[str] | None = None,
+    subject_key: SubjectKey = None,
+    image_key: SubjectKey = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> Features:
+    """Encode every image once per pose, without gradient and outside autocast.
+
+    Args:
+        images: Tensor or array `(n, 1, h, w)`, a Dataset, or an iterable of batches.
+        encoder: On `device` already.
+        poses: Names out of `POSES`; the query's orbit.
+        subjects: One id per image; overrides what the batches say.
+        subject_key: Where a batch holds its subject ids: a key, or a function of the batch.
+        image_key: The same for the images.
+        progress: Label of the progress bar, or None for no bar.
+
+    Raises:
+        DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
+            `check_images`), with the position of the batch.
+    """
+    layers: dict[str, list[Tensor]] = {}
+    thumbs: list[Tensor] = []
+    found_subjects: list[str] | None = []
+    found_sources: list[str] | None = []
+    done = 0
+    for batch in read_batches(images, batch_size, subject_key, image_key, progress):
+        try:
+            checked = check_images(batch.images, encoder.channels)
+        except DataError as error:
+            raise DataError(f"in the batch that begins at image {done}: {error}") from error
+        checked = checked.to(device)
+        thumbs.append(thumbnails(checked, registration.SIZE).cpu())
+        for layer, pooled in encode(checked, encoder, poses).items():
+            layers.setdefault(layer, []).append(pooled)
+        found_subjects = _extend(found_subjects, batch.subjects)
+        found_sources = _extend(found_sources, batch.sources)
+        done += len(checked)
+    if not done:
+        raise DataError("needed at least one image; the data set or iterable is empty.")
+    if subjects is not None:
+        found_subjects = [str(subject) for subject in subjects]
+        if len(found_subjects) != done:
+            raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
+    joined = {layer: torch.cat(parts, dim=1) for layer, parts in layers.items()}
+    return Features(joined, torch.cat(thumbs), found_subjects, found_sources)
+
+
+@torch.no_grad()
+def encode(images: Tensor, encoder: Encoder, poses: Sequence[str]) -> dict[str, Tensor]:
+    """Checked images `(n, c, h, w)` → `{layer: (poses, n, d)}` float32 on the CPU.
+
+    Raises:
+        EncoderError: If the encoder returns other layers than it declared, another number of rows, or NaN.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        turned = [preprocess(POSES[pose](images), encoder.size, encoder.channels, encoder.intensity) for pose in poses]
+        # Quarter turns swap height and width, but the input size of the encoder is the same for all.
+        pooled = encoder(torch.cat(turned))
+    if list(pooled) != list(encoder.layers):
+        raise EncoderError(f"needed the layers {list(encoder.layers)} from {encoder.name!r}; {list(pooled)} came.")
+    for layer, features in pooled.items():
+        if features.ndim != 2 or len(features) != len(poses) * len(images):
+            raise EncoderError(f"needed ({len(poses) * len(images)}, d) features of {layer!r}; "
+                               f"{tuple(features.shape)} came.")
+        if not features.isfinite().all():
+            raise EncoderError(f"needed finite features; {encoder.name!r} returned NaN or infinity in {layer!r}.")
+    return {layer: features.float().cpu().unflatten(0, (len(poses), -1)) for layer, features in pooled.items()}
+
+
+def read_batches(
+    images: Any, batch_size: int, subject_key: SubjectKey, image_key: SubjectKey, progress: str | None
+) -> Iterator[Batch]:
+    """Any container of images → `Batch`es, in its own order."""
+    batches: Iterable[Any]
+    if isinstance(images, (Tensor, np.ndarray)):
+        if images.ndim != 4:
+            raise DataError(f"needed images of shape (n, 1, h, w); {tuple(images.shape)} came.")
+        batches = torch.as_tensor(images).split(batch_size)
+    elif isinstance(images, Dataset) or (hasattr(images, "__getitem__") and not isinstance(images, (list, tuple))):
+        batches = DataLoader(images, batch_size=batch_size, shuffle=False)  # type: ignore[arg-type]
+    elif isinstance(images, Iterable):
+        batches = images
+    else:
+        raise DataError(
+            f"needed a tensor, an array, a Dataset or an iterable of batches; {type(images).__name__} came."
+        )
+    total = len(batches) if hasattr(batches, "__len__") else None
+    iterator = iter(tqdm(batches, desc=progress, total=total, unit="batch", disable=progress is None, leave=False))
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "equal size" not in str(error):
+                raise
+            raise DataError(
+                "needed images of one size to make batches; the data set mixes sizes. Resize them in the data set, or "
+                f"use SliceFolder(root, size=(256, 256)). ({error})"
+            ) from error
+        yield read_batch(batch, subject_key, image_key)
+
+
+def read_batch(batch: Any, subject_key: SubjectKey = None, image_key: SubjectKey = None) -> Batch:
+    """Find images, subject ids and files in a batch as a DataLoader gives it.
+
+    Images are the tensor itself, the first entry of a tuple, or the first of `IMAGE_KEYS`. Subjects are under the
+    first of `SUBJECT_KEYS`; else they are read from MONAI's `filename_or_obj`: the BIDS `sub-…` in it, or the file
+    itself (all slices of one volume are one subject).
+
+    Raises:
+        DataError: If no images are found or a named key is missing.
+    """
+    images = _images_of(batch, image_key)
+    sources = _sources_of(batch, images)
+    subjects = _subjects_of(batch, subject_key)
+    if subjects is None and sources is not None:
+        subjects = [subject_of_file(source) for source in sources]
+    for name, values in (("subjects", subjects), ("file names", sources)):
+        if values is not None and len(values) != len(images):
+            raise DataError(f"needed one of {name} per image ({len(images)}); the batch holds {len(values)}.")
+    return Batch(images, subjects, sources)
+
+
+def subject_of_file(file: str) -> str:
+    """The BIDS subject in a path, else the path itself."""
+    bids = re.search(r"sub-[A-Za-z0-9]+", file)
+    return bids.group() if bids else file
+
+
+def _images_of(batch: Any, key: SubjectKey) -> Tensor:
+    if callable(key):
+        found = key(batch)
+    elif isinstance(batch, Mapping):
+        keys = (key,) if key is not None else IMAGE_KEYS
+        name = next((name for name in keys if name in batch), None)
+        if name is None:
+            raise DataError(f"needed images under {' or '.join(map(repr, keys))}; the batch has the keys "
+                            f"{list(batch)}. Name the right one: image_key='…'.")
+        found = batch[name]
+    elif isinstance(batch, (list, tuple)) and len(batch):
+        found = batch[0]
+        if isinstance(found, Mapping):
+            return _images_of(found, key)
+    else:
+        found = batch
+    if not isinstance(found, (Tensor, np.ndarray)):
+        raise DataError(f"needed a tensor of images in each batch; {type(found).__name__} came. Name where it is: "
+                        "image_key='…' or image_key=lambda batch: ….")
+    return found if isinstance(found, Tensor) else torch.from_numpy(found)
+
+
+def _subjects_of(batch: Any, key: SubjectKey) -> list[str] | None:
+    if callable(key):
+        return _as_ids(key(batch))
+    if isinstance(batch, (list, tuple)) and len(batch) and isinstance(batch[0], Mapping):
+        return _subjects_of(batch[0], key)
+    if not isinstance(batch, Mapping):
+        if key is not None:
+            raise DataError(f"needed a dictionary batch for subject_key={key!r}; {type(batch).__name__} came. Use a "
+                            "function: subject_key=lambda batch: ….")
+        return None
+    if key is not None and key not in batch:
+        raise DataError(f"needed the subject ids under {key!r}; the batch has the keys {list(batch)}.")
+    name = key if key is not None else next((name for name in SUBJECT_KEYS if name in batch), None)
+    return None if name is None else _as_ids(batch[name])
+
+
+def _sources_of(batch: Any, images: Tensor) -> list[str] | None:
+    meta = getattr(images, "meta", None)
+    found = meta.get(PROVENANCE) if isinstance(meta, Mapping) else None
+    if found is None and isinstance(batch, Mapping):
+        found = batch.get(PROVENANCE)
+    return None if found is None else _as_ids(found)
+
+
+def _as_ids(values: Any) -> list[str]:
+    if isinstance(values, (str, Path)):
+        return [str(values)]
+    if isinstance(values, (Tensor, np.ndarray)):
+        return [str(value) for value in values.tolist()]
+    return [str(value) for value in values]
+
+
+def _extend(collected: list[str] | None, new: list[str] | None) -> list[str] | None:
+    """Known for all, or for none."""
+    return None if collected is None or new is None else collected + new

@@ -1,0 +1,201 @@
+"""Files on disk → slices that know their subject."""
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mi_callback.errors import DataError
+from mi_callback.preprocessing import letterbox
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+VOLUMES = (".nii", ".nii.gz")
+ARRAYS = (".npy",)
+DICOM = (".dcm", ".ima")
+MANIFEST = "manifest.csv"
+_BIDS_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)")
+
+
+class Slice(NamedTuple):
+    """Where one slice lies: a file, and for volumes the position along the slicing axis."""
+
+    path: Path
+    subject: str | None
+    position: int | None
+
+
+class SliceFolder(Dataset[dict[str, Any]]):
+    """All images below a folder as single-channel slices with their subject.
+
+    PNG, JPEG, TIFF, BMP, `.npy`, NIfTI (every slice along `axis`) and DICOM are read. An item is
+    `{"image": float32 (1, h, w), "subject": str, "filename_or_obj": str}`; without a known subject the key
+    `subject` is absent. The subject comes from, in this order: the function `subject_of`, the column `subject`
+    of a `manifest.csv` beside the images (column `file`: path below the manifest), a BIDS `sub-…` in the path,
+    the DICOM PatientID, the first folder below `root`, and for a NIfTI volume its own name.
+
+    Args:
+        root: Folder to read, recursively.
+        size: `(h, w)` to which slices are fitted with their proportions kept, or None to leave them as they are.
+            Needed when sizes differ and slices are to be batched.
+        axis: Slicing axis of volumes, after reorientation to RAS: 0 sagittal, 1 coronal, 2 axial.
+        subject_of: Path → subject id; overrides every other rule.
+
+    Raises:
+        DataError: If the folder does not exist or holds no image.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        size: tuple[int, int] | None = None,
+        axis: int = 2,
+        subject_of: Callable[[Path], str] | None = None,
+    ) -> None:
+        self.root, self.size, self.axis = Path(root), size, axis
+        if not self.root.is_dir():
+            raise DataError(f"needed a folder of images; {self.root} is not a folder.")
+        files = sorted(path for path in self.root.rglob("*") if path.is_file() and _kind(path))
+        if not files:
+            raise DataError(
+                f"needed at least one image in {self.root}; found none. "
+                f"Read are {', '.join(PICTURES + ARRAYS + VOLUMES + DICOM)}."
+            )
+        manifest = _read_manifests(self.root)
+        self.slices: list[Slice] = []
+        for path in files:
+            subject = subject_of(path) if subject_of else manifest.get(path) or _infer_subject(path, self.root)
+            positions = range(_depth(path, axis)) if _kind(path) == "volume" else [None]
+            self.slices += [Slice(path, subject, position) for position in positions]
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        path, subject, position = self.slices[i]
+        pixels = read_image(path)
+        if position is not None:
+            pixels = np.rot90(np.take(pixels, position, axis=self.axis))
+        image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
+        if self.size is not None:
+            image = letterbox(image[None], self.size)[0]
+        item: dict[str, Any] = {"image": image, "filename_or_obj": str(path)}
+        if subject is not None:
+            item["subject"] = subject
+        return item
+
+    @property
+    def subjects(self) -> list[str] | None:
+        """One subject per slice, or None when any slice has none."""
+        found = [s.subject for s in self.slices]
+        return None if any(subject is None for subject in found) else found  # type: ignore[return-value]
+
+    def where(self, keep: Sequence[bool] | Tensor) -> "SliceFolder":
+        """The same folder restricted to the slices for which `keep` is true."""
+        if len(keep) != len(self):
+            raise DataError(f"needed one truth value per slice ({len(self)}); {len(keep)} came.")
+        chosen = object.__new__(type(self))
+        chosen.__dict__ |= self.__dict__ | {"slices": [s for s, k in zip(self.slices, keep, strict=True) if k]}
+        return chosen
+
+
+def split_by_subject(subjects: Sequence[str], share: float, seed: int = 0) -> Tensor:
+    """A reproducible split that never cuts a subject in two.
+
+    A subject's side depends on its id and the seed alone, so it stays where it is when others join.
+
+    Args:
+        subjects: Subject of each image, length n.
+        share: Share of subjects, in [0, 1], for which the answer is true (exact only in expectation).
+        seed: Another seed, another split.
+
+    Returns:
+        Bool tensor of shape `(n,)`.
+    """
+    digests = (hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=8).digest() for subject in subjects)
+    return torch.tensor([int.from_bytes(digest, "big") / 2**64 < share for digest in digests], dtype=torch.bool)
+
+
+@lru_cache(maxsize=4)
+def read_image(path: Path) -> np.ndarray:
+    """Pixels of one file: `(h, w)`, or `(x, y, z)` in RAS orientation for NIfTI. Intensities as stored."""
+    match _kind(path):
+        case "volume":
+            import nibabel
+
+            return np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj, dtype=np.float32)
+        case "dicom":
+            import pydicom
+
+            return _single_channel(pydicom.dcmread(path).pixel_array, path)
+        case "array":
+            return _single_channel(np.load(path, allow_pickle=False), path)
+        case _:
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                return _single_channel(np.asarray(picture.convert("RGB") if picture.mode == "P" else picture), path)
+
+
+def _single_channel(pixels: np.ndarray, path: Path) -> np.ndarray:
+    if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
+        colours = pixels[..., :3]
+        if not (colours == colours[..., :1]).all():
+            raise DataError(f"needed a single-channel image; {path} has colour. Convert it to grey values first.")
+        pixels = colours[..., 0]
+    if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[-1]):
+        pixels = pixels.reshape([side for side in pixels.shape if side != 1] or [1, 1])
+    if pixels.ndim != 2:
+        raise DataError(f"needed one (h, w) slice; {path} has shape {pixels.shape}.")
+    return pixels
+
+
+def _kind(path: Path) -> str | None:
+    name = path.name.lower()
+    for kind, endings in (("picture", PICTURES), ("volume", VOLUMES), ("array", ARRAYS), ("dicom", DICOM)):
+        if name.endswith(endings):
+            return kind
+    return None
+
+
+def _depth(path: Path, axis: int) -> int:
+    import nibabel
+
+    image = nibabel.load(path)
+    if len(image.shape) != 3:
+        raise DataError(f"needed a 3D volume; {path} has shape {image.shape}. Split its channels or time points.")
+    return nibabel.as_closest_canonical(image).shape[axis]
+
+
+def _read_manifests(root: Path) -> dict[Path, str]:
+    """`file` and `subject` of every manifest at or below `root`, and of the one beside `root`."""
+    subject_of: dict[Path, str] = {}
+    for manifest in [root.parent / MANIFEST, *root.rglob(MANIFEST)]:
+        if not manifest.is_file():
+            continue
+        with manifest.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                if row.get("file") and row.get("subject"):
+                    subject_of[manifest.parent / row["file"]] = row["subject"]
+    return subject_of
+
+
+def _infer_subject(path: Path, root: Path) -> str | None:
+    below = path.relative_to(root)
+    if bids := _BIDS_SUBJECT.search(str(below)):
+        return bids.group(1)
+    if _kind(path) == "dicom":
+        import pydicom
+
+        if patient := pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID"):
+            return str(patient)
+    if len(below.parts) > 1:
+        return below.parts[0]
+    return path.name.split(".")[0] if _kind(path) == "volume" else None

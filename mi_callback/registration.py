@@ -1,0 +1,180 @@
+"""Is the generated image a warped copy of the match? Affine alignment, then local correlation in image space."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIZE = 96
+"""Side, in pixels, at which images are compared."""
+
+LEVELS = ((24, 12), (48, 8), (96, 4))
+"""Side of each pyramid level and Gauss-Newton iterations there."""
+
+STARTS = ((0.0, 1.0), (20.0, 1.0), (-20.0, 1.0), (0.0, 0.8), (0.0, 1.25))
+"""Rotation in degrees and magnification from which the coarsest level is tried."""
+
+WINDOW = 9
+"""Side, in pixels, of the neighbourhoods of the LNCC."""
+
+COPIED = 0.9
+"""LNCC from which a neighbourhood counts towards the copied fraction."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Result for p pairs.
+
+    Attributes:
+        lncc: Mean local correlation over the overlap, weighted by the structure in the generated image, shape `(p,)`;
+            larger is closer, 1 is a copy. Invariant to local gain and offset.
+        copied_fraction: Share of that structure whose LNCC is at least `COPIED`, in [0, 1].
+        aligned: The reference in the frame of the generated image, `(p, SIZE, SIZE)` in [0, 1].
+        lncc_map: Local correlation, `(p, SIZE, SIZE)`; 0 outside the overlap.
+        theta: Affine map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`.
+    """
+
+    lncc: Tensor
+    copied_fraction: Tensor
+    aligned: Tensor
+    lncc_map: Tensor
+    theta: Tensor
+
+
+def register(generated: Tensor, reference: Tensor, chunk: int = 256) -> Alignment:
+    """Align each reference to its generated image by an affine map and compare them.
+
+    Normalised correlation is maximised by Gauss-Newton steps in the inverse compositional form, from several starts
+    at the coarsest level of a pyramid, so the cost per pair is fixed. Deterministic.
+
+    Args:
+        generated: uint8 `(p, SIZE, SIZE)`, in the pose in which the reference was found.
+        reference: uint8 `(p, SIZE, SIZE)`.
+        chunk: Pairs aligned at a time; bounds the memory.
+
+    References:
+        Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004 (inverse compositional alignment).
+        Avants et al., "Symmetric diffeomorphic image registration", MedIA 2008 (LNCC).
+    """
+    parts = [
+        _register(g.float()[:, None] / 255, r.float()[:, None] / 255)
+        for g, r in zip(generated.split(chunk), reference.split(chunk), strict=True)
+    ]
+    return Alignment(*(torch.cat([getattr(part, field) for part in parts]) for field in Alignment.__annotations__))
+
+
+def _register(generated: Tensor, reference: Tensor) -> Alignment:
+    theta = _best_start(*(_shrink(images, LEVELS[0][0]) for images in (generated, reference)))
+    for side, iterations in LEVELS[1:]:
+        fixed, moving = _shrink(generated, side), _shrink(reference, side)
+        theta, _ = _gauss_newton(fixed, moving, theta, iterations)
+    aligned, inside = _warp(reference, theta)
+    lncc, copied, lncc_map = local_correlation(generated, aligned, inside)
+    return Alignment(lncc, copied, aligned[:, 0], lncc_map[:, 0], theta)
+
+
+def _best_start(fixed: Tensor, moving: Tensor) -> Tensor:
+    p, starts = len(fixed), len(STARTS)
+    angle, zoom = torch.tensor(STARTS, device=fixed.device).T
+    cos, sin = torch.cos(torch.deg2rad(angle)) / zoom, torch.sin(torch.deg2rad(angle)) / zoom
+    zero = torch.zeros_like(cos)
+    first = torch.stack([torch.stack([cos, sin, zero], 1), torch.stack([-sin, cos, zero], 1)], 1)
+    theta, correlation = _gauss_newton(
+        fixed.repeat_interleave(starts, 0), moving.repeat_interleave(starts, 0), first.repeat(p, 1, 1), LEVELS[0][1]
+    )
+    best = correlation.view(p, starts).argmax(dim=1)
+    return theta.view(p, starts, 2, 3)[torch.arange(p, device=fixed.device), best]
+
+
+def _gauss_newton(fixed: Tensor, moving: Tensor, theta: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Inverse compositional steps; returns the best map seen and its correlation over the overlap `(p,)`."""
+    side = fixed.shape[-1]
+    template = _standardise(fixed, torch.ones_like(fixed))
+    # d template / d parameters of x ↦ x + A (x, y, 1), in normalised coordinates.
+    gradient_x = torch.gradient(template, dim=-1)[0] * side / 2
+    gradient_y = torch.gradient(template, dim=-2)[0] * side / 2
+    axis = (torch.arange(side, device=fixed.device) + 0.5) * 2 / side - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    terms = torch.stack([x, y, torch.ones_like(x)])
+    jacobian = torch.cat([gradient_x * terms, gradient_y * terms], dim=1).flatten(2)
+    best, best_theta = torch.full((len(fixed),), -1.0, device=fixed.device), theta
+    damping = 1e-2 * torch.eye(6, device=fixed.device)
+    for iteration in range(iterations + 1):
+        warped, inside = _warp(moving, theta)
+        correlation = _correlation(fixed, warped, inside)
+        better = correlation > best
+        best = torch.where(better, correlation, best)
+        best_theta = torch.where(better[:, None, None], theta, best_theta)
+        if iteration == iterations:
+            break
+        residual = (_standardise(warped, inside) - _standardise(fixed, inside)) * inside
+        weighted = jacobian * inside.flatten(2)
+        hessian = weighted @ jacobian.transpose(1, 2)
+        hessian = hessian + damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6)[:, None, None]
+        step = torch.linalg.solve(hessian, weighted @ residual.flatten(2).transpose(1, 2)).view(-1, 2, 3)
+        theta = _compose(theta, step.clamp(-0.3, 0.3))
+    return best_theta, best
+
+
+def _compose(theta: Tensor, step: Tensor) -> Tensor:
+    """`theta` after the inverse of x ↦ x + step (x, 1), kept within the affine maps that a copy can have."""
+    row = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
+    increment = torch.cat([step + torch.eye(2, 3, device=theta.device), row], dim=1)
+    composed = (torch.cat([theta, row], dim=1) @ torch.linalg.inv(increment))[:, :2]
+    # A map that left this box has diverged; the best one seen is what counts.
+    return torch.cat([composed[..., :2].clamp(-2, 2), composed[..., 2:].clamp(-0.8, 0.8)], dim=2)
+
+
+def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """LNCC of images `(p, 1, h, w)` in [0, 1] over windows that lie where `inside` is 1.
+
+    Windows count by their standard deviation in the generated image, up to 0.1: flat background, and noise in it,
+    says nothing about whose anatomy this is.
+
+    Returns:
+        Weighted mean `(p,)`, weighted share of windows with LNCC ≥ `COPIED` `(p,)`, map `(p, 1, h, w)`.
+    """
+
+    def mean(images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+
+    mean_g, mean_a = mean(generated), mean(aligned)
+    var_g = (mean(generated.square()) - mean_g.square()).clamp_min(0)
+    var_a = (mean(aligned.square()) - mean_a.square()).clamp_min(0)
+    floor = 0.01**2  # one 8-bit quantisation step is .004; less contrast than .01 is not structure
+    correlation = (mean(generated * aligned) - mean_g * mean_a) / ((var_g + floor) * (var_a + floor)).sqrt()
+    overlap = (mean(inside) > 0.99).float()
+    weight = overlap * (var_g.sqrt() / 0.1).clamp_max(1)
+    total = weight.sum(dim=(1, 2, 3)).clamp_min(1e-6)
+    # Little overlap is little evidence: the score is damped when less than half of the structure is inside.
+    structure = (var_g.sqrt() / 0.1).clamp_max(1).sum(dim=(1, 2, 3)).clamp_min(1e-6)
+    trust = (2 * weight.sum(dim=(1, 2, 3)) / structure).clamp_max(1)
+    score = trust * (weight * correlation).sum(dim=(1, 2, 3)) / total
+    copied = (weight * (correlation >= COPIED)).sum(dim=(1, 2, 3)) / structure
+    return score, copied, correlation * overlap
+
+
+def _warp(images: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Images under the map, and 1 where the map stays inside them."""
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    inside = (grid.abs().amax(dim=-1, keepdim=True) <= 1).permute(0, 3, 1, 2).to(images.dtype)
+    return F.grid_sample(images, grid, align_corners=False, padding_mode="border"), inside
+
+
+def _shrink(images: Tensor, side: int) -> Tensor:
+    return images if images.shape[-1] == side else F.adaptive_avg_pool2d(images, side)
+
+
+def _standardise(images: Tensor, mask: Tensor) -> Tensor:
+    total = mask.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+    centred = images - (images * mask).sum(dim=(2, 3), keepdim=True) / total
+    variance = (centred.square() * mask).sum(dim=(2, 3), keepdim=True) / total
+    return centred / (variance + 1e-6).sqrt()
+
+
+def _correlation(fixed: Tensor, warped: Tensor, inside: Tensor) -> Tensor:
+    total = inside.sum(dim=(1, 2, 3))
+    product = (_standardise(fixed, inside) * _standardise(warped, inside) * inside).sum(dim=(1, 2, 3))
+    enough = total >= 0.25 * inside[0].numel()
+    return torch.where(enough, product / total.clamp_min(1), torch.full_like(total, -1.0))

@@ -1,0 +1,147 @@
+"""Whitened features of a training set, one index a layer: which training images are near, in which pose."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mi_callback.errors import StateError
+from mi_callback.features import Features
+from mi_callback.index import Backend, Index, build_index
+from mi_callback.similarity import Aggregation, aggregate
+from mi_callback.whitening import Mode, Whitening, fit_whitening
+
+PER_SUBJECT = 2
+"""Candidates taken from one subject: eight slices of one patient are not eight candidates."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What the training set holds near n queries.
+
+    Attributes:
+        similarity: Aggregated similarity in the best pose, `(n,)` float64; larger is closer.
+        layer_similarity: Nearest-neighbour cosine per layer in that pose, `(n, layers)`.
+        match: Training row with the best aggregated similarity of its own, `(n,)`.
+        pose: Position in the orbit in which `match` was found, `(n,)`.
+        consensus: Layers whose own nearest neighbour is `match`, `(n,)`.
+        candidates: Rows to verify, best first, `(n, candidates)`; −1 where there are fewer.
+        candidate_poses: The pose of each, same shape.
+    """
+
+    similarity: Tensor
+    layer_similarity: Tensor
+    match: Tensor
+    pose: Tensor
+    consensus: Tensor
+    candidates: Tensor
+    candidate_poses: Tensor
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Training images as they are searched. Rows are those of the features it was fitted on."""
+
+    whitenings: dict[str, Whitening]
+    indexes: dict[str, Index]
+    subjects: Sequence[str] | None
+    backend: Backend = "auto"
+
+    @classmethod
+    def fit(
+        cls, features: Features, whitening: Mode, backend: Backend = "auto", device: torch.device | str = "cpu"
+    ) -> "Reference":
+        """Fit whitening and index per layer on pose 0 of the training features."""
+        whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}
+        return cls(whitenings, {}, None, backend).over(features)
+
+    def over(self, features: Features) -> "Reference":
+        """The same whitening, other images to search in."""
+        indexes = {
+            layer: build_index(whiten(features.layers[layer][0].to(whiten.mean.device)), self.backend)
+            for layer, whiten in self.whitenings.items()
+        }
+        return replace(self, indexes=indexes, subjects=features.subjects)
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.whitenings)
+
+    def search(self, queries: Features, aggregation: Aggregation, candidates: int = 8) -> Neighbours:
+        """Nearest training images of n queries over all poses and layers.
+
+        Per layer the nearest neighbour decides the similarity (the paper's definition); the match and the candidates
+        are the training images whose *own* similarities, aggregated over layers, are largest.
+
+        Raises:
+            StateError: If the queries have other layers than the training features.
+        """
+        if list(queries.layers) != self.layers:
+            raise StateError(f"needed features of the layers {self.layers}; {list(queries.layers)} came.")
+        poses = len(next(iter(queries.layers.values())))
+        found = [self._search_pose(queries.pose(pose), aggregation, candidates) for pose in range(poses)]
+        nearest = torch.stack([f[0] for f in found])  # (poses, n, layers)
+        own = torch.stack([f[1] for f in found])
+        rows = torch.stack([f[2] for f in found], dim=1)  # (n, poses, k)
+        scores = torch.stack([f[3] for f in found], dim=1)
+        aggregated = aggregate(nearest, aggregation, self.layers)
+        best = aggregated.argmax(dim=0)
+        each = torch.arange(len(best))
+        top = scores[each, best].argmax(dim=1)
+        match = rows[each, best, top]
+        chosen, chosen_poses = self._choose(rows, scores, candidates)
+        return Neighbours(
+            similarity=aggregated[best, each],
+            layer_similarity=nearest[best, each],
+            match=match,
+            pose=best,
+            consensus=(own[best, each] == match[:, None]).sum(dim=1),
+            candidates=chosen,
+            candidate_poses=chosen_poses,
+        )
+
+    def _search_pose(
+        self, queries: dict[str, Tensor], aggregation: Aggregation, candidates: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Per layer nearest cosine and row `(n, layers)`; rows near in any layer and their own score `(n, k)`."""
+        device = next(iter(self.whitenings.values())).mean.device
+        whitened = {layer: self.whitenings[layer](queries[layer].to(device)) for layer in self.layers}
+        hits = [self.indexes[layer].search(whitened[layer], candidates * PER_SUBJECT) for layer in self.layers]
+        rows = torch.cat([hit[1] for hit in hits], dim=1)
+        cosines = torch.stack([self._cosines(layer, whitened[layer], rows) for layer in self.layers], dim=-1)
+        score = aggregate(cosines, aggregation, self.layers)
+        nearest = torch.stack([hit[0][:, 0] for hit in hits], dim=1)
+        own = torch.stack([hit[1][:, 0] for hit in hits], dim=1)
+        return nearest.cpu(), own.cpu(), rows.cpu(), score.cpu()
+
+    def _cosines(self, layer: str, queries: Tensor, rows: Tensor) -> Tensor:
+        """Cosine of query i with training rows `rows[i]`, `(n, k)`, in blocks of bounded memory."""
+        block = max(1, 2**24 // max(1, rows.shape[1] * queries.shape[1]))
+        parts = [
+            torch.einsum("nd,nkd->nk", q, self.indexes[layer].vectors(r))
+            for q, r in zip(queries.split(block), rows.split(block), strict=True)
+        ]
+        return torch.cat(parts)
+
+    def _choose(self, rows: Tensor, scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+        """The best rows of each query over all poses, each row once, at most `PER_SUBJECT` of a subject."""
+        n, _, k = rows.shape
+        order = scores.flatten(1).argsort(dim=1, descending=True, stable=True)
+        ranked = rows.flatten(1).gather(1, order).tolist()
+        chosen = torch.full((n, candidates), -1)
+        poses = torch.zeros(n, candidates, dtype=torch.long)
+        for i, (query_rows, places) in enumerate(zip(ranked, order.tolist(), strict=True)):
+            taken: dict[int, int] = {}
+            of_subject: dict[str, int] = {}
+            for row, place in zip(query_rows, places, strict=True):
+                subject = f"row {row}" if self.subjects is None else self.subjects[row]
+                if row in taken or of_subject.get(subject, 0) >= PER_SUBJECT:
+                    continue
+                taken[row] = place // k
+                of_subject[subject] = of_subject.get(subject, 0) + 1
+                if len(taken) == candidates:
+                    break
+            chosen[i, : len(taken)] = torch.tensor(list(taken))
+            poses[i, : len(taken)] = torch.tensor(list(taken.values()))
+        return chosen, poses

@@ -1,0 +1,148 @@
+"""What was found, per generated image, and its aggregates."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mi_callback.calibration import clopper_pearson, excess_p_value, smallest_p
+
+Verdict = Literal["clean", "memorized", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Result for n generated images; tensors have length n and lie on the CPU.
+
+    Attributes:
+        similarity: Aggregated feature similarity to the training set; larger is closer, 1 is identical.
+        layer_similarity: The same per encoder layer, `(n, layers)`.
+        mi: Memorization Index; about 0 for a novel image, large for a copy.
+        oni: Overfit/Novelty Index, bounded, on the detector's scale.
+        p_value: How often a novel real image is at least this similar; small means memorized.
+        flagged: Whether the image counts as a copy at `alpha` (or under `fdr`).
+        match: Row of the training set it resembles most.
+        match_subject: Subject of that row, or None where subjects are unknown.
+        consensus: How many layers have this row as their own nearest neighbour.
+        verified: LNCC with the match after alignment; NaN when verification is off.
+        copied_fraction: Share of the image that is locally a copy of the match; NaN when verification is off.
+        pose: Pose of the generated image in which the match was found.
+        layers: Names of the columns of `layer_similarity`.
+        alpha: Level of each flag.
+        fdr: False discovery rate of the flags, if they were chosen by Benjamini-Hochberg.
+        null_kind: How the null was made.
+        null_subjects: Number of subjects G in the null; no p-value is below 1 / (G + 1).
+        null_images: Number of images in the null.
+        subjects_known: Whether subject ids were given; without them every image counts as its own subject.
+    """
+
+    similarity: Tensor
+    layer_similarity: Tensor
+    mi: Tensor
+    oni: Tensor
+    p_value: Tensor
+    flagged: Tensor
+    match: Tensor
+    match_subject: Sequence[str | None]
+    consensus: Tensor
+    verified: Tensor
+    copied_fraction: Tensor
+    pose: Sequence[str]
+    layers: Sequence[str]
+    alpha: float
+    fdr: float | None
+    null_kind: str
+    null_subjects: int
+    null_images: int
+    subjects_known: bool
+
+    def __len__(self) -> int:
+        return len(self.similarity)
+
+    @property
+    def n_flagged(self) -> int:
+        return int(self.flagged.sum())
+
+    @property
+    def flagged_expected(self) -> float:
+        """Expected number of false flags, at most: n α, or under Benjamini-Hochberg fdr times the count."""
+        return len(self) * self.alpha if self.fdr is None else self.fdr * self.n_flagged
+
+    @property
+    def rate(self) -> float:
+        """Share of flagged images, false flags included."""
+        return self.n_flagged / len(self)
+
+    def rate_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Clopper-Pearson interval of `rate`."""
+        return clopper_pearson(self.n_flagged, len(self), confidence)
+
+    @property
+    def resolvable(self) -> bool:
+        """Whether the null has enough subjects for any image to be flagged at `alpha`."""
+        return smallest_p(self.null_subjects) <= self.alpha + 1e-12
+
+    @property
+    def verdict(self) -> Verdict:
+        """`memorized`: more flags than novel images would get (5 % level; under `fdr`: any flag); `inconclusive`: too
+        few held-out subjects for `alpha`; `clean`: no evidence of memorization, which is not proof of its absence.
+        """
+        if not self.resolvable or not bool(self.p_value.isfinite().all()):
+            return "inconclusive"
+        if self.fdr is not None:
+            return "memorized" if self.n_flagged else "clean"
+        excess = excess_p_value(self.n_flagged, len(self), self.alpha, self.null_subjects)
+        return "memorized" if excess <= 0.05 else "clean"
+
+    @property
+    def matched_subjects(self) -> int:
+        """Number of distinct training subjects (images, where subjects are unknown) that flagged images match."""
+        rows = self.flagged.nonzero().flatten().tolist()
+        if self.subjects_known_in_train:
+            return len({self.match_subject[i] for i in rows})
+        return len({int(self.match[i]) for i in rows})
+
+    @property
+    def subjects_known_in_train(self) -> bool:
+        return all(subject is not None for subject in self.match_subject)
+
+    def summary(self) -> dict[str, float]:
+        """The flat dictionary that is logged. `verified_max` is absent when verification is off."""
+        lower, upper = self.rate_interval()
+        summary = {
+            "mi_mean": self.mi.mean().item(),
+            "mi_median": self.mi.median().item(),
+            "mi_p95": self.mi.quantile(0.95).item(),
+            "mi_max": self.mi.max().item(),
+            "oni_mean": self.oni.mean().item(),
+            "similarity_mean": self.similarity.mean().item(),
+            "verified_max": self.verified.max().item(),
+            "flagged": float(self.n_flagged),
+            "flagged_expected": self.flagged_expected,
+            "rate": self.rate,
+            "rate_lower": lower,
+            "rate_upper": upper,
+            "matched_subjects": float(self.matched_subjects),
+        }
+        return {key: value for key, value in summary.items() if not math.isnan(value)}
+
+    def closest(self, n: int) -> list[int]:
+        """Positions of the n images most likely to be copies, worst first: by p-value, then by MI."""
+        order = sorted(range(len(self)), key=lambda i: (float(self.p_value[i]), -float(self.mi[i])))
+        return order[:n]
+
+    def __str__(self) -> str:
+        lower, upper = self.rate_interval()
+        null = f"{self.null_kind} null of {self.null_subjects} {'subjects' if self.subjects_known else 'images'}"
+        text = (
+            f"{self.verdict}: {self.n_flagged} of {len(self)} images flagged ({self.flagged_expected:.1f} expected by "
+            f"chance), rate {self.rate:.1%} (95 % CI {lower:.1%} to {upper:.1%}), MI median "
+            f"{float(self.mi.median()):.2f}, max {float(self.mi.max()):.2f}, {null}"
+        )
+        if not self.resolvable:
+            needed = math.ceil(1 / self.alpha) - 1
+            text += f"; alpha = {self.alpha:g} needs at least {needed} held-out subjects"
+        return text

@@ -1,0 +1,115 @@
+"""A fitted detector on disk: one safetensors file with a JSON header, refused when it belongs to something else.
+
+The file holds features, thumbnails and subject ids of the training set. It is patient data, and is created readable
+by its owner alone.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mi_callback.calibration import Null
+from mi_callback.errors import StateError
+from mi_callback.features import Features, read_batch
+from mi_callback.types import SubjectKey
+
+if TYPE_CHECKING:
+    from mi_callback.detector import MemorizationDetector
+
+FORMAT = 1
+
+
+def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: str | None = None) -> None:
+    """Write a fitted detector.
+
+    Raises:
+        StateError: If it is not fitted.
+    """
+    from safetensors.torch import save_file
+
+    if detector.train is None or detector.null is None:
+        raise StateError("needed a fitted detector to save; call fit(train, held_out=…) first.")
+    train = detector.train
+    tensors = {f"train/{layer}": features[0].contiguous() for layer, features in train.layers.items()}
+    tensors |= {"thumbnails": train.thumbnails.contiguous(), "null": detector.null.similarity.contiguous()}
+    header = {
+        "format": FORMAT, "settings": settings(detector), "data": data_fingerprint, "subjects": train.subjects,
+        "sources": train.sources, "layers": list(train.layers), "null_kind": detector.null.kind,
+        "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(path.suffix + ".part")
+    unfinished.touch(mode=0o600)
+    save_file(tensors, unfinished, metadata={"mi_callback": json.dumps(header)})
+    os.chmod(unfinished, 0o600)
+    unfinished.replace(path)
+
+
+def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: str | None = None) -> None:
+    """Restore what `save` wrote into a detector of the same settings and encoder.
+
+    Args:
+        data_fingerprint: `fingerprint` of the data at hand; checked against the stored one when given.
+
+    Raises:
+        StateError: If there is no such file, it is no state of a detector, or it belongs to other settings, another
+            encoder or other data; the message names what differs.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise StateError(f"needed the fitted state {path}; there is no such file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["mi_callback"])
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise StateError(f"needed a state written by MemorizationDetector.save; {path} is none ({error}).") from error
+    here = settings(detector) | {"format": FORMAT}
+    stored = header["settings"] | {"format": header["format"]}
+    differ = sorted(key for key in here.keys() | stored.keys() if here.get(key) != stored.get(key))
+    if data_fingerprint is not None and header["data"] != data_fingerprint:
+        differ.append("data")
+    if differ:
+        raise StateError(f"needed a state of the same settings and data; {path} differs in {differ}. Fit again.")
+    layers = {layer: tensors[f"train/{layer}"][None] for layer in header["layers"]}
+    detector.train = Features(layers, tensors["thumbnails"], header["subjects"], header["sources"])
+    detector.reference = detector.fit_reference(detector.train)
+    detector.null = Null(tensors["null"], header["null_subjects"], header["null_kind"])
+
+
+def settings(detector: "MemorizationDetector") -> dict[str, Any]:
+    """Everything that changes what a fitted state means, as JSON holds it."""
+    aggregation = detector.aggregation
+    return {
+        "encoder": detector.encoder.fingerprint(),
+        "whitening": detector.whitening,
+        "aggregation": aggregation if isinstance(aggregation, str) else dict(aggregation),
+        "poses": list(detector.poses),
+        "null": detector.null_choice,
+        "verify": detector.verify,
+        "candidates": detector.candidates,
+        "null_size": detector.null_size,
+        "seed": detector.seed,
+    }
+
+
+def fingerprint(*sources: Iterable[Any] | None, subject_key: SubjectKey = None, image_key: SubjectKey = None) -> str:
+    """Hash of all images and subjects of several iterables of batches: changes when any pixel does."""
+    digest = hashlib.blake2b(digest_size=16)
+    for source in sources:
+        digest.update(b"source")
+        for item in source or ():
+            batch = read_batch(item, subject_key, image_key)
+            images = torch.as_tensor(batch.images).detach().cpu().contiguous()
+            digest.update(repr((images.dtype, tuple(images.shape[1:]), batch.subjects)).encode())
+            digest.update(images.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

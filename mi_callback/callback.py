@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -19,6 +19,14 @@ from mi_callback.scores import Scores
 from mi_callback.training_data import evaluation_loader, first_loader, is_random
 from mi_callback.types import SubjectKey
 
+
+
+class Record(NamedTuple):
+    """A scored validation."""
+
+    epoch: int
+    step: int
+    scores: Scores
 
 
 class MemorizationCallback(Callback):
@@ -57,7 +65,7 @@ class MemorizationCallback(Callback):
     Attributes:
         scores: `Scores` of the last scored validation, or None.
         samples: The images they belong to, `(n_samples, c, h, w)`, on the CPU.
-        history: One dictionary per scored validation: `epoch`, `step`, `verdict` and the logged scalars.
+        history: One `Record` (epoch, step, scores) per scored validation.
 
     Raises:
         ValueError: If a count is below 1.
@@ -100,7 +108,7 @@ class MemorizationCallback(Callback):
         self.log_images, self.log_subjects = log_images, log_subjects
         self.scores: Scores | None = None
         self.samples: Tensor | None = None
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Record] = []
         self._validations = 0
 
     # When ----------------------------------------------------------------------------------------------------------
@@ -143,16 +151,14 @@ class MemorizationCallback(Callback):
         self._validations += 1
         if not due:
             return
-        summary, problem = None, None
+        problem = None
         if trainer.is_global_zero:
             problem = self._guarded(lambda: self._score(trainer, pl_module))
-            summary = None if problem else self.history[-1]
         self._raise_everywhere(trainer, problem)
         # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
-        summary = trainer.strategy.broadcast(summary)
-        scalars = {key: value for key, value in summary.items() if key not in ("epoch", "step", "verdict")}
-        pl_module.log_dict({f"{PREFIX}{key}": value for key, value in scalars.items()}, on_step=False, on_epoch=True,
-                           batch_size=1)
+        summary = trainer.strategy.broadcast(None if self.scores is None else self.scores.summary())
+        scalars = {f"{PREFIX}{key}": value for key, value in summary.items()}
+        pl_module.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1)
 
     # What ----------------------------------------------------------------------------------------------------------
 
@@ -232,9 +238,8 @@ class MemorizationCallback(Callback):
         self.samples = self._draw(trainer, pl_module, self.n_samples)
         with isolate_rng(), torch.no_grad():
             self.scores = self.detector.score(self.samples)
-        summary = self.scores.summary()
-        self.history.append({"epoch": trainer.current_epoch, "step": trainer.global_step,
-                             "verdict": self.scores.verdict} | summary)
+        self.history.append(Record(trainer.current_epoch, trainer.global_step, self.scores))
+        rank_zero_info(f"memorization: epoch {trainer.current_epoch}: {self.scores}")
         pairs = self.closest_pairs(8) if self.log_images else None
         for logger in trainer.loggers:
             log_media(logger, self.scores, trainer.global_step, self.log_subjects, pairs)

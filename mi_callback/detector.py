@@ -275,10 +275,11 @@ class MemorizationDetector:
         rows, poses = neighbours.candidates[query, slot], neighbours.candidate_poses[query, slot]
         lncc = torch.full(neighbours.candidates.shape, -1.0, dtype=torch.float64)
         copied = torch.zeros_like(lncc)
-        for pairs in torch.arange(len(query)).split(4096):
+        for pairs in torch.arange(len(query)).split(512 * self.candidates):
             posed = torch.stack([POSES[self.poses[pose]](queries[i]) for i, pose in
                                  zip(query[pairs].tolist(), poses[pairs].tolist(), strict=True)])
-            alignment = registration.register(posed.to(self.device), references[rows[pairs]].to(self.device))
+            alignment = registration.register(posed.to(self.device), references[rows[pairs]].to(self.device),
+                                               group=query[pairs])
             lncc[query[pairs], slot[pairs]] = alignment.lncc.double().cpu()
             copied[query[pairs], slot[pairs]] = alignment.copied_fraction.double().cpu()
         return lncc, copied

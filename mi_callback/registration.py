@@ -15,6 +15,9 @@ LEVELS = ((24, 12), (48, 8), (96, 4))
 STARTS = ((0.0, 1.0), (20.0, 1.0), (-20.0, 1.0), (0.0, 0.8), (0.0, 1.25))
 """Rotation in degrees and magnification from which the coarsest level is tried."""
 
+KEPT = 3
+"""Candidates of one image that go on to the finest level; the others have the lowest correlation one level before."""
+
 WINDOW = 9
 """Side, in pixels, of the neighbourhoods of the LNCC."""
 
@@ -42,7 +45,7 @@ class Alignment:
     theta: Tensor
 
 
-def register(generated: Tensor, reference: Tensor, chunk: int = 256) -> Alignment:
+def register(generated: Tensor, reference: Tensor, group: Tensor | None = None, chunk: int = 256) -> Alignment:
     """Align each reference to its generated image by an affine map and compare them.
 
     Normalised correlation is maximised by Gauss-Newton steps in the inverse compositional form, from several starts
@@ -51,40 +54,81 @@ def register(generated: Tensor, reference: Tensor, chunk: int = 256) -> Alignmen
     Args:
         generated: uint8 `(p, SIZE, SIZE)`, in the pose in which the reference was found.
         reference: uint8 `(p, SIZE, SIZE)`.
+        group: Which pairs are candidates for the same generated image, `(p,)`: of each group the `KEPT` best of the
+            coarser levels reach the finest one; the others get `lncc` −1. Without groups every pair does.
         chunk: Pairs aligned at a time; bounds the memory.
 
     References:
         Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004 (inverse compositional alignment).
         Avants et al., "Symmetric diffeomorphic image registration", MedIA 2008 (LNCC).
     """
-    parts = [
-        _register(g.float()[:, None] / 255, r.float()[:, None] / 255)
-        for g, r in zip(generated.split(chunk), reference.split(chunk), strict=True)
+    pairs = len(generated)
+    coarse = [_align_coarsely(*_as_float(generated[rows], reference[rows])) for rows in _chunks(pairs, chunk)]
+    theta, correlation = (torch.cat([part[k] for part in coarse]) for k in range(2))
+    promising = torch.ones(pairs, dtype=torch.bool) if group is None else _best_of_group(correlation.cpu(), group.cpu())
+    chosen = promising.nonzero().flatten().to(generated.device)
+    fine = [
+        _compare(*_as_float(generated[chosen[rows]], reference[chosen[rows]]), theta[chosen[rows]])
+        for rows in _chunks(len(chosen), chunk)
     ]
-    return Alignment(*(torch.cat([getattr(part, field) for part in parts]) for field in Alignment.__annotations__))
+    side = reference.shape[-1]
+    result = Alignment(
+        lncc=correlation.new_full((pairs,), -1.0),
+        copied_fraction=correlation.new_zeros(pairs),
+        aligned=correlation.new_zeros(pairs, side, side),
+        lncc_map=correlation.new_zeros(pairs, side, side),
+        theta=theta,
+    )
+    for field in Alignment.__annotations__:
+        getattr(result, field)[chosen] = torch.cat([getattr(part, field) for part in fine])
+    return result
 
 
-def _register(generated: Tensor, reference: Tensor) -> Alignment:
-    theta = _best_start(*(_shrink(images, LEVELS[0][0]) for images in (generated, reference)))
-    for side, iterations in LEVELS[1:]:
-        fixed, moving = _shrink(generated, side), _shrink(reference, side)
-        theta, _ = _gauss_newton(fixed, moving, theta, iterations)
+def _chunks(n: int, size: int) -> tuple[Tensor, ...]:
+    return torch.arange(n).split(size)
+
+
+def _as_float(*images: Tensor) -> tuple[Tensor, ...]:
+    return tuple(image.float()[:, None] / 255 for image in images)
+
+
+def _best_of_group(correlation: Tensor, group: Tensor) -> Tensor:
+    """Whether a pair is among the `KEPT` best of its group, bool `(p,)`."""
+    by_value = correlation.argsort(descending=True, stable=True)
+    order = by_value[group[by_value].argsort(stable=True)]
+    _, sizes = group[order].unique_consecutive(return_counts=True)
+    rank = torch.cat([torch.arange(int(size)) for size in sizes])
+    best = torch.empty(len(group), dtype=torch.bool)
+    best[order] = rank < KEPT
+    return best
+
+
+def _align_coarsely(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    (side, iterations), *finer = LEVELS[:-1]
+    theta, correlation = _best_start(_shrink(generated, side), _shrink(reference, side), iterations)
+    for side, iterations in finer:
+        theta, correlation = _gauss_newton(_shrink(generated, side), _shrink(reference, side), theta, iterations)
+    return theta, correlation
+
+
+def _compare(generated: Tensor, reference: Tensor, theta: Tensor) -> Alignment:
+    theta, _ = _gauss_newton(generated, reference, theta, LEVELS[-1][1])
     aligned, inside = _warp(reference, theta)
     lncc, copied, lncc_map = local_correlation(generated, aligned, inside)
     return Alignment(lncc, copied, aligned[:, 0], lncc_map[:, 0], theta)
 
 
-def _best_start(fixed: Tensor, moving: Tensor) -> Tensor:
+def _best_start(fixed: Tensor, moving: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     p, starts = len(fixed), len(STARTS)
     angle, zoom = torch.tensor(STARTS, device=fixed.device).T
     cos, sin = torch.cos(torch.deg2rad(angle)) / zoom, torch.sin(torch.deg2rad(angle)) / zoom
     zero = torch.zeros_like(cos)
     first = torch.stack([torch.stack([cos, sin, zero], 1), torch.stack([-sin, cos, zero], 1)], 1)
     theta, correlation = _gauss_newton(
-        fixed.repeat_interleave(starts, 0), moving.repeat_interleave(starts, 0), first.repeat(p, 1, 1), LEVELS[0][1]
+        fixed.repeat_interleave(starts, 0), moving.repeat_interleave(starts, 0), first.repeat(p, 1, 1), iterations
     )
-    best = correlation.view(p, starts).argmax(dim=1)
-    return theta.view(p, starts, 2, 3)[torch.arange(p, device=fixed.device), best]
+    best, which = correlation.view(p, starts).max(dim=1)
+    return theta.view(p, starts, 2, 3)[torch.arange(p, device=fixed.device), which], best
 
 
 def _gauss_newton(fixed: Tensor, moving: Tensor, theta: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -135,16 +179,13 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> tup
     Returns:
         Weighted mean `(p,)`, weighted share of windows with LNCC ≥ `COPIED` `(p,)`, map `(p, 1, h, w)`.
     """
-
-    def mean(images: Tensor) -> Tensor:
-        return F.avg_pool2d(images, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
-
-    mean_g, mean_a = mean(generated), mean(aligned)
-    var_g = (mean(generated.square()) - mean_g.square()).clamp_min(0)
-    var_a = (mean(aligned.square()) - mean_a.square()).clamp_min(0)
+    maps = torch.cat([generated, aligned, generated.square(), aligned.square(), generated * aligned, inside], dim=1)
+    mean_g, mean_a, square_g, square_a, product, mean_inside = _box_mean(maps).unsqueeze(2).unbind(dim=1)
+    var_g = (square_g - mean_g.square()).clamp_min(0)
+    var_a = (square_a - mean_a.square()).clamp_min(0)
     floor = 0.01**2  # one 8-bit quantisation step is .004; less contrast than .01 is not structure
-    correlation = (mean(generated * aligned) - mean_g * mean_a) / ((var_g + floor) * (var_a + floor)).sqrt()
-    overlap = (mean(inside) > 0.99).float()
+    correlation = (product - mean_g * mean_a) / ((var_g + floor) * (var_a + floor)).sqrt()
+    overlap = (mean_inside > 0.99).float()
     weight = overlap * (var_g.sqrt() / 0.1).clamp_max(1)
     total = weight.sum(dim=(1, 2, 3)).clamp_min(1e-6)
     # Little overlap is little evidence: the score is damped when less than half of the structure is inside.
@@ -153,6 +194,21 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> tup
     score = trust * (weight * correlation).sum(dim=(1, 2, 3)) / total
     copied = (weight * (correlation >= COPIED)).sum(dim=(1, 2, 3)) / structure
     return score, copied, correlation * overlap
+
+
+def _box_mean(maps: Tensor) -> Tensor:
+    """Mean over WINDOW × WINDOW pixels, fewer at the border, by running sums along each axis."""
+    for axis in (-1, -2):
+        side, radius = maps.shape[axis], WINDOW // 2
+        place = torch.arange(side, device=maps.device)
+        above, below = (place + radius).clamp_max(side - 1), place - radius - 1
+        sums = maps.cumsum(dim=axis)
+        start = sums.index_select(axis, below.clamp_min(0))
+        outside = (below < 0).view(-1, *[1] * (-1 - axis))
+        total = sums.index_select(axis, above) - start.masked_fill(outside, 0)
+        count = (above - below.clamp_min(-1)).view(-1, *[1] * (-1 - axis))
+        maps = total / count
+    return maps
 
 
 def _warp(images: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,8 +110,11 @@ class Scores:
         return all(subject is not None for subject in self.match_subject)
 
     def summary(self) -> dict[str, float]:
-        """The flat dictionary that is logged. `verified_max` is absent when verification is off."""
-        lower, upper = self.rate_interval()
+        """The flat dictionary that is logged.
+
+        `verified_max` is absent when verification is off. The counts of flags and what derives from them are absent
+        when the null has too few subjects for `alpha`: a zero would read as clean.
+        """
         summary = {
             "mi_mean": self.mi.mean().item(),
             "mi_median": self.mi.median().item(),
@@ -120,13 +123,17 @@ class Scores:
             "oni_mean": self.oni.mean().item(),
             "similarity_mean": self.similarity.mean().item(),
             "verified_max": self.verified.max().item(),
-            "flagged": float(self.n_flagged),
-            "flagged_expected": self.flagged_expected,
-            "rate": self.rate,
-            "rate_lower": lower,
-            "rate_upper": upper,
-            "matched_subjects": float(self.matched_subjects),
         }
+        if self.resolvable:
+            lower, upper = self.rate_interval()
+            summary |= {
+                "flagged": float(self.n_flagged),
+                "flagged_expected": self.flagged_expected,
+                "rate": self.rate,
+                "rate_lower": lower,
+                "rate_upper": upper,
+                "matched_subjects": float(self.matched_subjects),
+            }
         return {key: value for key, value in summary.items() if not math.isnan(value)}
 
     def closest(self, n: int) -> list[int]:

@@ -1,0 +1,76 @@
+"""One picture of the runs: MI by epoch, flagged by epoch beside the expected count, and the closest pairs."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+
+from mi_callback import MemorizationCallback
+
+NOVEL, FLAGGED, INK, MUTED = "#7a8ca3", "#d1495b", "#22303f", "#8a8f98"
+PAIRS = 6
+
+
+def draw(runs: dict[str, MemorizationCallback], path: Path) -> Path:
+    """One column per run; returns `path`."""
+    plt.rcParams.update({"font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
+                         "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False})
+    figure = plt.figure(figsize=(5.2 * len(runs), 8.6), layout="constrained")
+    rows = figure.add_gridspec(3, len(runs), height_ratios=[1.25, 0.8, 1.15])
+    shared_mi = shared_count = None
+    for column, (name, callback) in enumerate(runs.items()):
+        shared_mi = mi_by_epoch(figure.add_subplot(rows[0, column], sharey=shared_mi), name, callback)
+        shared_count = flagged_by_epoch(figure.add_subplot(rows[1, column], sharey=shared_count), callback)
+        closest_pairs(figure.add_subfigure(rows[2, column]), callback)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def mi_by_epoch(axes: Axes, name: str, callback: MemorizationCallback) -> Axes:
+    generator = torch.Generator().manual_seed(0)
+    axes.axhspan(-2, 2, color=NOVEL, alpha=0.12, lw=0)
+    for epoch, _, scores in callback.history:
+        jitter = (torch.rand(len(scores), generator=generator) - 0.5) * 0.5
+        for mask, colour in ((~scores.flagged, NOVEL), (scores.flagged, FLAGGED)):
+            axes.scatter(epoch + jitter[mask], scores.mi[mask], s=7, color=colour, alpha=0.7, lw=0)
+    epochs = [record.epoch for record in callback.history]
+    axes.plot(epochs, [float(record.scores.mi.median()) for record in callback.history], color=INK, lw=1.5)
+    train = callback.detector.train
+    axes.set_title(f"{name}: {len(train)} training slices of {len(set(train.subjects))} subjects", loc="left",
+                   fontweight="bold")
+    axes.set_ylabel("Memorization Index (MI)")
+    axes.annotate("line: median; band: novel images, ±2 σ₀; red: flagged", (0.01, 0.02), xycoords="axes fraction",
+                  va="bottom", fontsize=7.5, color=MUTED)
+    axes.set_xticks(epochs)
+    return axes
+
+
+def flagged_by_epoch(axes: Axes, callback: MemorizationCallback) -> Axes:
+    epochs = [record.epoch for record in callback.history]
+    axes.bar(epochs, [record.scores.n_flagged for record in callback.history], width=0.6, color=FLAGGED)
+    expected = callback.history[-1].scores.flagged_expected
+    axes.axhline(expected, color=INK, lw=1, ls="--")
+    axes.annotate(f"dashed: {expected:.1f} expected by chance", (0.01, 0.98), xycoords="axes fraction", va="top",
+                  fontsize=7.5, color=MUTED)
+    axes.margins(y=0.15)
+    axes.set_ylabel(f"flagged of {len(callback.history[-1].scores)}")
+    axes.set_xlabel("epoch")
+    axes.set_xticks(epochs)
+    return axes
+
+
+def closest_pairs(figure, callback: MemorizationCallback) -> None:
+    pairs, worst = callback.closest_pairs(PAIRS), callback.scores.closest(PAIRS)
+    figure.suptitle("last epoch, closest pairs: generated | training slice", x=0.02, ha="left", fontsize=9)
+    grid = figure.subplots(2, PAIRS // 2)
+    for axes, pair, i in zip(grid.flat, pairs, worst, strict=True):
+        axes.imshow(pair[0], cmap="gray", vmin=0, vmax=1)
+        flagged = bool(callback.scores.flagged[i])
+        axes.set_title(f"MI {callback.scores.mi[i]:.1f}, LNCC {callback.scores.verified[i]:.2f}"
+                       f"{', flagged' if flagged else ''}", fontsize=7.5, color=FLAGGED if flagged else INK)
+        axes.set_axis_off()

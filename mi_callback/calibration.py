@@ -43,6 +43,11 @@ class Null:
             raise CalibrationError(
                 f"needed one subject per null image ({len(self.similarity)}); {len(self.subjects)} came."
             )
+        if self.std <= 1e-9:
+            raise CalibrationError(
+                f"needed a {self.kind} null that varies; all {len(self.similarity)} images are equally similar to the "
+                "training set. Are they copies of each other?"
+            )
 
     @property
     def weights(self) -> Tensor:
@@ -60,18 +65,8 @@ class Null:
 
     @property
     def std(self) -> float:
-        """σ₀, every subject weighing the same.
-
-        Raises:
-            CalibrationError: If all null images are equally similar.
-        """
-        variance = (self.weights * (self.similarity - self.mean).square()).sum() / self.n_subjects
-        if variance <= 1e-18:
-            raise CalibrationError(
-                f"needed a {self.kind} null that varies; all {len(self.similarity)} images are equally similar to the "
-                "training set. Are they copies of each other?"
-            )
-        return float(variance.sqrt())
+        """σ₀, every subject weighing the same."""
+        return float(((self.weights * (self.similarity - self.mean).square()).sum() / self.n_subjects).sqrt())
 
     def resolves(self, alpha: float) -> bool:
         """Whether p ≤ alpha can happen at all with this many subjects."""

@@ -20,7 +20,6 @@ from mi_callback.training_data import evaluation_loader, first_loader, is_random
 from mi_callback.types import SubjectKey
 
 
-
 class Record(NamedTuple):
     """A scored validation."""
 
@@ -92,12 +91,17 @@ class MemorizationCallback(Callback):
         log_subjects: bool = False,
     ) -> None:
         super().__init__()
-        for name, count in (("n_samples", n_samples), ("every_n_validations", every_n_validations),
-                            ("sample_batch_size", sample_batch_size)):
+        for name, count in (
+            ("n_samples", n_samples),
+            ("every_n_validations", every_n_validations),
+            ("sample_batch_size", sample_batch_size),
+        ):
             if count < 1:
                 raise ValueError(f"needed {name} of at least 1; {count!r} came.")
         if not (detector is None or isinstance(detector, (MemorizationDetector, Mapping))):
-            raise TypeError(f"needed a MemorizationDetector or a mapping of its options; {type(detector).__name__} came.")
+            raise TypeError(
+                f"needed a MemorizationDetector or a mapping of its options; {type(detector).__name__} came."
+            )
         self.n_samples, self.every_n_validations = n_samples, every_n_validations
         self.sampler, self.sample_batch_size = sampler, sample_batch_size
         self.train, self.held_out = train, held_out
@@ -129,8 +133,10 @@ class MemorizationCallback(Callback):
         if trainer.sanity_checking or trainer.fast_dev_run:
             return
         if trainer.state.fn == "validate" and (self.detector is None or self.detector.null is None):
-            rank_zero_warn("memorization: validate() was called without a fitted detector, so nothing is scored. Pass "
-                           "one: MemorizationCallback(detector=MemorizationDetector().fit(…)).")
+            rank_zero_warn(
+                "memorization: validate() was called without a fitted detector, so nothing is scored. Pass "
+                "one: MemorizationCallback(detector=MemorizationDetector().fit(…))."
+            )
             return
         self._count(trainer, pl_module)
 
@@ -164,18 +170,22 @@ class MemorizationCallback(Callback):
 
     def _fit(self, trainer: Any, pl_module: Any) -> None:
         if self.detector is not None and self.detector.null is not None and not self.detector_options:
-            rank_zero_info(f"memorization: using the fitted detector ({len(self.detector.train or ())} training images).")
+            rank_zero_info(
+                f"memorization: using the fitted detector ({len(self.detector.train or ())} training images)."
+            )
             return
         if self.detector is None:
             self.detector = MemorizationDetector(**({"device": pl_module.device} | self.detector_options))
         detector = self.detector
         source = first_loader(trainer.train_dataloader) if self.train is None else self.train
         held_out = self._held_out(trainer, source)
-        keys = {"subject_key": self.subject_key, "image_key": self.image_key}
+        keys: dict[str, Any] = {"subject_key": self.subject_key, "image_key": self.image_key}
         with isolate_rng():
             if is_random(source, self.image_key):
-                rank_zero_warn("memorization: the training set changes its images at random, so copies are looked for "
-                               "among one draw of each. Pass it without augmentation: MemorizationCallback(train=…).")
+                rank_zero_warn(
+                    "memorization: the training set changes its images at random, so copies are looked for "
+                    "among one draw of each. Pass it without augmentation: MemorizationCallback(train=…)."
+                )
 
             def batches(data: Any) -> Any:
                 return None if data is None else evaluation_loader(data, detector.batch_size)
@@ -206,7 +216,8 @@ class MemorizationCallback(Callback):
         return found
 
     def _load(self, data: str) -> bool:
-        assert self.detector is not None and self.cache is not None
+        assert self.detector is not None
+        assert self.cache is not None
         if not Path(self.cache).is_file():
             return False
         try:
@@ -217,8 +228,10 @@ class MemorizationCallback(Callback):
         return True
 
     def _say_what_was_fitted(self, stored: bool) -> None:
-        assert self.detector is not None and self.detector.null is not None and self.detector.train is not None
-        train, null, detector = self.detector.train, self.detector.null, self.detector
+        assert self.detector is not None
+        detector, train, null = self.detector, self.detector.train, self.detector.null
+        assert train is not None
+        assert null is not None
         unit = "subjects" if null.subjects is not None else "images, each taken as its own subject (no ids found)"
         of = f" of {len(set(train.subjects))} subjects" if train.subjects is not None else ""
         rank_zero_info(
@@ -228,8 +241,8 @@ class MemorizationCallback(Callback):
         if not null.resolves(detector.alpha):
             rank_zero_warn(
                 f"memorization: inconclusive. With {null.n_subjects} {unit} in the null no p-value is below "
-                f"{1 / (null.n_subjects + 1):.3g}, so nothing can be flagged at alpha = {detector.alpha:g}. Provide at "
-                f"least {round(1 / detector.alpha) - 1} held-out subjects, or raise alpha. MI is logged; counts are not."
+                f"{1 / (null.n_subjects + 1):.3g}, so nothing can be flagged at alpha = {detector.alpha:g}. Provide "
+                f"at least {round(1 / detector.alpha) - 1} held-out subjects, or raise alpha. MI is logged; counts not."
             )
 
     def _score(self, trainer: Any, pl_module: Any) -> None:
@@ -249,7 +262,7 @@ class MemorizationCallback(Callback):
         return draw(pl_module, sampler, n, self.sample_batch_size, self.seed, trainer.precision_plugin.forward_context)
 
     def closest_pairs(self, n: int) -> Tensor:
-        """The n samples most likely to be copies beside their matches, worst first, `(n, 1, size, 2 size)` in [0, 1]."""
+        """The n likeliest copies beside their matches, worst first: `(n, 1, size, 2 size)` in [0, 1]."""
         if self.scores is None or self.samples is None or self.detector is None:
             raise StateError("needed a scored validation; none was scored yet.")
         return self.detector.pairs(self.samples, self.scores, n)

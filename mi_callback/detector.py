@@ -166,10 +166,13 @@ class MemorizationDetector:
             _refuse_leaks(train, held_out)
         self.train = train
         self.reference = self.fit_reference(train)
-        similarity, subjects = {"held_out": self._held_out_null, "cross_fit": self._cross_fit_null,
-                                "train_halves": self._train_halves_null}[kind](train, held_out)
+        if held_out is not None and kind == "held_out":
+            similarity, subjects = self._held_out_null(train, held_out)
+        elif kind == "cross_fit":
+            similarity, subjects = self._cross_fit_null(train)
+        else:
+            similarity, subjects = self._train_halves_null(train), None
         self.null = Null(similarity, subjects, kind)
-        self.null.std  # noqa: B018  a null without spread is refused now, not at the first score
         return self
 
     # Scoring -----------------------------------------------------------------------------------------------------
@@ -244,12 +247,27 @@ class MemorizationDetector:
 
     # The line ----------------------------------------------------------------------------------------------------
 
-    def _extract(self, images: Any, poses: Sequence[str], subjects: Sequence[str] | None, label: str, progress: bool,
-                 **read: SubjectKey) -> Features:
+    def _extract(
+        self,
+        images: Any,
+        poses: Sequence[str],
+        subjects: Sequence[str] | None,
+        label: str,
+        progress: bool,
+        **read: SubjectKey,
+    ) -> Features:
         if isinstance(self.encoder, torch.nn.Module):
             self.encoder.to(self.device)
-        return extract(images, self.encoder, poses, subjects=subjects, device=self.device, batch_size=self.batch_size,
-                       progress=label if progress else None, **read)
+        return extract(
+            images,
+            self.encoder,
+            poses,
+            subjects=subjects,
+            device=self.device,
+            batch_size=self.batch_size,
+            progress=label if progress else None,
+            **read,
+        )
 
     def fit_reference(self, train: Features) -> Reference:
         """Whitening and index of training features under this detector's settings."""
@@ -264,22 +282,26 @@ class MemorizationDetector:
         lncc, copied = self._verify(queries.thumbnails, neighbours, references)
         best = lncc.argmax(dim=1, keepdim=True)
         match, pose, verified, copied = (
-            values.gather(1, best)[:, 0]
-            for values in (neighbours.candidates, neighbours.candidate_poses, lncc, copied)
+            values.gather(1, best)[:, 0] for values in (neighbours.candidates, neighbours.candidate_poses, lncc, copied)
         )
         return Resemblance(neighbours, match, pose, verified, copied, verified)
 
     def _verify(self, queries: Tensor, neighbours: Neighbours, references: Tensor) -> tuple[Tensor, Tensor]:
-        """LNCC after alignment and copied fraction of every candidate, `(n, candidates)` float64; −1 for no candidate."""
+        """LNCC and copied fraction of every candidate, `(n, candidates)` float64; LNCC −1 for no candidate."""
         query, slot = (neighbours.candidates >= 0).nonzero(as_tuple=True)
         rows, poses = neighbours.candidates[query, slot], neighbours.candidate_poses[query, slot]
         lncc = torch.full(neighbours.candidates.shape, -1.0, dtype=torch.float64)
         copied = torch.zeros_like(lncc)
         for pairs in torch.arange(len(query)).split(512 * self.candidates):
-            posed = torch.stack([POSES[self.poses[pose]](queries[i]) for i, pose in
-                                 zip(query[pairs].tolist(), poses[pairs].tolist(), strict=True)])
-            alignment = registration.register(posed.to(self.device), references[rows[pairs]].to(self.device),
-                                               group=query[pairs])
+            posed = torch.stack(
+                [
+                    POSES[self.poses[pose]](queries[i])
+                    for i, pose in zip(query[pairs].tolist(), poses[pairs].tolist(), strict=True)
+                ]
+            )
+            alignment = registration.register(
+                posed.to(self.device), references[rows[pairs]].to(self.device), group=query[pairs]
+            )
             lncc[query[pairs], slot[pairs]] = alignment.lncc.double().cpu()
             copied[query[pairs], slot[pairs]] = alignment.copied_fraction.double().cpu()
         return lncc, copied
@@ -300,7 +322,7 @@ class MemorizationDetector:
         chosen = held_out.where(thin(held_out.subjects, len(held_out), self.null_size))
         return self._resemblance(chosen, self.reference, train.thumbnails).deciding, chosen.subjects
 
-    def _cross_fit_null(self, train: Features, _held_out: None) -> tuple[Tensor, Sequence[str] | None]:
+    def _cross_fit_null(self, train: Features) -> tuple[Tensor, Sequence[str] | None]:
         """Every subject against the others: whitening and index refitted without its fold."""
         fold = _folds(train.subjects, len(train), FOLDS, self.seed)
         if int(fold.max()) < 1:
@@ -318,7 +340,7 @@ class MemorizationDetector:
             subjects += queries.subjects or []
         return torch.cat(similarity), subjects or None
 
-    def _train_halves_null(self, train: Features, _held_out: None) -> tuple[Tensor, None]:
+    def _train_halves_null(self, train: Features) -> Tensor:
         """The paper's null: one random half of the training images searched in the other, whitened in-sample."""
         widest = max(features.shape[-1] for features in train.layers.values())
         if self.whitening in ("zca", "pca") and len(train) <= widest + 1:
@@ -333,7 +355,7 @@ class MemorizationDetector:
             order = torch.randperm(len(train), generator=generator)
             half, other = train.where(order[: len(train) // 2]), train.where(order[len(train) // 2 :])
             similarity.append(self._resemblance(half, whole.over(other), other.thumbnails).deciding)
-        return torch.cat(similarity), None
+        return torch.cat(similarity)
 
 
 def thin(subjects: Sequence[str] | None, n: int, most: int | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,9 @@ def encode(images: Tensor, encoder: Encoder, poses: Sequence[str]) -> dict[str, 
         raise EncoderError(f"needed the layers {list(encoder.layers)} from {encoder.name!r}; {list(pooled)} came.")
     for layer, features in pooled.items():
         if features.ndim != 2 or len(features) != len(poses) * len(images):
-            raise EncoderError(f"needed ({len(poses) * len(images)}, d) features of {layer!r}; "
-                               f"{tuple(features.shape)} came.")
+            raise EncoderError(
+                f"needed ({len(poses) * len(images)}, d) features of {layer!r}; {tuple(features.shape)} came."
+            )
         if not features.isfinite().all():
             raise EncoderError(f"needed finite features; {encoder.name!r} returned NaN or infinity in {layer!r}.")
     return {layer: features.float().cpu().unflatten(0, (len(poses), -1)) for layer, features in pooled.items()}
@@ -160,7 +161,7 @@ def read_batches(
         raise DataError(
             f"needed a tensor, an array, a Dataset or an iterable of batches; {type(images).__name__} came."
         )
-    total = len(batches) if hasattr(batches, "__len__") else None
+    total = len(batches) if isinstance(batches, Sized) else None
     iterator = iter(tqdm(batches, desc=progress, total=total, unit="batch", disable=progress is None, leave=False))
     while True:
         try:
@@ -211,8 +212,10 @@ def _images_of(batch: Any, key: SubjectKey) -> Tensor:
         keys = (key,) if key is not None else IMAGE_KEYS
         name = next((name for name in keys if name in batch), None)
         if name is None:
-            raise DataError(f"needed images under {' or '.join(map(repr, keys))}; the batch has the keys "
-                            f"{list(batch)}. Name the right one: image_key='…'.")
+            raise DataError(
+                f"needed images under {' or '.join(map(repr, keys))}; the batch has the keys "
+                f"{list(batch)}. Name the right one: image_key='…'."
+            )
         found = batch[name]
     elif isinstance(batch, (list, tuple)) and len(batch):
         found = batch[0]
@@ -221,8 +224,10 @@ def _images_of(batch: Any, key: SubjectKey) -> Tensor:
     else:
         found = batch
     if not isinstance(found, (Tensor, np.ndarray)):
-        raise DataError(f"needed a tensor of images in each batch; {type(found).__name__} came. Name where it is: "
-                        "image_key='…' or image_key=lambda batch: ….")
+        raise DataError(
+            f"needed a tensor of images in each batch; {type(found).__name__} came. Name where it is: "
+            "image_key='…' or image_key=lambda batch: …."
+        )
     return found if isinstance(found, Tensor) else torch.from_numpy(found)
 
 
@@ -233,8 +238,10 @@ def _subjects_of(batch: Any, key: SubjectKey) -> list[str] | None:
         return _subjects_of(batch[0], key)
     if not isinstance(batch, Mapping):
         if key is not None:
-            raise DataError(f"needed a dictionary batch for subject_key={key!r}; {type(batch).__name__} came. Use a "
-                            "function: subject_key=lambda batch: ….")
+            raise DataError(
+                f"needed a dictionary batch for subject_key={key!r}; {type(batch).__name__} came. Use a "
+                "function: subject_key=lambda batch: …."
+            )
         return None
     if key is not None and key not in batch:
         raise DataError(f"needed the subject ids under {key!r}; the batch has the keys {list(batch)}.")

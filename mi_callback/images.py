@@ -168,7 +168,7 @@ def _kind(path: Path) -> str | None:
 def _depth(path: Path, axis: int) -> int:
     import nibabel
 
-    image = nibabel.load(path)
+    image: Any = nibabel.load(path)
     if len(image.shape) != 3:
         raise DataError(f"needed a 3D volume; {path} has shape {image.shape}. Split its channels or time points.")
     return nibabel.as_closest_canonical(image).shape[axis]

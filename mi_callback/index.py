@@ -1,6 +1,6 @@
 """Exact nearest neighbours by inner product, in bounded memory: torch by default, FAISS by choice."""
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class FaissIndex:
         self.device = bank.device
         self.index = faiss.IndexFlatIP(bank.shape[1])
         self.index.add(bank.detach().cpu().numpy())
-        self.searcher = self.index
+        self.searcher: Any = self.index
         if getattr(faiss, "get_num_gpus", lambda: 0)() > 0:
             self.searcher = faiss.index_cpu_to_all_gpus(self.index)
 

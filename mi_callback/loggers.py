@@ -41,8 +41,16 @@ def flagged_table(scores: Scores, subjects: bool) -> tuple[list[str], list[list[
     columns = list(COLUMNS) + (["subject"] if subjects else [])
     rows = []
     for i in [i for i in scores.closest(len(scores)) if scores.flagged[i]][:ROWS]:
-        row = [i, float(scores.mi[i]), float(scores.p_value[i]), float(scores.verified[i]), float(scores.similarity[i]),
-               int(scores.match[i]), scores.pose[i], int(scores.consensus[i])]
+        row = [
+            i,
+            float(scores.mi[i]),
+            float(scores.p_value[i]),
+            float(scores.verified[i]),
+            float(scores.similarity[i]),
+            int(scores.match[i]),
+            scores.pose[i],
+            int(scores.consensus[i]),
+        ]
         # NaN (verification off) would vanish from charts without a word.
         row = [None if isinstance(value, float) and value != value else value for value in row]
         rows.append(row + ([scores.match_subject[i]] if subjects else []))
@@ -55,7 +63,7 @@ def _log_wandb(run: Any, scores: Scores, step: int, subjects: bool, pairs: Tenso
     columns, rows = flagged_table(scores, subjects)
     media: dict[str, Any] = {
         f"{MEDIA}mi": wandb.Histogram(np_histogram=np.histogram(scores.mi.numpy(), bins=64)),
-        f"{MEDIA}flagged": wandb.Table(columns=columns, data=rows),
+        f"{MEDIA}flagged": wandb.Table(columns=list[str | int](columns), data=rows),
         "trainer/global_step": step,
     }
     if pairs is not None:

@@ -93,7 +93,7 @@ def letterbox(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def preprocess(images: Tensor, size: tuple[int, int], channels: int = 1, intensity: Intensity = "quantile") -> Tensor:
-    """Checked images `(n, c, h, w)` → the input of an encoder, float32 `(n, channels, *size)`; one channel is repeated."""
+    """Checked images `(n, c, h, w)` → the input of an encoder, float32 `(n, channels, *size)`; grey is repeated."""
     fitted = letterbox(normalise_intensity(images, intensity), size)
     return fitted.expand(-1, channels, -1, -1)
 

@@ -63,12 +63,12 @@ def register(generated: Tensor, reference: Tensor, group: Tensor | None = None, 
         Avants et al., "Symmetric diffeomorphic image registration", MedIA 2008 (LNCC).
     """
     pairs = len(generated)
-    coarse = [_align_coarsely(*_as_float(generated[rows], reference[rows])) for rows in _chunks(pairs, chunk)]
+    coarse = [_align_coarsely(_as_float(generated[rows]), _as_float(reference[rows])) for rows in _chunks(pairs, chunk)]
     theta, correlation = (torch.cat([part[k] for part in coarse]) for k in range(2))
     promising = torch.ones(pairs, dtype=torch.bool) if group is None else _best_of_group(correlation.cpu(), group.cpu())
     chosen = promising.nonzero().flatten().to(generated.device)
     fine = [
-        _compare(*_as_float(generated[chosen[rows]], reference[chosen[rows]]), theta[chosen[rows]])
+        _compare(_as_float(generated[chosen[rows]]), _as_float(reference[chosen[rows]]), theta[chosen[rows]])
         for rows in _chunks(len(chosen), chunk)
     ]
     side = reference.shape[-1]
@@ -88,8 +88,8 @@ def _chunks(n: int, size: int) -> tuple[Tensor, ...]:
     return torch.arange(n).split(size)
 
 
-def _as_float(*images: Tensor) -> tuple[Tensor, ...]:
-    return tuple(image.float()[:, None] / 255 for image in images)
+def _as_float(images: Tensor) -> Tensor:
+    return images.float()[:, None] / 255
 
 
 def _best_of_group(correlation: Tensor, group: Tensor) -> Tensor:

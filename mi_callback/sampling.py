@@ -36,8 +36,11 @@ def find_sampler(module: nn.Module, sampler: str | Callable[..., Any] | None = N
         return _named(module, sampler)
     if sampler is not None:
         return _with_count(sampler, module, "sampler")
-    parts = [("", module)] + [(f"{name}.", part) for name in PARTS if isinstance(part := getattr(module, name, None),
-                                                                                nn.Module) or part is not None]
+    parts = [("", module)] + [
+        (f"{name}.", part)
+        for name in PARTS
+        if isinstance(part := getattr(module, name, None), nn.Module) or part is not None
+    ]
     for prefix, part in parts:
         for method in METHODS:
             found = getattr(part, method, None)
@@ -47,9 +50,9 @@ def find_sampler(module: nn.Module, sampler: str | Callable[..., Any] | None = N
         if isinstance(part, nn.Module) and isinstance(dim := getattr(part, LATENT, None), int):
             return partial(_from_latent, part, dim)
     raise SamplerError(
-        f"needed a way to draw images from {type(module).__name__}; looked for the methods {', '.join(METHODS)} (taking "
-        f"the number of images) on the module and on its {', '.join(PARTS)}, and for a forward(z) with {LATENT}; found "
-        "none. Say how: MemorizationCallback(sampler=lambda module, n: module.my_method(n))."
+        f"needed a way to draw images from {type(module).__name__}; looked for the methods {', '.join(METHODS)}, "
+        f"taking the number of images, on the module and on its {', '.join(PARTS)}, and for forward(z) with {LATENT}; "
+        "found none. Say how: MemorizationCallback(sampler=lambda module, n: module.my_method(n))."
     )
 
 
@@ -101,11 +104,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def _checked(images: Any, asked: int, start: int) -> Tensor:
     if not isinstance(images, Tensor):
-        raise SamplerError(f"needed a tensor (n, 1, h, w) from the sampler; {type(images).__name__} came. Wrap it: "
-                           "sampler=lambda module, n: torch.stack(…).")
+        raise SamplerError(
+            f"needed a tensor (n, 1, h, w) from the sampler; {type(images).__name__} came. Wrap it: "
+            "sampler=lambda module, n: torch.stack(…)."
+        )
     if images.ndim != 4 or len(images) != asked:
-        raise SamplerError(f"needed {asked} images, shape ({asked}, 1, h, w), from the sampler; a tensor of shape "
-                           f"{tuple(images.shape)} came.")
+        raise SamplerError(
+            f"needed {asked} images, shape ({asked}, 1, h, w), from the sampler; a tensor of shape "
+            f"{tuple(images.shape)} came."
+        )
     try:
         return check_images(images, images.shape[1]).cpu()
     except DataError as error:

@@ -39,8 +39,13 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     tensors = {f"train/{layer}": features[0].contiguous() for layer, features in train.layers.items()}
     tensors |= {"thumbnails": train.thumbnails.contiguous(), "null": detector.null.similarity.contiguous()}
     header = {
-        "format": FORMAT, "settings": settings(detector), "data": data_fingerprint, "subjects": train.subjects,
-        "sources": train.sources, "layers": list(train.layers), "null_kind": detector.null.kind,
+        "format": FORMAT,
+        "settings": settings(detector),
+        "data": data_fingerprint,
+        "subjects": train.subjects,
+        "sources": train.sources,
+        "layers": list(train.layers),
+        "null_kind": detector.null.kind,
         "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
     }
     path = Path(path)
@@ -70,7 +75,7 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["mi_callback"])
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise StateError(f"needed a state written by MemorizationDetector.save; {path} is none ({error}).") from error
     here = settings(detector) | {"format": FORMAT}

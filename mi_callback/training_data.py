@@ -28,8 +28,13 @@ def evaluation_loader(data: Any, batch_size: int) -> Iterable[Any]:
         return data
     options: dict[str, Any] = {"batch_size": batch_size, "shuffle": False, "drop_last": False}
     if loader is not None:
-        options |= {"collate_fn": loader.collate_fn, "num_workers": loader.num_workers, "timeout": loader.timeout,
-                    "worker_init_fn": loader.worker_init_fn, "multiprocessing_context": loader.multiprocessing_context}
+        options |= {
+            "collate_fn": loader.collate_fn,
+            "num_workers": loader.num_workers,
+            "timeout": loader.timeout,
+            "worker_init_fn": loader.worker_init_fn,
+            "multiprocessing_context": loader.multiprocessing_context,
+        }
     if isinstance(dataset, IterableDataset):
         del options["shuffle"]
         options["batch_size"] = None if loader is None else loader.batch_size

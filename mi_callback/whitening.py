@@ -26,7 +26,7 @@ class Whitening:
     shrinkage: float
 
     def __call__(self, features: Tensor) -> Tensor:
-        """`(n, d)` → float32 `(n, d)` of unit length; a feature exactly at the mean becomes zero, similar to nothing."""
+        """`(n, d)` → float32 `(n, d)` of unit length; a feature at the mean becomes zero, similar to nothing."""
         centred = features.to(torch.float64) - self.mean.to(features.device)
         whitened = centred @ self.matrix.to(features.device)
         return torch.nn.functional.normalize(whitened, dim=1, eps=1e-12).to(torch.float32)

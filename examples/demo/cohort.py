@@ -67,15 +67,17 @@ def template_cohort(size: int, seed: int, subjects: int, slices: int = 8) -> Coh
     from nilearn.datasets import load_mni152_template
 
     template = np.asarray(load_mni152_template(resolution=3).dataobj, dtype=np.float32)[None]
-    person = Compose([
-        ScaleIntensity(),
-        RandAffine(prob=1, rotate_range=(0.1, 0.1, 0.1), scale_range=(0.1, 0.1, 0.1), padding_mode="zeros"),
-        RandGridDistortion(prob=1, num_cells=6, distort_limit=0.25, padding_mode="zeros"),
-        RandAdjustContrast(prob=1, gamma=(0.6, 1.6)),
-        RandBiasField(prob=1, degree=3, coeff_range=(0.0, 0.15)),
-        RandRicianNoise(prob=1, std=0.02, sample_std=False),
-        ScaleIntensity(),
-    ]).set_random_state(seed)
+    person = Compose(
+        [
+            ScaleIntensity(),
+            RandAffine(prob=1, rotate_range=(0.1, 0.1, 0.1), scale_range=(0.1, 0.1, 0.1), padding_mode="zeros"),
+            RandGridDistortion(prob=1, num_cells=6, distort_limit=0.25, padding_mode="zeros"),
+            RandAdjustContrast(prob=1, gamma=(0.6, 1.6)),
+            RandBiasField(prob=1, degree=3, coeff_range=(0.0, 0.15)),
+            RandRicianNoise(prob=1, std=0.02, sample_std=False),
+            ScaleIntensity(),
+        ]
+    ).set_random_state(seed)
     images, ids = [], []
     for subject in range(subjects):
         volume = torch.as_tensor(np.asarray(person(template)))[0]

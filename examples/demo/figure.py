@@ -17,8 +17,18 @@ PAIRS = 6
 
 def draw(runs: dict[str, MemorizationCallback], path: Path) -> Path:
     """One column per run; returns `path`."""
-    plt.rcParams.update({"font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
-                         "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update(
+        {
+            "font.size": 9,
+            "axes.edgecolor": MUTED,
+            "axes.labelcolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    )
     figure = plt.figure(figsize=(5.2 * len(runs), 8.6), layout="constrained")
     rows = figure.add_gridspec(3, len(runs), height_ratios=[1.25, 0.8, 1.15])
     shared_mi = shared_count = None
@@ -41,11 +51,18 @@ def mi_by_epoch(axes: Axes, name: str, callback: MemorizationCallback) -> Axes:
     epochs = [record.epoch for record in callback.history]
     axes.plot(epochs, [float(record.scores.mi.median()) for record in callback.history], color=INK, lw=1.5)
     train = callback.detector.train
-    axes.set_title(f"{name}: {len(train)} training slices of {len(set(train.subjects))} subjects", loc="left",
-                   fontweight="bold")
+    axes.set_title(
+        f"{name}: {len(train)} training slices of {len(set(train.subjects))} subjects", loc="left", fontweight="bold"
+    )
     axes.set_ylabel("Memorization Index (MI)")
-    axes.annotate("line: median; band: novel images, ±2 σ₀; red: flagged", (0.01, 0.02), xycoords="axes fraction",
-                  va="bottom", fontsize=7.5, color=MUTED)
+    axes.annotate(
+        "line: median; band: novel images, ±2 σ₀; red: flagged",
+        (0.01, 0.02),
+        xycoords="axes fraction",
+        va="bottom",
+        fontsize=7.5,
+        color=MUTED,
+    )
     axes.set_xticks(epochs)
     return axes
 
@@ -55,8 +72,14 @@ def flagged_by_epoch(axes: Axes, callback: MemorizationCallback) -> Axes:
     axes.bar(epochs, [record.scores.n_flagged for record in callback.history], width=0.6, color=FLAGGED)
     expected = callback.history[-1].scores.flagged_expected
     axes.axhline(expected, color=INK, lw=1, ls="--")
-    axes.annotate(f"dashed: {expected:.1f} expected by chance", (0.01, 0.98), xycoords="axes fraction", va="top",
-                  fontsize=7.5, color=MUTED)
+    axes.annotate(
+        f"dashed: {expected:.1f} expected by chance",
+        (0.01, 0.98),
+        xycoords="axes fraction",
+        va="top",
+        fontsize=7.5,
+        color=MUTED,
+    )
     axes.margins(y=0.15)
     axes.set_ylabel(f"flagged of {len(callback.history[-1].scores)}")
     axes.set_xlabel("epoch")
@@ -71,6 +94,9 @@ def closest_pairs(figure, callback: MemorizationCallback) -> None:
     for axes, pair, i in zip(grid.flat, pairs, worst, strict=True):
         axes.imshow(pair[0], cmap="gray", vmin=0, vmax=1)
         flagged = bool(callback.scores.flagged[i])
-        axes.set_title(f"MI {callback.scores.mi[i]:.1f}, LNCC {callback.scores.verified[i]:.2f}"
-                       f"{', flagged' if flagged else ''}", fontsize=7.5, color=FLAGGED if flagged else INK)
+        axes.set_title(
+            f"MI {callback.scores.mi[i]:.1f}, LNCC {callback.scores.verified[i]:.2f}{', flagged' if flagged else ''}",
+            fontsize=7.5,
+            color=FLAGGED if flagged else INK,
+        )
         axes.set_axis_off()

@@ -5,6 +5,7 @@ residual MLP that predicts the velocity (Salimans and Ho 2022); samples come fro
 al. 2021) under a cosine schedule.
 """
 
+import itertools
 import math
 
 import lightning
@@ -16,8 +17,15 @@ from torch import Tensor, nn
 class LatentDiffusion(lightning.LightningModule):
     """Diffusion in the principal components of `images`, `(n, 1, h, w)` in [0, 1]."""
 
-    def __init__(self, images: Tensor, components: int = 64, width: int = 512, blocks: int = 3,
-                 learning_rate: float = 1e-3, ddim_steps: int = 50) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        components: int = 64,
+        width: int = 512,
+        blocks: int = 3,
+        learning_rate: float = 1e-3,
+        ddim_steps: int = 50,
+    ) -> None:
         super().__init__()
         self.shape, self.learning_rate, self.ddim_steps = images.shape[1:], learning_rate, ddim_steps
         flat = images.flatten(1)
@@ -57,7 +65,7 @@ class LatentDiffusion(lightning.LightningModule):
         """n images `(n, 1, h, w)`: the method that MemorizationCallback finds."""
         x = torch.randn(n, self.basis.shape[1], device=self.device)
         times = torch.linspace(1, 0, self.ddim_steps + 1, device=self.device)
-        for now, following in zip(times[:-1], times[1:], strict=True):
+        for now, following in itertools.pairwise(times):
             signal, noise_level = schedule(now)
             velocity = self.denoiser(x, now.expand(n, 1))
             clean, noise = signal * x - noise_level * velocity, noise_level * x + signal * velocity

@@ -40,12 +40,13 @@ def main(config: DictConfig) -> None:
     began, out = time.monotonic(), Path(HydraConfig.get().runtime.output_dir)
     wanted = config.held_out.subjects + max(run.subjects for run in config.runs.values())
     cohort = load_cohort(config.size, config.seed, wanted)
-    order = torch.randperm(
-        len(set(cohort.subjects)), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    order = torch.randperm(len(set(cohort.subjects)), generator=torch.Generator().manual_seed(config.seed)).tolist()
     subjects = [sorted(set(cohort.subjects))[i] for i in order]
     held_out = cohort.of(subjects[: config.held_out.subjects], config.held_out.slices)
-    print(f"{cohort.name}: {len(cohort)} slices of {len(subjects)} subjects, "
-          f"{len(held_out)} slices of {len(set(held_out.subjects))} held out")
+    print(
+        f"{cohort.name}: {len(cohort)} slices of {len(subjects)} subjects, "
+        f"{len(held_out)} slices of {len(set(held_out.subjects))} held out"
+    )
     runs: dict[str, MemorizationCallback] = {}
     for name, run in config.runs.items():
         chosen = subjects[config.held_out.subjects :][: run.subjects]
@@ -56,8 +57,10 @@ def main(config: DictConfig) -> None:
     picture = draw(runs, out / "memorization.png")
     print(f"figure  {picture}")
     for name in runs:
-        print(f"{name:7} {out / name / 'metrics.csv'}" + "".join(
-            f"\n        {path}" for path in sorted((out / name).glob("wandb/offline-run-*"))))
+        print(
+            f"{name:7} {out / name / 'metrics.csv'}"
+            + "".join(f"\n        {path}" for path in sorted((out / name).glob("wandb/offline-run-*")))
+        )
     print(f"{time.monotonic() - began:.0f} s")
 
 
@@ -68,8 +71,15 @@ def fit(name: str, train: Cohort, held_out: Cohort, epochs: int, config: DictCon
     # An epoch is a fixed number of steps, so that both runs train equally long.
     sampler = RandomSampler(train, replacement=True, num_samples=config.steps_per_epoch * config.batch_size)
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator="auto", devices=1, callbacks=[callback], logger=loggers(name, config.wandb, out),
-        log_every_n_steps=50, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        max_epochs=epochs,
+        accelerator="auto",
+        devices=1,
+        callbacks=[callback],
+        logger=loggers(name, config.wandb, out),
+        log_every_n_steps=50,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
     )
     trainer.fit(model, DataLoader(train, config.batch_size, sampler=sampler), DataLoader(held_out, config.batch_size))
     for logger in trainer.loggers:
@@ -86,16 +96,27 @@ def loggers(name: str, wandb: str, out: Path) -> list[Logger]:
         from lightning.pytorch.loggers import WandbLogger
 
         (out / name).mkdir(parents=True, exist_ok=True)
-        chosen.append(WandbLogger(project="mi_callback-demo", name=name, save_dir=out / name, offline=wandb == "offline"))
+        chosen.append(
+            WandbLogger(project="mi_callback-demo", name=name, save_dir=out / name, offline=wandb == "offline")
+        )
     return chosen
 
 
 def table(runs: dict[str, MemorizationCallback]) -> str:
     columns = ["run", "epoch", "step", "MI median", "MI max", "flagged", "expected", "verdict"]
     rows: list[list[Any]] = [
-        [name, epoch, step, float(scores.mi.median()), float(scores.mi.max()), scores.n_flagged,
-         scores.flagged_expected, scores.verdict]
-        for name, callback in runs.items() for epoch, step, scores in callback.history
+        [
+            name,
+            epoch,
+            step,
+            float(scores.mi.median()),
+            float(scores.mi.max()),
+            scores.n_flagged,
+            scores.flagged_expected,
+            scores.verdict,
+        ]
+        for name, callback in runs.items()
+        for epoch, step, scores in callback.history
     ]
     return markdown_table(columns, rows)
 

@@ -31,7 +31,7 @@ def build_encoder(name: str | Encoder = "bundled", **options: Any) -> Encoder:
 
     Args:
         name: One of `available()`, or an object that satisfies `Encoder`.
-        options: Passed to the builder, e.g. `build_encoder("module", network=net, layers={"layer3": "BCHW"}, size=224)`.
+        options: Passed to the builder, e.g. `build_encoder("module", network=net, layers={"layer3": "BCHW"}, size=96)`.
 
     Raises:
         EncoderError: If the name is unknown, or the object lacks what the protocol asks for.

@@ -1,10 +1,10 @@
 """What every encoder is: declared layers, declared input, pooled features out."""
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Iterator, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +95,8 @@ class HookedEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> LayerFeatures:
         found: dict[str, Tensor] = {}
-        with self._taps(found):
-            try:
-                self.network(images)
-            except _AllLayersReached:
-                pass
+        with self._taps(found), suppress(_AllLayersReached):
+            self.network(images)
         unreached = [key for key in self.layers if key not in found]
         if unreached:
             raise EncoderError(f"needed the outputs of {unreached}; the forward of {self.name!r} did not reach them.")

@@ -62,7 +62,7 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
     network = CopyNet()
     network.load_state_dict(_read_weights(checkpoint, expected=network.state_dict()))
     return HookedEncoder(
-        network.to(memory_format=torch.channels_last),
+        network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         layers={name: Layer("BCHW") for name in TAPPED},
         size=SIZE,
         intensity="quantile",
@@ -76,8 +76,10 @@ def _read_weights(checkpoint: str | Path | None, expected: dict[str, Tensor]) ->
 
     resource = files("mi_callback.encoders") / "weights" / WEIGHTS if checkpoint is None else Path(checkpoint)
     if not resource.is_file():
-        raise EncoderError(f"needed the encoder weights {resource}; there is no such file. Reinstall mi-callback, or "
-                           "train them with examples/train_encoder.py.")
+        raise EncoderError(
+            f"needed the encoder weights {resource}; there is no such file. Reinstall mi-callback, or "
+            "train them with examples/train_encoder.py."
+        )
     with as_file(resource) as path:
         weights = load_file(path)
     wrong = {key for key, value in expected.items() if key not in weights or weights[key].shape != value.shape}

@@ -1,0 +1,36 @@
+# Every target makes what it needs: `make demo` and `make test` work on a fresh clone with Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: $(VENV)/demo.stamp  ## watch a generator memorize, in under five minutes; pictures and logs in outputs/demo
+	$(BIN)/python examples/demo/main.py
+
+test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mi_callback
+
+bench: $(VENV)/dev.stamp  ## measure detection on real slices, write examples/detection/RESULTS.md (long)
+	$(BIN)/python examples/detection/run.py
+
+clean:  ## remove the environment and everything that was written by it
+	rm -rf $(VENV) outputs build dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "needed Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version 2>&1`. Use: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*,wandb]'
+	@touch $@

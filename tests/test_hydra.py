@@ -1,0 +1,93 @@
+"""Every config composes, instantiates, and is found from a user's own Hydra app."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.utils import instantiate
+
+from mi_callback import MemorizationCallback, MemorizationDetector
+from mi_callback.encoders import Encoder
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "mi_callback" / "conf"
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str):
+    with initialize_config_module(config_module="mi_callback.conf", version_base="1.3"):
+        return compose(overrides=list(overrides))
+
+
+def test_every_group_is_tested_here():
+    assert {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
+        "callback", "callbacks", "detector", "encoder"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", names("encoder"))
+def test_every_encoder_config_builds_an_encoder(name):
+    assert isinstance(instantiate(composed(f"+encoder={name}").encoder), Encoder)
+
+
+@pytest.mark.parametrize("name", names("detector"))
+def test_every_detector_config_names_the_arguments_of_the_detector(name):
+    detector = MemorizationDetector(**composed(f"+detector={name}").detector)
+    assert detector.null_choice == "auto"  # the key null survives YAML
+
+
+@pytest.mark.parametrize("name", names("callback"))
+def test_every_callback_config_instantiates_with_overrides(name):
+    callback = instantiate(composed(f"+callback={name}", "callback.n_samples=5", "callback.detector.alpha=0.1").callback)
+    assert isinstance(callback, MemorizationCallback)
+    assert callback.n_samples == 5
+    assert callback.detector_options["alpha"] == 0.1
+
+
+def test_config_defaults_are_the_defaults_of_the_code():
+    configured = instantiate(composed("+callback=memorization").callback)
+    plain = MemorizationCallback()
+    options = configured.detector_options
+    for key in ("n_samples", "every_n_validations", "sampler", "sample_batch_size", "seed", "cache", "log_images",
+                "log_subjects", "subject_key", "image_key"):  # fmt: skip
+        assert getattr(configured, key) == getattr(plain, key), key
+    from_config, from_code = MemorizationDetector(**options), MemorizationDetector()
+    for key in vars(from_code).keys() - {"encoder"}:
+        assert getattr(from_config, key) == getattr(from_code, key), key
+
+
+@pytest.mark.parametrize("override", ["+callbacks=memorization", "callbacks=[default,memorization]"])
+def test_a_users_own_app_finds_the_callback(tmp_path, override):
+    (tmp_path / "conf" / "callbacks").mkdir(parents=True)
+    (tmp_path / "conf" / "callbacks" / "default.yaml").write_text("mine: {_target_: builtins.dict}\n")
+    exists = override.startswith("callbacks")
+    (tmp_path / "conf" / "config.yaml").write_text("defaults:\n  - callbacks: default\n" if exists else "lr: 1\n")
+    (tmp_path / "app.py").write_text(
+        "import hydra, sys\n"
+        "@hydra.main(version_base='1.3', config_path='conf', config_name='config')\n"
+        "def main(config):\n"
+        "    assert 'torch' not in sys.modules\n"
+        "    made = hydra.utils.instantiate(config.callbacks)\n"
+        "    print(sorted(made), type(made.memorization).__name__, made.memorization.n_samples)\n"
+        "main()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "app.py", override, "callbacks.memorization.n_samples=7"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    expected = ["memorization", "mine"] if exists else ["memorization"]
+    assert ran.stdout.strip() == f"{expected} MemorizationCallback 7"
+
+
+def test_the_demo_composes_with_the_readme_overrides():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("demo", ["callback.n_samples=128", "encoder=pixels"])
+    callback = instantiate(config.callback)
+    assert callback.n_samples == 128
+    assert callback.detector_options["encoder"].name == "pixels"

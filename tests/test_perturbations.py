@@ -1,0 +1,245 @@
+"""What can be done to a copy: every change does what its name says, to every image, with the given strength."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from mi_callback import perturbations as P
+from mi_callback.perturbations import PERTURBATIONS
+
+
+def smooth(n: int = 3, side: int = 32, seed: int = 0) -> torch.Tensor:
+    """Smooth images in [0, 1] with a dark border, both ends reached."""
+    noise = np.random.default_rng(seed).normal(size=(n, side, side))
+    images = torch.from_numpy(np.stack([gaussian_filter(image, side / 12) for image in noise])).float()
+    axis = torch.linspace(-1, 1, side)
+    images = images - images.amin(dim=(1, 2), keepdim=True)
+    images = images * torch.exp(-3 * (axis[:, None] ** 4 + axis[None] ** 4))
+    return (images / images.amax(dim=(1, 2), keepdim=True))[:, None]
+
+
+def disc(h: int, w: int, y: float, x: float, radius: float) -> torch.Tensor:
+    rows, columns = torch.arange(h)[:, None], torch.arange(w)[None]
+    return torch.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * radius**2))[None, None]
+
+
+def centre(image: torch.Tensor) -> tuple[float, float]:
+    image = image[0, 0].double()
+    total = image.sum()
+    rows, columns = torch.arange(image.shape[0]), torch.arange(image.shape[1])
+    return float((image.sum(1) * rows).sum() / total), float((image.sum(0) * columns).sum() / total)
+
+
+def seeded(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# Definition
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(3, 0), (0, 5), (-4, 2)])
+def test_a_shift_moves_the_image_right_and_down_by_a_share_of_the_side(dx, dy):
+    images = smooth(1)
+    moved = P.affine(images, shift_x=dx / 32, shift_y=dy / 32)[0, 0]
+    for y in range(32):
+        for x in range(32):
+            inside = 0 <= y - dy < 32 and 0 <= x - dx < 32
+            assert abs(moved[y, x] - (images[0, 0, y - dy, x - dx] if inside else 0)) < 1e-5
+
+
+def test_a_quarter_turn_by_affine_is_a_quarter_turn():
+    images = smooth(1)
+    turned = P.affine(images, rotation=90.0)
+    same = [torch.allclose(turned, torch.rot90(images, k, (-2, -1)), atol=1e-5) for k in (1, 3)]
+    assert sum(same) == 1
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_magnification_moves_what_lies_off_centre_away_from_it(scale):
+    spot = disc(64, 64, 31.5 + 8, 31.5 - 6, 2.0)
+    y, x = centre(P.affine(spot, scale_x=scale, scale_y=scale))
+    assert abs(y - (31.5 + 8 * scale)) < 0.1
+    assert abs(x - (31.5 - 6 * scale)) < 0.1
+
+
+@pytest.mark.parametrize(("h", "w"), [(64, 64), (48, 96)])
+def test_a_rotation_keeps_the_distance_to_the_centre_whatever_the_proportions(h, w):
+    spot = disc(h, w, (h - 1) / 2, (w - 1) / 2 + 15, 2.0)
+    y, x = centre(P.affine(spot, rotation=30.0))
+    dy, dx = abs(y - (h - 1) / 2), x - (w - 1) / 2
+    assert abs(math.hypot(dy, dx) - 15) < 0.2
+    assert abs(math.degrees(math.atan2(dy, dx)) - 30) < 1
+
+
+def test_a_crop_is_the_centre_enlarged():
+    images = smooth(2)
+    inner = images[..., 8:24, 8:24]
+    expected = torch.nn.functional.interpolate(inner, (32, 32), mode="bilinear", align_corners=False)
+    assert torch.allclose(P.crop(images, 0.5)[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=1e-5)
+
+
+def test_flips_reverse_rows_and_columns():
+    images = smooth(1)
+    for y in range(32):
+        for x in range(32):
+            assert P.flip_horizontal(images)[0, 0, y, x] == images[0, 0, y, 31 - x]
+            assert P.flip_vertical(images)[0, 0, y, x] == images[0, 0, 31 - y, x]
+
+
+def test_point_operations_are_their_formulas():
+    images = smooth(1)
+    for value, bright, dark, inverted in zip(
+        images.flatten().tolist(),
+        P.intensity(images, 1.3).flatten().tolist(),
+        P.gamma(images, 1.4).flatten().tolist(),
+        P.invert(images).flatten().tolist(),
+        strict=True,
+    ):
+        assert bright == pytest.approx(min(1, 1.3 * value), abs=1e-6)
+        assert dark == pytest.approx(value**1.4, abs=1e-6)
+        assert inverted == pytest.approx(1 - value, abs=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.5, 3.0])
+def test_a_blur_is_a_gaussian_filter(sigma):
+    images = smooth(2)
+    expected = [gaussian_filter(image[0].numpy(), sigma, mode="nearest", truncate=3.0) for image in images]
+    assert np.allclose(P.blur(images, sigma)[:, 0].numpy(), np.stack(expected), atol=3e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1])
+def test_gaussian_noise_has_the_given_standard_deviation(sigma):
+    grey = torch.full((4, 1, 128, 128), 0.5)
+    noise = P.gaussian_noise(grey, sigma, seeded()) - grey
+    n = noise.numel()
+    assert abs(noise.mean()) < 4 * sigma / n**0.5
+    assert abs(noise.std() - sigma) < 4 * sigma / (2 * n) ** 0.5
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1])
+def test_rician_noise_lifts_the_background_as_magnitude_images_do(sigma):
+    black = torch.zeros(4, 1, 128, 128)
+    noisy = P.rician_noise(black, sigma, seeded())
+    rayleigh_mean, rayleigh_std = sigma * math.sqrt(math.pi / 2), sigma * math.sqrt(2 - math.pi / 2)
+    assert abs(noisy.mean() - rayleigh_mean) < 4 * rayleigh_std / noisy.numel() ** 0.5
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.25])
+def test_k_space_truncation_keeps_slow_waves_and_drops_fast_ones(keep):
+    x = torch.arange(64) / 64
+    slow, fast = (0.5 + 0.4 * torch.cos(2 * math.pi * f * x).expand(1, 1, 64, 64) for f in (4, 24))
+    assert torch.allclose(P.k_space_truncation(slow, keep), slow, atol=1e-5)
+    assert torch.allclose(P.k_space_truncation(fast, keep), torch.full_like(fast, 0.5), atol=1e-5)
+
+
+# Promise
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_every_named_change_keeps_shape_and_range_and_changes_every_image(name):
+    images = smooth(4)
+    changed = PERTURBATIONS[name](images.clone(), seeded())
+    assert changed.shape == images.shape
+    assert changed.dtype == images.dtype
+    assert changed.isfinite().all()
+    assert changed.amin() >= -1e-6
+    assert changed.amax() <= 1 + 1e-6
+    differences = (changed - images).abs().amax(dim=(1, 2, 3))
+    assert (differences == 0).all() if name == "exact" else (differences > 1e-3).all()
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_named_change_is_reproducible_and_leaves_its_input_and_the_global_seed_alone(name):
+    images = smooth(3)
+    before, state = images.clone(), torch.get_rng_state()
+    first, second = (PERTURBATIONS[name](images, seeded(5)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(images, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["noise_0.02", "bias_field", "elastic_2", "combined"])
+def test_random_changes_differ_between_seeds_and_between_images(name):
+    same_image_twice = smooth(1).expand(2, 1, 32, 32)
+    changed = PERTURBATIONS[name](same_image_twice, seeded(1))
+    assert not torch.allclose(changed, PERTURBATIONS[name](same_image_twice, seeded(2)), atol=1e-3)
+    assert not torch.allclose(changed[0], changed[1], atol=1e-3)
+
+
+NEUTRAL = {
+    "affine": lambda x: P.affine(x),
+    "crop": lambda x: P.crop(x, 1.0),
+    "intensity": lambda x: P.intensity(x, 1.0),
+    "gamma": lambda x: P.gamma(x, 1.0),
+    "gaussian_noise": lambda x: P.gaussian_noise(x, 0.0, seeded()),
+    "rician_noise": lambda x: P.rician_noise(x, 0.0, seeded()),
+    "blur": lambda x: P.blur(x, 0.0),
+    "bias_field": lambda x: P.bias_field(x, 0.0, seeded()),
+    "low_resolution": lambda x: P.low_resolution(x, 1.0),
+    "k_space_truncation": lambda x: P.k_space_truncation(x, 1.0),
+    "elastic": lambda x: P.elastic(x, 0.0, seeded()),
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_a_change_of_strength_none_changes_nothing(name):
+    images = smooth(2)
+    assert torch.allclose(NEUTRAL[name](images), images, atol=1e-5)
+
+
+DETERMINISTIC = {
+    "rotation": (lambda x, s: P.affine(x, rotation=s), (0.0, 10.0, -30.0)),
+    "scale": (lambda x, s: P.affine(x, scale_x=s, scale_y=s), (0.8, 1.0, 1.3)),
+    "shift": (lambda x, s: P.affine(x, shift_x=s), (0.0, 0.1, -0.2)),
+    "shear": (lambda x, s: P.affine(x, shear=s), (0.0, 0.1, -0.2)),
+    "crop": (P.crop, (0.7, 0.9, 1.0)),
+    "intensity": (P.intensity, (0.5, 1.0, 1.5)),
+    "gamma": (P.gamma, (0.5, 1.0, 2.0)),
+    "blur": (P.blur, (0.8, 1.5, 2.5)),
+    "k_space_truncation": (P.k_space_truncation, (0.3, 0.6, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_a_tensor_of_strengths_is_one_strength_per_image(name):
+    change, strengths = DETERMINISTIC[name]
+    images = smooth(3)
+    together = change(images, torch.tensor(strengths))
+    alone = torch.cat([change(image[None], s) for image, s in zip(images, strengths, strict=True)])
+    # A blur of one image ends at three sigmas of its own, in a batch at three of the widest.
+    assert torch.allclose(together, alone, atol=5e-3 if name == "blur" else 1e-5)
+    assert not torch.allclose(together, change(images, strengths[0]), atol=1e-3)
+
+
+def test_an_elastic_warp_moves_pixels_by_about_the_given_distance():
+    # On a ramp in x the change of the value is the displacement along x.
+    ramp = (torch.arange(96) / 95).expand(40, 1, 96, 96)
+    moved = (P.elastic(ramp, 2.0, seeded()) - ramp)[..., 16:-16, 16:-16] * 95
+    assert 1.0 < moved.std() < 2.5
+    assert abs(moved.mean()) < 0.5
+
+
+def test_a_bias_field_is_smooth_and_multiplies():
+    flat = torch.ones(4, 1, 64, 64)
+    field = P.bias_field(flat, 0.3, seeded())
+    assert field.amin() > 0
+    steps = torch.cat([field.diff(dim=-1).flatten(), field.diff(dim=-2).flatten()]).abs()
+    assert 0 < steps.max() < 0.1
+    assert (field.flatten(1).amax(dim=1) - field.flatten(1).amin(dim=1) > 0.2).all()
+
+
+# Refusal
+
+
+def test_as_many_strengths_as_images_are_needed():
+    with pytest.raises(RuntimeError):
+        P.affine(smooth(3), rotation=torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("change", [P.gaussian_noise, P.rician_noise, P.bias_field, P.elastic])
+def test_random_changes_ask_for_a_generator(change):
+    with pytest.raises(TypeError, match="generator"):
+        change(smooth(1), 0.1)

@@ -1,0 +1,201 @@
+"""Channels, size and intensity: whatever came in → what an encoder was trained on."""
+
+import numpy as np
+import pytest
+import torch
+
+from mi_callback.errors import DataError
+from mi_callback.preprocessing import check_images, letterbox, normalise_intensity, preprocess, thumbnails
+
+
+@pytest.fixture
+def images(generator):
+    return torch.rand(4, 1, 20, 24, generator=generator) * 700 - 100
+
+
+# Definition
+
+
+@pytest.mark.parametrize("intensity", ["minmax", "quantile", "zscore", "none"])
+def test_intensities_are_scaled_as_defined(images, intensity):
+    images[0, 0, 3, 3] = 9000.0
+    scaled = normalise_intensity(images, intensity)
+    for image, found in zip(images.double().numpy(), scaled.double().numpy(), strict=True):
+        ordered = sorted(image.ravel().tolist())
+        if intensity == "minmax":
+            expected = (image - ordered[0]) / (ordered[-1] - ordered[0])
+        elif intensity == "quantile":
+            last = len(ordered) - 1
+            low, high = ordered[round(0.005 * last)], ordered[round(0.995 * last)]
+            expected = np.clip((image - low) / (high - low), 0, 1)
+        elif intensity == "zscore":
+            expected = (image - image.mean()) / image.std(ddof=1)
+        else:
+            expected = image
+        assert np.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("h", "w", "size"), [(20, 10, (40, 40)), (10, 20, (40, 40)), (12, 12, (24, 36))])
+def test_letterbox_keeps_proportions_centres_and_fills_with_the_minimum(generator, h, w, size):
+    images = torch.rand(2, 1, h, w, generator=generator) + 3
+    fitted = letterbox(images, size)
+    factor = min(size[0] / h, size[1] / w)
+    inner_h, inner_w = round(h * factor), round(w * factor)
+    top, left = (size[0] - inner_h) // 2, (size[1] - inner_w) // 2
+    assert fitted.shape == (2, 1, *size)
+    for i in range(2):
+        for y in range(size[0]):
+            for x in range(size[1]):
+                if not (top <= y < top + inner_h and left <= x < left + inner_w):
+                    assert fitted[i, 0, y, x] == fitted[i].min()
+                    continue
+                # Bilinear, pixel centres at half integers, clamped at the border.
+                v = min(max((y - top + 0.5) / factor - 0.5, 0), h - 1)
+                u = min(max((x - left + 0.5) / factor - 0.5, 0), w - 1)
+                y0, x0 = int(v), int(u)
+                y1, x1 = min(y0 + 1, h - 1), min(x0 + 1, w - 1)
+                image = images[i, 0]
+                upper = image[y0, x0] * (1 - u + x0) + image[y0, x1] * (u - x0)
+                lower = image[y1, x0] * (1 - u + x0) + image[y1, x1] * (u - x0)
+                assert abs(fitted[i, 0, y, x] - (upper * (1 - v + y0) + lower * (v - y0))) < 1e-4
+
+
+# Promise
+
+
+def test_an_image_of_the_right_size_is_not_resampled(images):
+    assert torch.equal(letterbox(images, (20, 24)), images)
+
+
+def test_downsampling_does_not_depend_on_the_phase_of_fine_stripes():
+    stripes = (torch.arange(96) % 2).float().expand(1, 1, 96, 96)
+    shifted = stripes.roll(1, dims=-1)
+    small, moved = letterbox(stripes, (24, 24)), letterbox(shifted, (24, 24))
+    assert (small - moved)[..., 2:-2].abs().max() < 0.05
+    assert abs(small[..., 2:-2].mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 200), (3, 500), (90, 6)])
+def test_extreme_proportions_still_leave_one_row_of_pixels(shape, generator):
+    fitted = letterbox(torch.rand(1, 1, *shape, generator=generator), (16, 16))
+    assert fitted.shape == (1, 1, 16, 16)
+    assert fitted.isfinite().all()
+    assert fitted.amax() > fitted.amin()
+
+
+def test_one_hot_pixel_does_not_darken_the_rest():
+    image = torch.linspace(0, 1, 1024).view(1, 1, 32, 32).clone()
+    hot = image.clone()
+    hot[0, 0, 5, 5] = 1e4
+    assert (normalise_intensity(hot, "quantile") - normalise_intensity(image, "quantile")).abs().mean() < 0.01
+    assert normalise_intensity(hot, "minmax").median() < 1e-3  # what quantiles protect from
+
+
+def test_an_image_with_a_single_bright_pixel_keeps_it():
+    image = torch.zeros(1, 1, 32, 32)
+    image[0, 0, 5, 5] = 3.0
+    scaled = normalise_intensity(image, "quantile")
+    assert scaled[0, 0, 5, 5] == 1
+    assert scaled.sum() == 1
+
+
+@pytest.mark.parametrize("intensity", ["minmax", "quantile", "zscore"])
+def test_gain_and_offset_of_the_scanner_do_not_matter(images, intensity):
+    same = normalise_intensity(37 * images + 1000, intensity)
+    assert torch.allclose(same, normalise_intensity(images, intensity), atol=1e-3)
+
+
+@pytest.mark.parametrize("intensity", ["minmax", "quantile", "zscore", "none"])
+def test_a_batch_is_preprocessed_as_its_images_one_by_one(images, intensity):
+    together = preprocess(images, (16, 16), channels=3, intensity=intensity)
+    alone = torch.cat([preprocess(image[None], (16, 16), channels=3, intensity=intensity) for image in images])
+    assert torch.equal(together, alone)
+
+
+def test_one_channel_is_repeated_for_an_encoder_of_three(images):
+    ready = preprocess(images, (32, 32), channels=3)
+    assert ready.shape == (4, 3, 32, 32)
+    assert torch.equal(ready[:, 0], ready[:, 2])
+
+
+def test_three_channels_stay_three_different_channels(generator):
+    ready = preprocess(torch.rand(2, 3, 8, 8, generator=generator), (8, 8), channels=3)
+    assert not torch.equal(ready[:, 0], ready[:, 1])
+
+
+def test_thumbnails_are_bytes_that_use_their_whole_range(images):
+    small = thumbnails(images, 12)
+    assert small.shape == (4, 12, 12)
+    assert small.dtype == torch.uint8
+    whole = thumbnails(images, 24)  # not downsampled: black and white survive
+    assert whole.amin() == 0
+    assert whole.amax() == 255
+    for image, found in zip(images, whole, strict=True):
+        expected = letterbox(normalise_intensity(image[None], "quantile"), (24, 24)) * 255
+        assert (found.float() - expected[0, 0]).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float16, torch.float64, torch.bool])
+def test_any_real_dtype_becomes_float32_with_the_same_values(dtype):
+    raw = (torch.arange(32).view(2, 1, 4, 4) % 2).to(dtype)
+    checked = check_images(raw)
+    assert checked.dtype == torch.float32
+    assert torch.equal(checked, raw.float())
+
+
+def test_arrays_and_metatensors_are_images_too(images):
+    from monai.data import MetaTensor
+
+    assert torch.equal(check_images(images.numpy()), images)
+    plain = check_images(MetaTensor(images))
+    assert type(plain) is torch.Tensor
+    assert torch.equal(plain, images)
+
+
+def test_checked_images_carry_no_gradient(images):
+    assert not check_images(images.requires_grad_()).requires_grad
+
+
+# Refusal
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4), (1, 1, 4, 4, 4)])
+def test_images_of_another_dimension_are_refused(shape):
+    with pytest.raises(DataError, match=r"shape \(n, 1, h, w\).* came"):
+        check_images(torch.rand(shape))
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 4, 4), (2, 1, 0, 4)])
+def test_nothing_is_refused(shape):
+    with pytest.raises(DataError, match="at least one image"):
+        check_images(torch.rand(shape))
+
+
+@pytest.mark.parametrize(("channels", "came"), [(1, 3), (1, 2), (3, 2), (3, 4)])
+def test_a_wrong_number_of_channels_is_refused(channels, came):
+    with pytest.raises(DataError, match=rf"channel\(s\); {came} came"):
+        check_images(torch.rand(2, came, 4, 4), channels)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_broken_pixels_are_refused_with_the_position_of_the_image(images, bad):
+    images[2, 0, 1, 1] = bad
+    with pytest.raises(DataError, match=r"finite pixels; images \[2\] of 4"):
+        check_images(images)
+
+
+def test_constant_images_are_refused_with_their_positions():
+    images = torch.rand(12, 1, 4, 4)
+    images[1:] = 5
+    with pytest.raises(DataError, match=r"images \[1, 2, 3, 4, 5, 6, 7, 8\] and 3 more of 12 are constant"):
+        check_images(images)
+
+
+def test_complex_images_are_refused_with_the_way_out():
+    with pytest.raises(DataError, match=r"images\.abs\(\)"):
+        check_images(torch.rand(1, 1, 4, 4, dtype=torch.complex64))
+
+
+def test_an_unknown_intensity_is_refused(images):
+    with pytest.raises(DataError, match="needed intensity minmax, quantile, zscore or none; 'log' came"):
+        normalise_intensity(images, "log")

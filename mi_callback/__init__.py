@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mi_callback.auditing import audit
     from mi_callback.callback import MemorizationCallback
     from mi_callback.detector import MemorizationDetector
     from mi_callback.encoders import build_encoder
+    from mi_callback.metric import MemorizationIndex
     from mi_callback.scores import Scores
 
 __version__ = "0.1.0"
@@ -18,11 +20,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "MemorizationCallback": "callback",
     "MemorizationDetector": "detector",
+    "MemorizationIndex": "metric",
     "Scores": "scores",
+    "audit": "auditing",
     "build_encoder": "encoders",
 }
 
-__all__ = ["MemorizationCallback", "MemorizationDetector", "Scores", "build_encoder"]
+__all__ = ["MemorizationCallback", "MemorizationDetector", "MemorizationIndex", "Scores", "audit", "build_encoder"]
 
 
 def __getattr__(name: str) -> Any:

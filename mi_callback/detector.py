@@ -31,8 +31,8 @@ from mi_callback.similarity import Aggregation
 from mi_callback.types import SubjectKey
 from mi_callback.whitening import Mode
 
-FOLDS = 10
-"""Folds of the cross-fitted null. Each is searched in 9/10 of the training set, so it is a little too low; more
+FOLDS = 30
+"""Folds of the cross-fitted null. Each is searched in 29/30 of the training set, so it is slightly too low; more
 folds would cost more and gain little."""
 
 HALVES = 10

@@ -1,6 +1,5 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from mi_callback import registration
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
+from mi_callback.images import subject_in_path
 from mi_callback.poses import POSES
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
 from mi_callback.types import SubjectKey
@@ -182,8 +182,7 @@ def read_batch(batch: Any, subject_key: SubjectKey = None, image_key: SubjectKey
     """Find images, subject ids and files in a batch as a DataLoader gives it.
 
     Images are the tensor itself, the first entry of a tuple, or the first of `IMAGE_KEYS`. Subjects are under the
-    first of `SUBJECT_KEYS`; else they are read from MONAI's `filename_or_obj`: the BIDS `sub-…` in it, or the file
-    itself (all slices of one volume are one subject).
+    first of `SUBJECT_KEYS`; else they are read from MONAI's `filename_or_obj` (see `images.subject_in_path`).
 
     Raises:
         DataError: If no images are found or a named key is missing.
@@ -192,17 +191,12 @@ def read_batch(batch: Any, subject_key: SubjectKey = None, image_key: SubjectKey
     sources = _sources_of(batch, images)
     subjects = _subjects_of(batch, subject_key)
     if subjects is None and sources is not None:
-        subjects = [subject_of_file(source) for source in sources]
+        found = [subject_in_path(source) for source in sources]
+        subjects = None if None in found else [subject for subject in found if subject is not None]
     for name, values in (("subjects", subjects), ("file names", sources)):
         if values is not None and len(values) != len(images):
             raise DataError(f"needed one of {name} per image ({len(images)}); the batch holds {len(values)}.")
     return Batch(images, subjects, sources)
-
-
-def subject_of_file(file: str) -> str:
-    """The BIDS subject in a path, else the path itself."""
-    bids = re.search(r"sub-[A-Za-z0-9]+", file)
-    return bids.group() if bids else file
 
 
 def _images_of(batch: Any, key: SubjectKey) -> Tensor:

@@ -21,7 +21,7 @@ VOLUMES = (".nii", ".nii.gz")
 ARRAYS = (".npy",)
 DICOM = (".dcm", ".ima")
 MANIFEST = "manifest.csv"
-_BIDS_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)")
+_BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
 class Slice(NamedTuple):
@@ -187,15 +187,20 @@ def _read_manifests(root: Path) -> dict[Path, str]:
     return subject_of
 
 
+def subject_in_path(path: str) -> str | None:
+    """The BIDS subject (`sub-…`) in a path; for a volume else its path, as its slices are one subject; else None."""
+    if bids := _BIDS_SUBJECT.search(path):
+        return bids.group()
+    return path if path.lower().endswith(VOLUMES) else None
+
+
 def _infer_subject(path: Path, root: Path) -> str | None:
     below = path.relative_to(root)
     if bids := _BIDS_SUBJECT.search(str(below)):
-        return bids.group(1)
+        return bids.group()
     if _kind(path) == "dicom":
         import pydicom
 
         if patient := pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID"):
             return str(patient)
-    if len(below.parts) > 1:
-        return below.parts[0]
-    return path.name.split(".")[0] if _kind(path) == "volume" else None
+    return below.parts[0] if len(below.parts) > 1 else subject_in_path(str(below))

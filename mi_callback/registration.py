@@ -183,7 +183,7 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> tup
     mean_g, mean_a, square_g, square_a, product, mean_inside = _box_mean(maps).unsqueeze(2).unbind(dim=1)
     var_g = (square_g - mean_g.square()).clamp_min(0)
     var_a = (square_a - mean_a.square()).clamp_min(0)
-    floor = 0.01**2  # one 8-bit quantisation step is .004; less contrast than .01 is not structure
+    floor = 0.005**2  # about one 8-bit quantisation step: less contrast than that is not structure
     correlation = (product - mean_g * mean_a) / ((var_g + floor) * (var_a + floor)).sqrt()
     overlap = (mean_inside > 0.99).float()
     weight = overlap * (var_g.sqrt() / 0.1).clamp_max(1)

@@ -189,7 +189,10 @@ def test_a_dicom_knows_its_patient_unless_the_path_is_bids(tmp_path):
 def test_volumes_are_subjects_of_their_own_when_nothing_else_is_known(tmp_path):
     write_volume(tmp_path / "x.nii.gz", pixels(shape=(4, 4, 2)).astype(np.int16))
     write_volume(tmp_path / "y.nii", pixels(shape=(4, 4, 1)).astype(np.int16))
-    assert SliceFolder(tmp_path).subjects == ["x", "x", "y"]
+    first, second, other = SliceFolder(tmp_path).subjects
+    assert first == second != other
+    assert first.startswith("x")
+    assert other.startswith("y")
 
 
 def test_an_unknown_subject_is_absent_and_not_made_up(tmp_path):
@@ -298,6 +301,13 @@ def test_a_volume_with_time_points_is_refused(tmp_path):
     write_volume(tmp_path / "v.nii", pixels(shape=(3, 4, 5, 2)).astype(np.int16))
     with pytest.raises(DataError, match=r"3D volume.*v\.nii has shape \(3, 4, 5, 2\)"):
         SliceFolder(tmp_path)
+
+
+def test_pages_of_a_tiff_are_not_dropped_in_silence(tmp_path):
+    first, second = (Image.fromarray(pixels(seed).astype(np.uint8)) for seed in range(2))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    with pytest.raises(DataError, match=r"a\.tif"):
+        SliceFolder(tmp_path)[0]
 
 
 def test_an_array_of_pickled_objects_is_not_executed(tmp_path):

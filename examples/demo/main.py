@@ -57,10 +57,9 @@ def main(config: DictConfig) -> None:
     picture = draw(runs, out / "memorization.png")
     print(f"figure  {picture}")
     for name in runs:
-        print(
-            f"{name:7} {out / name / 'metrics.csv'}"
-            + "".join(f"\n        {path}" for path in sorted((out / name).glob("wandb/offline-run-*")))
-        )
+        print(f"{name:7} {out / name / 'metrics.csv'}")
+    for path in sorted((out / "wandb").glob("*run-*")):
+        print(f"W&B     {path}")
     print(f"{time.monotonic() - began:.0f} s")
 
 
@@ -95,10 +94,8 @@ def loggers(name: str, wandb: str, out: Path) -> list[Logger]:
     if wandb != "off":
         from lightning.pytorch.loggers import WandbLogger
 
-        (out / name).mkdir(parents=True, exist_ok=True)
-        chosen.append(
-            WandbLogger(project="mi_callback-demo", name=name, save_dir=out / name, offline=wandb == "offline")
-        )
+        project = "mi_callback-demo"
+        chosen.append(WandbLogger(project=project, name=name, save_dir=out, offline=wandb == "offline"))
     return chosen
 
 

@@ -23,7 +23,7 @@ from mi_callback.preprocessing import check_images, normalise_intensity
 SETS = {"ixi_t1": 0.5, "spider_lumbar": 0.0}
 """Data set → share of its subjects that the bundled encoder was trained on (MODEL_CARD.md)."""
 
-SIDE, SLICES, COPIES, ALPHA, SEED = 96, 8, 100, 0.05, 0
+SIDE, SLICES, COPIES, ALPHA, SEED = 96, 8, 100, 0.1, 0
 HERE = Path(__file__).parent
 
 

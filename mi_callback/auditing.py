@@ -1,0 +1,70 @@
+"""Folders in, scores and their files out: the library twin of `mi-audit`."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from mi_callback.detector import MemorizationDetector
+from mi_callback.images import SliceFolder
+from mi_callback.scores import Scores
+
+
+def audit(
+    train: str | Path,
+    generated: str | Path,
+    held_out: str | Path | None = None,
+    out: str | Path | None = None,
+    size: tuple[int, int] = (128, 128),
+    axis: int = 2,
+    progress: bool = False,
+    **detector: Any,
+) -> Scores:
+    """Look for copies of training images in a folder of synthetic ones.
+
+    Args:
+        train: Folder of the images that the generator learned from.
+        generated: Folder of synthetic images.
+        held_out: Folder of real images of other subjects; without it the null is made from training subjects.
+        out: Folder for `scores.csv` (a row per synthetic image, patient ids of matches included) and `summary.json`
+            (aggregates alone); nothing is written when None.
+        size: Height and width to which images are fitted, their proportions kept.
+        axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial.
+        detector: Arguments of `MemorizationDetector`.
+
+    Raises:
+        DataError, CalibrationError: As `SliceFolder` and `MemorizationDetector.fit`.
+    """
+    synthetic = SliceFolder(generated, size, axis)
+    real = None if held_out is None else SliceFolder(held_out, size, axis)
+    fitted = MemorizationDetector(**detector).fit(SliceFolder(train, size, axis), held_out=real, progress=progress)
+    scores = fitted.score(synthetic, progress=progress)
+    if out is not None:
+        write(scores, synthetic, fitted, Path(out))
+    return scores
+
+
+def write(scores: Scores, synthetic: SliceFolder, detector: MemorizationDetector, out: Path) -> None:
+    """`scores.csv` and `summary.json` into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    sources = detector.train.sources if detector.train is not None else None
+    with (out / "scores.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        columns = ["mi", "oni", "p_value", "similarity", "verified", "copied_fraction", "consensus"]
+        table.writerow(["generated", "flagged", *columns, "pose", "match", "match_subject"])
+        for i in range(len(scores)):
+            values = [float(getattr(scores, column)[i]) for column in columns]
+            match = int(scores.match[i])
+            table.writerow(
+                [
+                    synthetic.slices[i].path,
+                    bool(scores.flagged[i]),
+                    *values,
+                    scores.pose[i],
+                    match if sources is None else sources[match],
+                    scores.match_subject[i],
+                ]
+            )
+    summary = {"verdict": scores.verdict, "n": len(scores), "alpha": scores.alpha, "null": scores.null_kind,
+               "null_subjects": scores.null_subjects, **scores.summary()}  # fmt: skip
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

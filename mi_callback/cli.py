@@ -1,0 +1,37 @@
+"""`mi-audit train=DIR generated=DIR [held_out=DIR] [out=DIR]`, with Hydra overrides such as `detector.alpha=0.01`."""
+
+import sys
+from typing import Any
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mi_callback.errors import MemorizationError
+
+EXIT_CODES = {"clean": 0, "memorized": 2, "inconclusive": 3}
+"""Exit code by verdict; 1 is an error."""
+
+
+@hydra.main(version_base="1.3", config_path="pkg://mi_callback.conf", config_name="audit")
+def _run(config: DictConfig) -> None:
+    from mi_callback.auditing import audit
+
+    options: dict[str, Any] = {key: config[key] for key in ("train", "generated", "held_out", "out", "axis")}
+    detector = instantiate(config.detector, _convert_="all")
+    try:
+        scores = audit(**options, size=tuple(config.size), progress=True, **detector)
+    except MemorizationError as error:
+        print(f"mi-audit: {error}", file=sys.stderr)
+        sys.exit(1)
+    print(scores)
+    sys.exit(EXIT_CODES[scores.verdict])
+
+
+def main() -> None:
+    """Entry point of the command."""
+    _run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Folders in, verdict, files and exit code out."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mi_callback import audit, build_encoder
+from mi_callback.errors import DataError
+
+OPTIONS = {"encoder": build_encoder("pixels", size=32), "verify": False, "alpha": 0.1}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """30 training subjects, 30 held out, 20 synthetic images of which 10 are copies."""
+    root, rng = tmp_path_factory.mktemp("folders"), np.random.default_rng(0)
+    people = rng.integers(0, 255, (80, 6, 6), dtype=np.uint8)
+    names = [f"train/sub-{i:02}/a.png" for i in range(30)] + [f"held/sub-{i:02}/a.png" for i in range(30, 60)]
+    names += [f"synthetic/{i:02}.png" for i in range(10)] + [f"novel/{i:02}.png" for i in range(10)]
+    copies = [f"synthetic/copy{i}.png" for i in range(10)]
+    for name, coarse in [*zip(names, people, strict=False), *zip(copies, people[:10], strict=True)]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC).save(root / name)
+    return root
+
+
+def test_copies_are_named_in_the_files(folders, tmp_path):
+    scores = audit(folders / "train", folders / "synthetic", folders / "held", tmp_path, size=(32, 32), **OPTIONS)
+    assert scores.verdict == "memorized"
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    copies = [row for row in rows if "copy" in row["generated"]]
+    assert len(rows) == 20
+    assert all(row["flagged"] == "True" for row in copies)
+    assert all(f"sub-0{row['generated'][-5]}" in row["match"] for row in copies)
+    assert {row["match_subject"] for row in copies} == {f"sub-0{i}" for i in range(10)}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["verdict"] == "memorized"
+    assert "sub-" not in json.dumps(summary)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["generated=synthetic", "held_out=held", "detector.alpha=0.1"], 2),
+        (["generated=novel", "held_out=held", "detector.alpha=0.1"], 0),
+        (["generated=novel", "detector.alpha=0.01"], 3),
+        (["generated=nowhere"], 1),
+        (["generated=train", "held_out=train"], 1),
+    ],
+    ids=["memorized", "clean", "inconclusive", "no folder", "shared subjects"],
+)
+def test_exit_codes(folders, arguments, code):
+    command = [sys.executable, "-m", "mi_callback.cli", "train=train", *arguments, "detector.verify=false"]
+    ran = subprocess.run([*command, "detector.encoder=pixels"], cwd=folders, capture_output=True, text=True)
+    assert ran.returncode == code, ran.stdout + ran.stderr
+
+
+def test_an_empty_folder_is_refused(folders, tmp_path):
+    with pytest.raises(DataError, match="at least one image"):
+        audit(folders / "train", tmp_path, **OPTIONS)

@@ -1,0 +1,277 @@
+"""The whole line on synthetic images with smooth structure: definition, promises, refusals."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mi_callback import MemorizationDetector, build_encoder
+from mi_callback.errors import CalibrationError, DataError, EncoderError, StateError
+from mi_callback.preprocessing import preprocess
+
+
+def people(n: int, seed: int, side: int = 32) -> torch.Tensor:
+    """n smooth random images `(n, 1, side, side)`: as different as people, with an outline all share."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 1, 7, 7, generator=generator)
+    fine = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=True)
+    axis = torch.linspace(-1, 1, side)
+    outline = ((axis[:, None] / 0.9) ** 2 + (axis / 0.7) ** 2 < 1).float()
+    return (0.2 + fine) * outline + 0.01 * torch.rand(n, 1, side, side, generator=generator)
+
+
+def ids(prefix: str, n: int, slices: int = 1) -> list[str]:
+    return [f"{prefix}{i // slices}" for i in range(n)]
+
+
+def make(**options) -> MemorizationDetector:
+    settings = {"encoder": build_encoder("pixels", sides=(4, 8), size=32), "verify": False, "poses": "none"}
+    return MemorizationDetector(**(settings | options))
+
+
+TRAIN, HELD_OUT, NOVEL = people(60, 1), people(40, 2), people(50, 3)
+
+
+# Definition
+
+
+def test_mi_is_what_the_formulas_say():
+    detector = make(whitening="none", aggregation="geometric").fit(TRAIN, held_out=HELD_OUT)
+    encoder = detector.encoder
+
+    def similarity(images):
+        out = []
+        for image in images:
+            product = 1.0
+            for layer in encoder.layers:
+                reference = encoder(preprocess(TRAIN, (32, 32)))[layer].double()
+                mean = reference.mean(dim=0)
+                query = encoder(preprocess(image[None], (32, 32)))[layer][0].double() - mean
+                best = max(float(query @ (row - mean) / (query.norm() * (row - mean).norm())) for row in reference)
+                product *= max(best, 0) + 1e-6
+            out.append(product ** (1 / len(encoder.layers)))
+        return torch.tensor(out, dtype=torch.float64)
+
+    null, found = similarity(HELD_OUT), similarity(NOVEL[:5])
+    scores = detector.score(NOVEL[:5])
+    torch.testing.assert_close(scores.similarity, found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores.mi, (found - null.mean()) / null.std(unbiased=False), atol=1e-3, rtol=0)
+    for p, s in zip(scores.p_value, found, strict=True):
+        assert float(p) == pytest.approx((1 + int((null >= s).sum())) / (len(null) + 1), abs=0.03)
+    assert torch.equal(scores.flagged, scores.p_value <= 0.05)
+    torch.testing.assert_close(scores.oni, scores.mi.tanh().clamp_min(0))
+
+
+# Promises
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("whitening", ["shrunk", "standard", "none"])
+def test_copies_are_flagged_and_named(whitening, verify):
+    detector = make(whitening=whitening, verify=verify)
+    detector.fit(TRAIN, subjects=ids("a", 60, 2), held_out=HELD_OUT, held_out_subjects=ids("b", 40))
+    scores = detector.score(torch.cat([TRAIN[10:20], NOVEL]))
+    assert scores.flagged[:10].all()
+    assert scores.match[:10].tolist() == list(range(10, 20))
+    assert scores.match_subject[:2] == ["a5", "a5"]
+    assert scores.flagged[10:].double().mean() < 0.2
+    assert scores.verdict == "memorized"
+    assert scores.mi[:10].min() > scores.mi[10:].max()
+
+
+def test_a_flipped_copy_is_found_by_the_orbit_and_missed_without_it():
+    flipped = TRAIN[:10].flip(-1)
+    with_orbit = make(poses="flips").fit(TRAIN, held_out=HELD_OUT).score(flipped)
+    without = make(poses="none").fit(TRAIN, held_out=HELD_OUT).score(flipped)
+    assert with_orbit.flagged.all()
+    assert set(with_orbit.pose) == {"flip_horizontal"}
+    assert with_orbit.match.tolist() == list(range(10))
+    assert without.flagged.sum() < 5
+
+
+def test_verification_finds_a_moved_copy_and_says_how_much_is_copied():
+    from mi_callback.perturbations import affine
+
+    moved = affine(TRAIN[:8], rotation=8.0, scale_x=1.05, scale_y=1.05)
+    scores = make(verify=True, candidates=16).fit(TRAIN, held_out=HELD_OUT).score(moved)
+    assert scores.match.tolist() == list(range(8))
+    assert (scores.verified > 0.9).all()
+    assert (scores.copied_fraction > 0.7).all()
+
+
+def test_novel_images_are_flagged_at_the_nominal_rate():
+    flags = []
+    for seed in range(12):
+        train, held_out, novel = people(40, 3 * seed), people(60, 3 * seed + 1), people(60, 3 * seed + 2)
+        flags.append(make(alpha=0.1).fit(train, held_out=held_out).score(novel).flagged.double().mean())
+    # Flags of one run share their null: its share is Beta(k, 61 - k) with k = 6.
+    error = ((0.1 * 0.9 / 62 + 0.1 * 0.9 / 60) / len(flags)) ** 0.5
+    assert abs(torch.stack(flags).mean() - 6 / 61) <= 4 * error
+
+
+def test_fewer_training_images_than_features_are_no_problem():
+    scores = make().fit(TRAIN[:12], held_out=HELD_OUT).score(torch.cat([TRAIN[:4], NOVEL[:4]]))
+    assert scores.flagged[:4].all()
+    assert scores.mi.isfinite().all()
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_batch_equals_one_by_one_and_twice_is_the_same(verify):
+    detector = make(verify=verify, poses="flips").fit(TRAIN, held_out=HELD_OUT)
+    together, again = detector.score(NOVEL[:6]), detector.score(NOVEL[:6])
+    alone = torch.cat([detector.score(NOVEL[i : i + 1]).mi for i in range(6)])
+    torch.testing.assert_close(together.mi, alone, atol=1e-4, rtol=1e-4)
+    assert torch.equal(together.mi, again.mi)
+
+
+def test_intensity_range_and_container_do_not_matter():
+    detector = make().fit(TRAIN, held_out=HELD_OUT)
+    plain = detector.score(NOVEL[:8])
+    scaled = detector.score((NOVEL[:8] * 4000 - 1000).numpy())
+    batches = detector.score([NOVEL[:3], {"image": NOVEL[3:8]}])
+    torch.testing.assert_close(plain.mi, scaled.mi, atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(plain.mi, batches.mi, atol=1e-4, rtol=1e-4)
+
+
+def test_faiss_gives_the_same_scores_as_torch():
+    pytest.importorskip("faiss", reason="FAISS is not installed")
+    by = {name: make(backend=name).fit(TRAIN, held_out=HELD_OUT).score(NOVEL) for name in ("torch", "faiss")}
+    torch.testing.assert_close(by["torch"].mi, by["faiss"].mi, atol=1e-3, rtol=1e-4)
+    assert torch.equal(by["torch"].match, by["faiss"].match)
+
+
+def test_without_held_out_images_training_subjects_make_the_null():
+    detector = make(null="auto").fit(TRAIN, subjects=ids("a", 60, 2))
+    assert detector.null.kind == "cross_fit"
+    assert detector.null.n_subjects == 30
+    scores = detector.score(torch.cat([TRAIN[:10], NOVEL]))
+    assert scores.flagged[:10].all()
+    assert scores.flagged[10:].double().mean() < 0.25
+
+
+def test_cross_fit_never_compares_a_subject_with_itself():
+    # Twin slices: were a twin left in the reference, every null image would look like a copy.
+    twins = TRAIN[:30].repeat_interleave(2, dim=0)
+    detector = make(null="cross_fit").fit(twins, subjects=ids("a", 60, 2))
+    assert detector.null.similarity.max() < 0.99
+    assert detector.score(TRAIN[:10]).flagged.all()
+
+
+def test_the_null_is_thinned_evenly_within_subjects():
+    detector = make(null_size=20).fit(TRAIN, held_out=HELD_OUT, held_out_subjects=ids("b", 40, 4))
+    assert len(detector.null.similarity) <= 20
+    assert detector.null.n_subjects == 10
+
+
+def test_false_discovery_rate_control_flags_the_copies():
+    detector = make(fdr=0.1).fit(TRAIN, held_out=people(200, 9))
+    scores = detector.score(torch.cat([TRAIN[:20], NOVEL]))
+    assert scores.flagged[:20].all()
+    assert scores.flagged_expected == pytest.approx(0.1 * scores.n_flagged)
+
+
+def test_the_paper_scale_runs_from_novel_to_memorized():
+    scores = make(oni_scale="paper").fit(TRAIN, held_out=HELD_OUT).score(torch.cat([TRAIN[:3], NOVEL[:3]]))
+    torch.testing.assert_close(scores.oni, -scores.mi.tanh())
+    assert scores.oni[:3].max() < -0.9
+
+
+def test_too_few_held_out_subjects_are_inconclusive_never_clean():
+    detector = make(alpha=0.05).fit(TRAIN, held_out=HELD_OUT, held_out_subjects=ids("b", 40, 4))
+    scores = detector.score(TRAIN[:10])
+    assert scores.verdict == "inconclusive"
+    assert "flagged" not in scores.summary()
+    assert "at least 19 held-out subjects" in str(scores)
+
+
+def test_training_images_are_kept_as_thumbnails_at_registration_size():
+    detector = make().fit(TRAIN, held_out=HELD_OUT)
+    assert detector.train.thumbnails.shape == (60, 96, 96)
+    assert detector.train.thumbnails.dtype == torch.uint8
+    pairs = detector.pairs(TRAIN[:5], detector.score(TRAIN[:5]), 3)
+    assert pairs.shape == (3, 1, 96, 192)
+    torch.testing.assert_close(pairs[..., :96], pairs[..., 96:], atol=0.02, rtol=0)
+
+
+# Refusals
+
+
+def test_subjects_on_both_sides_are_refused():
+    with pytest.raises(DataError, match=r"1 are on both sides.*'a3'"):
+        make().fit(TRAIN, subjects=ids("a", 60), held_out=HELD_OUT, held_out_subjects=["a3", *ids("b", 39)])
+
+
+def test_the_same_image_on_both_sides_is_refused_without_ids_too():
+    with pytest.raises(DataError, match="1 of 41 are in the training set"):
+        make().fit(TRAIN, held_out=torch.cat([HELD_OUT, TRAIN[7:8]]))
+
+
+def broken(fill) -> torch.Tensor:
+    images = NOVEL[:4].clone()
+    images[2] = fill
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (NOVEL[:0], "at least one image"),
+        (NOVEL[:4, 0], r"\(n, 1, h, w\)"),
+        (NOVEL[:4].repeat(1, 3, 1, 1), "1 channel"),
+        (broken(float("nan")), r"images \[2\] of 4 hold NaN"),
+        (broken(0.5), r"images \[2\] of 4 are constant"),
+        ([NOVEL[:2], "no image"], "tensor of images"),
+        ([{"pictures": NOVEL[:2]}], "image_key"),
+        (7, "Dataset or an iterable"),
+    ],
+)
+def test_broken_images_are_refused_everywhere(images, message):
+    detector = make().fit(TRAIN, held_out=HELD_OUT)
+    with pytest.raises(DataError, match=message):
+        detector.score(images)
+    with pytest.raises(DataError, match=message):
+        make().fit(images, held_out=HELD_OUT)
+    with pytest.raises(DataError, match=message):
+        make().fit(TRAIN, held_out=images)
+
+
+def test_one_image_is_neither_a_training_set_nor_a_null():
+    with pytest.raises(DataError, match="at least 2 training images; 1 came"):
+        make().fit(TRAIN[:1], held_out=HELD_OUT)
+    with pytest.raises(CalibrationError, match="at least 2 images for the held_out null; 1 came"):
+        make().fit(TRAIN, held_out=HELD_OUT[:1])
+    with pytest.raises(CalibrationError, match="at least 2 training subjects"):
+        make(null="cross_fit").fit(TRAIN, subjects=["one"] * 60)
+
+
+def test_the_published_null_is_refused_where_it_is_undefined():
+    with pytest.raises(CalibrationError, match=r"more training images than features \(64\).*60 came"):
+        make(null="train_halves", whitening="zca").fit(TRAIN)
+    assert make(null="train_halves").fit(TRAIN).null.kind == "train_halves"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"alpha": 0.0}, CalibrationError, "alpha between 0 and 1"),
+        ({"fdr": 1.5}, CalibrationError, "fdr between 0 and 1"),
+        ({"null": "guess"}, CalibrationError, "held_out, cross_fit"),
+        ({"poses": "all"}, DataError, "flips"),
+        ({"candidates": 0}, DataError, "at least 1 candidate"),
+        ({"encoder": "nothing"}, EncoderError, "bundled"),
+        ({"encoder": torch.nn.Identity()}, EncoderError, "declared layers"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(options, error, message):
+    with pytest.raises(error, match=message):
+        make(**options)
+
+
+def test_options_that_need_data_are_refused_with_the_fix():
+    with pytest.raises(CalibrationError, match="cross_fit"):
+        make(null="held_out").fit(TRAIN)
+    with pytest.raises(StateError, match=r"fit\(train"):
+        make().score(NOVEL)
+    with pytest.raises(EncoderError, match="aggregation"):
+        make(aggregation="median").fit(TRAIN, held_out=HELD_OUT)
+    with pytest.raises(DataError, match="one subject per image"):
+        make().fit(TRAIN, subjects=["a"], held_out=HELD_OUT)

@@ -1,0 +1,237 @@
+"""Is the generated image a warped copy of the match? Alignment recovers known maps, LNCC tells copies from others."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+
+from mi_callback.registration import COPIED, KEPT, SIZE, WINDOW, local_correlation, register
+
+
+def smooth(n: int, seed: int = 0, side: int = SIZE) -> torch.Tensor:
+    """Smooth random images with structure at several scales in an oval that fades out, in [0, 1], `(n, side, side)`."""
+    rng = np.random.default_rng(seed)
+    axis = np.linspace(-1, 1, side)
+    oval = 1 / (1 + np.exp(20 * (np.sqrt((axis[:, None] / 0.8) ** 2 + (axis[None] / 0.65) ** 2) - 1)))
+    images = []
+    for _ in range(n):
+        image = sum(s * gaussian_filter(rng.normal(size=(side, side)), s) for s in (side / 40, side / 16, side / 8))
+        image = (image - image.min()) / (image.max() - image.min())
+        images.append((0.2 + 0.8 * image) * oval)
+    return torch.from_numpy(np.stack(images)).float().clamp(0, 1)
+
+
+def as_bytes(images: torch.Tensor) -> torch.Tensor:
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def affine(rotation=0.0, zoom_x=1.0, zoom_y=1.0, shift_x=0.0, shift_y=0.0, shear=0.0) -> torch.Tensor:
+    """Map from generated to reference coordinates, as `affine_grid` takes it."""
+    cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
+    turn = torch.tensor([[cos, -sin], [sin, cos]]) @ torch.tensor([[zoom_x, shear], [0.0, zoom_y]])
+    return torch.cat([turn, torch.tensor([[shift_x], [shift_y]])], dim=1)[None]
+
+
+def warp(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    grid = F.affine_grid(theta.expand(len(images), 2, 3), [len(images), 1, *images.shape[1:]], align_corners=False)
+    return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
+
+
+WARPS = {
+    "none": affine(),
+    "rotation": affine(rotation=12),
+    "strong_rotation": affine(rotation=-25),
+    "magnification": affine(zoom_x=0.85, zoom_y=0.85),
+    "reduction": affine(zoom_x=1.15, zoom_y=1.15),
+    "stretch": affine(zoom_x=0.9, zoom_y=1.1),
+    "shift": affine(shift_x=0.12, shift_y=-0.1),
+    "shear": affine(shear=0.15),
+    "all": affine(rotation=10, zoom_x=0.9, zoom_y=1.05, shift_x=0.05, shift_y=0.06, shear=-0.05),
+}
+
+
+# Definition
+
+
+@pytest.mark.parametrize("side", [11, 20])
+def test_local_correlation_is_the_windowed_correlation_of_a_naive_loop(side):
+    rng = np.random.default_rng(0)
+    generated, aligned = rng.random((2, side, side))
+    aligned = 0.67 * generated + 0.33 * aligned  # correlation about COPIED: some windows count, some do not
+    inside = np.ones((side, side))
+    inside[:, side - 3 :] = 0
+    radius = WINDOW // 2
+    expected, weight, structure = (np.zeros((side, side)) for _ in range(3))
+    for y in range(side):
+        for x in range(side):
+            window = slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1)
+            a, b = generated[window].ravel(), aligned[window].ravel()
+            covariance = ((a - a.mean()) * (b - b.mean())).mean()
+            structure[y, x] = min(1, a.std() / 0.1)
+            if inside[window].all():
+                expected[y, x] = covariance / (a.std() * b.std())
+                weight[y, x] = structure[y, x]
+    trust = min(1, 2 * weight.sum() / structure.sum())
+    maps = (torch.from_numpy(values).float()[None, None] for values in (generated, aligned, inside))
+    score, copied, where = local_correlation(*maps)
+    # Windows without contrast are damped, which costs those with contrast a little too.
+    assert np.allclose(where[0, 0].numpy(), expected, atol=2e-3)
+    assert float(score) == pytest.approx(trust * (weight * expected).sum() / weight.sum(), abs=2e-3)
+    low, high = ((weight * (expected >= COPIED + slack)).sum() / structure.sum() for slack in (2e-3, -2e-3))
+    assert low - 1e-5 <= float(copied) <= high + 1e-5
+    assert 0.01 < low < 0.9
+
+
+@pytest.mark.parametrize("name", WARPS)
+def test_registration_recovers_a_known_affine_map(name):
+    reference = smooth(4)
+    found = register(as_bytes(warp(reference, WARPS[name])), as_bytes(reference))
+    corners = torch.tensor([[x, y, 1.0] for x in (-0.5, 0.5) for y in (-0.5, 0.5)])
+    errors = (corners @ (found.theta - WARPS[name]).transpose(1, 2)).norm(dim=2) * SIZE / 2
+    assert errors.max() < 1.0  # pixels
+
+
+# Promise
+
+
+@pytest.mark.parametrize("name", WARPS)
+def test_a_warped_copy_has_lncc_near_one_and_another_image_clearly_less(name):
+    reference = smooth(6)
+    generated = warp(reference, WARPS[name])
+    copies = register(as_bytes(generated), as_bytes(reference))
+    others = register(as_bytes(generated), as_bytes(reference.roll(1, 0)))
+    assert copies.lncc.min() > 0.95
+    assert copies.copied_fraction.min() > 0.8
+    assert others.lncc.max() < copies.lncc.min() - 0.2
+    assert others.copied_fraction.max() < copies.copied_fraction.min() - 0.2
+
+
+@pytest.mark.parametrize("name", ["none", "rotation", "all"])
+def test_gain_and_offset_do_not_hide_a_copy(name):
+    reference = smooth(4)
+    generated = 0.3 + 0.5 * warp(reference, WARPS[name])
+    found = register(as_bytes(generated), as_bytes(reference))
+    assert found.lncc.min() > 0.93  # half the contrast: a little more of it drowns in the quantisation
+    assert found.copied_fraction.min() > 0.8
+
+
+def test_a_smooth_bias_field_does_not_hide_a_copy():
+    reference = smooth(4)
+    axis = torch.linspace(-1, 1, SIZE)
+    bias = torch.exp(0.2 * axis[:, None] - 0.15 * axis[None])
+    generated = 0.7 * warp(reference, WARPS["rotation"]) * bias
+    assert generated.max() < 1
+    assert register(as_bytes(generated), as_bytes(reference)).lncc.min() > 0.9
+
+
+def test_a_little_noise_does_not_hide_a_copy(generator):
+    reference = smooth(4)
+    generated = warp(reference, WARPS["all"]) + 0.02 * torch.randn(4, SIZE, SIZE, generator=generator)
+    assert register(as_bytes(generated), as_bytes(reference)).lncc.min() > 0.85
+
+
+def test_the_aligned_reference_lies_over_the_generated_image():
+    reference = smooth(3)
+    generated = as_bytes(warp(reference, WARPS["all"]))
+    found = register(generated, as_bytes(reference))
+    before = (as_bytes(reference).float() / 255 - generated.float() / 255).abs().mean()
+    after = (found.aligned - generated.float() / 255).abs().mean()
+    assert after < 0.1 * before
+    assert found.aligned.shape == found.lncc_map.shape == (3, SIZE, SIZE)
+
+
+def test_the_map_shows_which_part_was_copied():
+    reference, other = smooth(2)
+    mixed = reference.clone()
+    mixed[:, SIZE // 2 :] = other[:, SIZE // 2 :]
+    found = register(as_bytes(mixed[None]), as_bytes(reference[None]))
+    left, right = found.lncc_map[0, 20:-20, 20 : SIZE // 2 - 8], found.lncc_map[0, 20:-20, SIZE // 2 + 8 : -20]
+    assert left.mean() > 0.9
+    assert right.mean() < 0.6
+    assert 0.25 < found.copied_fraction < 0.75
+
+
+def test_a_half_that_left_the_field_of_view_does_not_hide_a_copy():
+    reference = smooth(3)
+    generated = warp(reference, affine(shift_x=0.3))
+    assert register(as_bytes(generated), as_bytes(reference)).lncc.min() > 0.9
+
+
+def test_a_batch_is_registered_as_its_pairs_one_by_one():
+    reference = smooth(5)
+    generated, moving = as_bytes(warp(reference, WARPS["rotation"])), as_bytes(reference.roll(2, 0))
+    moving[0] = as_bytes(reference)[0]
+    together = register(generated, moving)
+    alone = [register(generated[i : i + 1], moving[i : i + 1]) for i in range(5)]
+    assert torch.allclose(together.lncc, torch.cat([one.lncc for one in alone]), atol=1e-3)
+    assert torch.allclose(together.theta, torch.cat([one.theta for one in alone]), atol=1e-2)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 100])
+def test_the_size_of_a_chunk_is_irrelevant(chunk):
+    reference = smooth(5)
+    generated = as_bytes(warp(reference, WARPS["all"]))
+    group = torch.tensor([0, 0, 0, 0, 1])
+    whole, parts = (register(generated, as_bytes(reference), group=group, chunk=size) for size in (256, chunk))
+    assert torch.allclose(whole.lncc, parts.lncc, atol=1e-3)
+
+
+def test_registration_is_deterministic_and_leaves_the_global_seed_alone():
+    generated, reference = as_bytes(smooth(3, seed=1)), as_bytes(smooth(3))
+    state = torch.get_rng_state()
+    first, second = register(generated, reference), register(generated, reference)
+    assert torch.equal(first.lncc, second.lncc)
+    assert torch.equal(first.theta, second.theta)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_of_the_candidates_of_one_image_the_hopeless_ones_are_dropped_and_the_copy_stays():
+    bank = smooth(6)
+    generated = warp(bank[2:3], WARPS["all"]).expand(6, -1, -1)
+    found = register(as_bytes(generated), as_bytes(bank), group=torch.zeros(6, dtype=torch.long))
+    assert int((found.lncc > -1).sum()) == KEPT
+    assert int(found.lncc.argmax()) == 2
+    assert found.lncc[2] > 0.95
+
+
+def test_groups_do_not_compete_with_each_other_in_whatever_order_they_come():
+    bank = smooth(8)
+    generated = torch.stack([warp(bank[0:1], WARPS["all"])[0], warp(bank[7:8], WARPS["all"])[0]])
+    group = torch.tensor([1, 0, 1, 0, 1, 0, 1, 0])
+    found = register(as_bytes(generated[1 - group]), as_bytes(bank), group=group)
+    for member, copy in ((1, 0), (0, 7)):
+        rows = (group == member).nonzero().flatten()
+        assert int((found.lncc[rows] > -1).sum()) == KEPT
+        assert int(rows[found.lncc[rows].argmax()]) == copy
+    everything = register(as_bytes(generated[1 - group]), as_bytes(bank))
+    kept = found.lncc > -1
+    assert torch.allclose(found.lncc[kept], everything.lncc[kept], atol=1e-3)
+
+
+def test_a_flip_is_not_an_affine_map_that_registration_tries():
+    reference = smooth(4)
+    assert register(as_bytes(reference.flip(-1)), as_bytes(reference)).lncc.max() < 0.8
+
+
+# Refusal: nothing to compare
+
+
+@pytest.mark.parametrize("flat", ["generated", "reference", "both"])
+def test_an_image_without_structure_is_finite_and_no_copy(flat):
+    structured, empty = as_bytes(smooth(2)), torch.full((2, SIZE, SIZE), 128, dtype=torch.uint8)
+    found = register(
+        empty if flat in ("generated", "both") else structured, empty if flat in ("reference", "both") else structured
+    )
+    assert found.lncc.isfinite().all()
+    assert found.theta.isfinite().all()
+    assert found.lncc.abs().max() < 0.1
+    assert found.copied_fraction.max() < 0.1
+
+
+def test_a_nearly_empty_pair_does_not_count_as_a_copy(generator):
+    noise = (torch.rand(2, 2, SIZE, SIZE, generator=generator) * 3).to(torch.uint8)
+    found = register(noise[0], noise[1])
+    assert found.lncc.max() < 0.5

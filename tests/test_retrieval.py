@@ -1,0 +1,207 @@
+"""Which training images are near, in which pose, and which are worth verifying."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from mi_callback.errors import CalibrationError, StateError
+from mi_callback.features import Features
+from mi_callback.retrieval import PER_SUBJECT, Reference
+from mi_callback.similarity import EPSILON
+
+
+def features(n: int, poses: int = 1, seed: int = 0, widths=(5, 8), subjects=None) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    return Features(
+        {f"layer{i}": torch.randn(poses, n, d, generator=generator) for i, d in enumerate(widths)},
+        torch.zeros(n, 4, 4, dtype=torch.uint8),
+        subjects,
+        None,
+    )
+
+
+def rows_of(source: Features, rows: list[int], poses: int, pose: int, noise: float = 0.0) -> Features:
+    """Queries that equal training images in one pose and nothing in the others."""
+    queries = features(len(rows), poses, seed=77, widths=[f.shape[2] for f in source.layers.values()])
+    generator = torch.Generator().manual_seed(3)
+    for layer, bank in source.layers.items():
+        exact = bank[0, rows]
+        queries.layers[layer][pose] = exact + noise * torch.randn(exact.shape, generator=generator)
+    return queries
+
+
+def naive_cosines(reference: Reference, train: Features, queries: Features) -> np.ndarray:
+    """(poses, n, m, layers) by a loop over everything."""
+    layers = list(train.layers)
+    poses, n, m = len(queries.layers[layers[0]]), len(queries), len(train)
+    cosines = np.zeros((poses, n, m, len(layers)))
+    for k, layer in enumerate(layers):
+        whitening = reference.whitenings[layer]
+        mean, matrix = whitening.mean.numpy(), whitening.matrix.numpy()
+        for p, i, j in itertools.product(range(poses), range(n), range(m)):
+            a = (queries.layers[layer][p, i].double().numpy() - mean) @ matrix
+            b = (train.layers[layer][0, j].double().numpy() - mean) @ matrix
+            cosines[p, i, j, k] = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    return cosines
+
+
+def combine(cosines: np.ndarray, aggregation: str) -> np.ndarray:
+    if aggregation == "geometric":
+        return np.exp(np.log(np.clip(cosines, 0, None) + EPSILON).mean(axis=-1))
+    return {"mean": np.mean, "minimum": np.min}[aggregation](cosines, axis=-1)
+
+
+# Definition
+
+
+@pytest.mark.parametrize("aggregation", ["geometric", "mean", "minimum"])
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+@pytest.mark.parametrize("poses", [1, 4])
+def test_search_is_the_naive_loop_over_poses_layers_and_training_images(poses, backend, aggregation):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    train, queries = features(30, seed=0), features(9, poses, seed=1)
+    reference = Reference.fit(train, "shrunk", backend)
+    found = reference.search(queries, aggregation, candidates=30)
+    cosines = naive_cosines(reference, train, queries)
+    for i in range(9):
+        nearest = cosines[:, i].max(axis=1)  # (poses, layers)
+        by_pose = combine(nearest, aggregation)
+        pose = int(by_pose.argmax())
+        own = combine(cosines[:, i], aggregation)  # (poses, m)
+        match = int(own[pose].argmax())
+        assert float(found.similarity[i]) == pytest.approx(by_pose[pose], abs=1e-5)
+        assert int(found.pose[i]) == pose
+        assert found.layer_similarity[i].tolist() == pytest.approx(nearest[pose].tolist(), abs=1e-5)
+        assert int(found.match[i]) == match
+        assert int(found.consensus[i]) == sum(int(cosines[pose, i, :, k].argmax()) == match for k in range(2))
+        ranked = sorted(range(30), key=lambda j: -own[:, j].max())
+        assert found.candidates[i, :8].tolist() == ranked[:8]
+        assert found.candidate_poses[i, :8].tolist() == [int(own[:, j].argmax()) for j in ranked[:8]]
+
+
+# Promise
+
+
+@pytest.mark.parametrize("backend", ["auto", "faiss"])
+@pytest.mark.parametrize("whitening", ["shrunk", "standard", "none"])
+def test_a_training_image_finds_itself_in_every_layer(whitening, backend):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    train = features(40)
+    found = Reference.fit(train, whitening, backend).search(train, "geometric")
+    assert found.match.tolist() == list(range(40))
+    assert found.candidates[:, 0].tolist() == list(range(40))
+    assert (found.consensus == 2).all()
+    assert torch.allclose(found.similarity, torch.ones(40, dtype=torch.float64), atol=1e-5)
+
+
+@pytest.mark.parametrize("pose", range(4))
+def test_a_copy_is_found_in_the_pose_in_which_it_is_one(pose):
+    train = features(60, widths=(24, 30))
+    queries = rows_of(train, [5, 17, 42], poses=4, pose=pose, noise=0.05)
+    found = Reference.fit(train, "shrunk").search(queries, "geometric")
+    assert found.match.tolist() == [5, 17, 42]
+    assert found.pose.tolist() == [pose] * 3
+    assert found.candidates[:, 0].tolist() == [5, 17, 42]
+    assert found.candidate_poses[:, 0].tolist() == [pose] * 3
+    assert (found.similarity > 0.95).all()
+
+
+def test_more_poses_never_lower_the_similarity():
+    train, queries = features(30), features(12, 4, seed=1)
+    reference = Reference.fit(train, "shrunk")
+    as_it_came = Features({k: f[:1] for k, f in queries.layers.items()}, queries.thumbnails, None, None)
+    one = reference.search(as_it_came, "mean")
+    assert (reference.search(queries, "mean").similarity >= one.similarity - 1e-9).all()
+
+
+def test_a_batch_of_queries_is_searched_as_its_queries_one_by_one():
+    train, queries = features(30), features(6, 2, seed=1)
+    reference = Reference.fit(train, "shrunk")
+    together = reference.search(queries, "geometric", candidates=4)
+    for i in range(6):
+        alone = reference.search(queries.where(torch.tensor([i])), "geometric", candidates=4)
+        assert torch.equal(alone.candidates[0], together.candidates[i])
+        assert torch.equal(alone.candidate_poses[0], together.candidate_poses[i])
+        assert float(alone.similarity) == pytest.approx(float(together.similarity[i]), abs=1e-6)
+        assert (int(alone.match), int(alone.pose)) == (int(together.match[i]), int(together.pose[i]))
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 8, 50])
+def test_candidates_are_distinct_rows_best_first_with_minus_one_where_there_are_fewer(candidates):
+    train, queries = features(20), features(7, 4, seed=1)
+    found = Reference.fit(train, "shrunk").search(queries, "mean", candidates=candidates)
+    assert found.candidates.shape == found.candidate_poses.shape == (7, candidates)
+    for row in found.candidates.tolist():
+        real = [i for i in row if i >= 0]
+        assert len(set(real)) == len(real) == min(candidates, 20)
+        assert row == real + [-1] * (candidates - len(real))
+
+
+def test_one_subject_does_not_take_all_candidates():
+    # Twenty nearly identical slices of one subject, and ten other subjects.
+    train = features(30, subjects=["many"] * 20 + [f"s{i}" for i in range(10)])
+    for bank in train.layers.values():
+        bank[0, :20] = bank[0, :1] + 0.01 * bank[0, :20]
+    found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=12)
+    for row in found.candidates.tolist():
+        subjects = [train.subjects[i] for i in row if i >= 0]
+        assert subjects.count("many") == PER_SUBJECT
+        assert len(subjects) > PER_SUBJECT
+    assert found.candidates[:, 0].tolist() == [3, 7]
+
+
+def test_without_subjects_every_image_is_its_own_candidate():
+    train = features(30)
+    for bank in train.layers.values():
+        bank[0, :20] = bank[0, :1] + 0.01 * bank[0, :20]
+    found = Reference.fit(train, "none").search(train.where(torch.tensor([3])), "mean", candidates=8)
+    assert all(0 <= i < 20 for i in found.candidates[0].tolist())
+
+
+def test_a_training_set_of_two_can_be_searched():
+    train = features(2)
+    found = Reference.fit(train, "shrunk").search(features(3, 4, seed=1), "geometric")
+    assert found.similarity.isfinite().all()
+    assert sorted(found.candidates[0].tolist())[-2:] == [0, 1]
+    assert (found.candidates == -1).sum(dim=1).tolist() == [6, 6, 6]
+
+
+def test_other_images_can_be_searched_under_the_same_whitening():
+    train, other = features(30), features(12, seed=5, subjects=[f"s{i}" for i in range(12)])
+    reference = Reference.fit(train, "shrunk")
+    moved = reference.over(other)
+    assert moved.whitenings == reference.whitenings
+    assert moved.subjects == other.subjects
+    assert moved.search(other, "mean").match.tolist() == list(range(12))
+    assert reference.search(train, "mean").match.tolist() == list(range(30))  # the old one is as it was
+
+
+def test_whitening_is_fitted_on_the_first_pose_only():
+    train = features(30, poses=4)
+    first = Features({k: f[:1] for k, f in train.layers.items()}, train.thumbnails, None, None)
+    one, four = Reference.fit(first, "shrunk"), Reference.fit(train, "shrunk")
+    assert all(torch.equal(one.whitenings[k].matrix, four.whitenings[k].matrix) for k in train.layers)
+    assert one.layers == ["layer0", "layer1"]
+
+
+# Refusal
+
+
+def test_queries_of_other_layers_are_refused():
+    reference = Reference.fit(features(10), "shrunk")
+    with pytest.raises(StateError, match=r"features of the layers \['layer0', 'layer1'\]; \['layer0'\] came"):
+        reference.search(features(3, widths=(5,)), "mean")
+
+
+def test_one_training_image_is_refused():
+    with pytest.raises(CalibrationError, match="at least 2 training images"):
+        Reference.fit(features(1), "shrunk")
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(StateError, match="needed backend"):
+        Reference.fit(features(10), "shrunk", backend="annoy")

@@ -103,7 +103,7 @@ def conformal_p_values(similarity: Tensor, null: Tensor, subjects: Sequence[str]
         p-values in `[1 / (G + 1), 1]`, float64, shape `(n,)`; small means memorized.
 
     Raises:
-        CalibrationError: If `null` is empty, or either input is not finite.
+        CalibrationError: If `null` is empty, either input is not finite, or `subjects` do not match `null`.
 
     References:
         Bates et al., "Testing for outliers with conformal p-values", Ann. Statist. 2023;
@@ -117,6 +117,8 @@ def conformal_p_values(similarity: Tensor, null: Tensor, subjects: Sequence[str]
         raise CalibrationError("needed at least one null image for p-values; none came.")
     if not (null.isfinite().all() and similarity.isfinite().all()):
         raise CalibrationError("needed finite similarities for p-values; NaN or infinity came.")
+    if subjects is not None and len(subjects) != len(null):
+        raise CalibrationError(f"needed one subject per null image ({len(null)}); {len(subjects)} came.")
     weights = subject_weights(subjects, len(null)).to(null.device)
     null, order = null.to(torch.float64).sort()
     # exceed[i] = weight of the null images at rank i or above; one more entry for "none".
@@ -173,18 +175,21 @@ def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float
     return lower, upper
 
 
-def excess_p_value(flagged: int, n: int, alpha: float, n_subjects: int) -> float:
+def excess_p_value(flagged: int, n: int, alpha: float, n_subjects: int, several_each: bool = False) -> float:
     """Probability of at least this many flags among n novel images, all compared with the *same* null.
 
     The flags are not independent: a null that came out low flags all images more easily. Given the null, an image is
-    flagged with a probability that is Beta(k, G + 1 − k) with k = ⌊α (G + 1)⌋, so the count is beta-binomial.
+    flagged with a probability that is Beta(k, G + 1 − k) with k = ⌊α (G + 1)⌋, so the count is beta-binomial. Where
+    subjects have several images (`several_each`), p-values fall between the multiples of 1 / (G + 1) and k is rounded
+    up, which keeps the answer on the safe side.
 
     References:
         Bates et al., Ann. Statist. 2023, section 2 (calibration-conditional distribution of conformal p-values).
     """
     from scipy.stats import betabinom
 
-    k = math.floor(alpha * (n_subjects + 1) + ROUNDING)
+    level = alpha * (n_subjects + 1)
+    k = math.ceil(level - ROUNDING) if several_each else math.floor(level + ROUNDING)
     if k < 1:
         return 1.0
     return float(betabinom.sf(flagged - 1, n, k, n_subjects + 1 - k)) if k < n_subjects + 1 else 1.0

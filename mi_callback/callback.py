@@ -1,5 +1,6 @@
 """When to fit, when to score, on which rank and with which random numbers. No mathematics."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,16 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from mi_callback import store
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import DataError, MemorizationError, StateError
+from mi_callback.errors import StateError
 from mi_callback.loggers import PREFIX, log_media
-from mi_callback.sampling import draw, find_sampler
+from mi_callback.sampling import draw, find_sampler, rng_kept
 from mi_callback.scores import Scores
-from mi_callback.training_data import evaluation_loader, first_loader, is_random
+from mi_callback.training_data import all_loaders, evaluation_loader, is_random, same_items
 from mi_callback.types import SubjectKey
 
 
@@ -114,6 +114,8 @@ class MemorizationCallback(Callback):
         self.samples: Tensor | None = None
         self.history: list[Record] = []
         self._validations = 0
+        self._scored = False
+        self._fitted_here = False
 
     # When ----------------------------------------------------------------------------------------------------------
 
@@ -153,10 +155,12 @@ class MemorizationCallback(Callback):
 
     def _count(self, trainer: Any, pl_module: Any) -> None:
         # After a resume the first validation is scored too: EarlyStopping needs the key.
-        due = self._validations % self.every_n_validations == 0 or not self.history
+        # Every rank must decide alike, and only rank zero has a history.
+        due = self._validations % self.every_n_validations == 0 or not self._scored
         self._validations += 1
         if not due:
             return
+        self._scored = True
         problem = None
         if trainer.is_global_zero:
             problem = self._guarded(lambda: self._score(trainer, pl_module))
@@ -164,54 +168,56 @@ class MemorizationCallback(Callback):
         # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
         summary = trainer.strategy.broadcast(None if self.scores is None else self.scores.summary())
         scalars = {f"{PREFIX}{key}": value for key, value in summary.items()}
-        pl_module.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1)
+        pl_module.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     # What ----------------------------------------------------------------------------------------------------------
 
     def _fit(self, trainer: Any, pl_module: Any) -> None:
-        if self.detector is not None and self.detector.null is not None and not self.detector_options:
+        if self.detector is not None and self.detector.null is not None and not self._fitted_here:
             rank_zero_info(
                 f"memorization: using the fitted detector ({len(self.detector.train or ())} training images)."
             )
             return
         if self.detector is None:
             self.detector = MemorizationDetector(**({"device": pl_module.device} | self.detector_options))
-        detector = self.detector
-        source = first_loader(trainer.train_dataloader) if self.train is None else self.train
-        held_out = self._held_out(trainer, source)
+        detector, self._fitted_here = self.detector, True
+        sources = all_loaders(trainer.train_dataloader) if self.train is None else [self.train]
+        held_out = self._held_out(trainer, sources)
         keys: dict[str, Any] = {"subject_key": self.subject_key, "image_key": self.image_key}
-        with isolate_rng():
-            if is_random(source, self.image_key):
+        with rng_kept():
+            if any(is_random(data, self.image_key, shared=self.train is None) for data in sources):
                 rank_zero_warn(
                     "memorization: the training set changes its images at random, so copies are looked for "
                     "among one draw of each. Pass it without augmentation: MemorizationCallback(train=…)."
                 )
 
-            def batches(data: Any) -> Any:
-                return None if data is None else evaluation_loader(data, detector.batch_size)
+            def training() -> Any:
+                loaders = [evaluation_loader(data, detector.batch_size, self.train is None) for data in sources]
+                return loaders[0] if len(loaders) == 1 else itertools.chain.from_iterable(loaders)
+
+            def novel() -> Any:
+                return None if held_out is None else evaluation_loader(held_out, detector.batch_size)
 
             stored = False
             if self.cache is not None:
-                data = store.fingerprint(batches(source), batches(held_out), **keys)
+                data = store.fingerprint(training(), novel(), **keys)
                 stored = self._load(data)
             if not stored:
-                detector.fit(batches(source), held_out=batches(held_out), progress=True, **keys)
+                detector.fit(training(), held_out=novel(), progress=True, **keys)
                 if self.cache is not None:
                     store.save(detector, self.cache, data)
         self._say_what_was_fitted(stored)
 
-    def _held_out(self, trainer: Any, train: Any) -> Any:
+    def _held_out(self, trainer: Any, train: list[Any]) -> Any:
         """Validation data that can serve as held-out images, or None where the null is made from training subjects."""
         assert self.detector is not None
         if self.detector.null_choice in ("cross_fit", "train_halves"):
             return None
         if self.held_out is not None:
             return self.held_out
-        found = first_loader(trainer.val_dataloaders)
-        if found is None:
-            return None
+        found = next(iter(all_loaders(trainer.val_dataloaders)), None)
         # overfit_batches validates on the training set itself.
-        if trainer.overfit_batches > 0 or getattr(found, "dataset", found) is getattr(train, "dataset", train):
+        if found is None or trainer.overfit_batches > 0 or any(same_items(found, data) for data in train):
             return None
         return found
 
@@ -249,13 +255,15 @@ class MemorizationCallback(Callback):
         if self.detector is None:
             raise StateError("needed a detector that was fitted at the start of fit; none is there.")
         self.samples = self._draw(trainer, pl_module, self.n_samples)
-        with isolate_rng(), torch.no_grad():
+        with rng_kept(), torch.inference_mode(False), torch.no_grad():
             self.scores = self.detector.score(self.samples)
         self.history.append(Record(trainer.current_epoch, trainer.global_step, self.scores))
         rank_zero_info(f"memorization: epoch {trainer.current_epoch}: {self.scores}")
         pairs = self.closest_pairs(8) if self.log_images else None
+        # The step at which Lightning logs the scalars; `global_step` counts every optimizer of a GAN.
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped - (not trainer.validating)
         for logger in trainer.loggers:
-            log_media(logger, self.scores, trainer.global_step, self.log_subjects, pairs)
+            log_media(logger, self.scores, step, self.log_subjects, pairs)
 
     def _draw(self, trainer: Any, pl_module: Any, n: int) -> Tensor:
         sampler = find_sampler(pl_module, self.sampler)
@@ -270,18 +278,18 @@ class MemorizationCallback(Callback):
     # Ranks ---------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _guarded(work: Callable[[], None]) -> MemorizationError | None:
+    def _guarded(work: Callable[[], None]) -> Exception | None:
         try:
             work()
-        except MemorizationError as error:
+        except Exception as error:
             return error
         return None
 
     @staticmethod
-    def _raise_everywhere(trainer: Any, problem: MemorizationError | None) -> None:
+    def _raise_everywhere(trainer: Any, problem: Exception | None) -> None:
         """An error on rank zero ends every rank: the others would wait for it for ever."""
-        message = trainer.strategy.broadcast(None if problem is None else str(problem))
+        message = trainer.strategy.broadcast(None if problem is None else f"{type(problem).__name__}: {problem}")
         if problem is not None:
             raise problem
         if message is not None:
-            raise DataError(f"on rank zero: {message}")
+            raise StateError(f"needed rank zero to score; it stopped with {message}")

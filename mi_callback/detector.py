@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from mi_callback import registration, store
 from mi_callback.calibration import (
@@ -34,6 +35,9 @@ from mi_callback.whitening import Mode
 FOLDS = 30
 """Folds of the cross-fitted null. Each is searched in 29/30 of the training set, so it is slightly too low; more
 folds would cost more and gain little."""
+
+VERIFIED_AT_ONCE = 64
+"""Images whose candidates are aligned in one go; bounds the memory."""
 
 HALVES = 10
 """Random halves of the paper's null."""
@@ -155,24 +159,26 @@ class MemorizationDetector:
         novel = None
         if kind == "held_out":
             novel = self._extract(held_out, self.poses, held_out_subjects, "held-out features", progress, **read)
-        return self.fit_features(training, novel)
+        return self.fit_features(training, novel, progress)
 
-    def fit_features(self, train: Features, held_out: Features | None = None) -> "MemorizationDetector":
+    def fit_features(
+        self, train: Features, held_out: Features | None = None, progress: bool = False
+    ) -> "MemorizationDetector":
         """As `fit`, from features that were extracted before (in all poses, where the null is made from training)."""
         if len(train) < 2:
             raise DataError(f"needed at least 2 training images; {len(train)} came.")
         kind = self._null_kind(held_out)
         if held_out is not None:
             _refuse_leaks(train, held_out)
-        self.train = train
-        self.reference = self.fit_reference(train)
+        reference = self.fit_reference(train)
         if held_out is not None and kind == "held_out":
-            similarity, subjects = self._held_out_null(train, held_out)
+            similarity, subjects = self._held_out_null(train, held_out, reference, progress)
         elif kind == "cross_fit":
-            similarity, subjects = self._cross_fit_null(train)
+            similarity, subjects = self._cross_fit_null(train, progress)
         else:
-            similarity, subjects = self._train_halves_null(train), None
-        self.null = Null(similarity, subjects, kind)
+            similarity, subjects = self._train_halves_null(train, reference, progress), None
+        null = Null(similarity, subjects, kind)
+        self.train, self.reference, self.null = train, reference, null  # all or, when something raised, nothing
         return self
 
     # Scoring -----------------------------------------------------------------------------------------------------
@@ -273,37 +279,38 @@ class MemorizationDetector:
         """Whitening and index of training features under this detector's settings."""
         return Reference.fit(train, self.whitening, self.backend, self.device)
 
-    def _resemblance(self, queries: Features, reference: Reference, references: Tensor) -> Resemblance:
-        """Search, then verify: generated images and null go through exactly this."""
+    def _resemblance(
+        self, queries: Features, reference: Reference, references: Tensor, label: str | None = None
+    ) -> Resemblance:
+        """Search, then verify (with a progress bar `label`): generated images and null go through exactly this."""
         neighbours = reference.search(queries, self.aggregation, self.candidates)
         if not self.verify:
             nothing = torch.full_like(neighbours.similarity, float("nan"))
             return Resemblance(neighbours, neighbours.match, neighbours.pose, nothing, nothing, neighbours.similarity)
-        lncc, copied = self._verify(queries.thumbnails, neighbours, references)
+        lncc, copied = self._verify(queries.thumbnails, neighbours, references, label)
         best = lncc.argmax(dim=1, keepdim=True)
         match, pose, verified, copied = (
             values.gather(1, best)[:, 0] for values in (neighbours.candidates, neighbours.candidate_poses, lncc, copied)
         )
         return Resemblance(neighbours, match, pose, verified, copied, verified)
 
-    def _verify(self, queries: Tensor, neighbours: Neighbours, references: Tensor) -> tuple[Tensor, Tensor]:
+    def _verify(
+        self, queries: Tensor, neighbours: Neighbours, references: Tensor, label: str | None
+    ) -> tuple[Tensor, Tensor]:
         """LNCC and copied fraction of every candidate, `(n, candidates)` float64; LNCC −1 for no candidate."""
-        query, slot = (neighbours.candidates >= 0).nonzero(as_tuple=True)
-        rows, poses = neighbours.candidates[query, slot], neighbours.candidate_poses[query, slot]
         lncc = torch.full(neighbours.candidates.shape, -1.0, dtype=torch.float64)
         copied = torch.zeros_like(lncc)
-        for pairs in torch.arange(len(query)).split(512 * self.candidates):
-            posed = torch.stack(
-                [
-                    POSES[self.poses[pose]](queries[i])
-                    for i, pose in zip(query[pairs].tolist(), poses[pairs].tolist(), strict=True)
-                ]
-            )
-            alignment = registration.register(
-                posed.to(self.device), references[rows[pairs]].to(self.device), group=query[pairs]
-            )
-            lncc[query[pairs], slot[pairs]] = alignment.lncc.double().cpu()
-            copied[query[pairs], slot[pairs]] = alignment.copied_fraction.double().cpu()
+        # Whole images at a time: the candidates of one compete for the finest level of the registration.
+        blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE)
+        for block in tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False):
+            image, slot = (neighbours.candidates[block] >= 0).nonzero(as_tuple=True)
+            image = block[image]
+            rows, poses = neighbours.candidates[image, slot], neighbours.candidate_poses[image, slot]
+            posed = [POSES[self.poses[p]](queries[i]) for i, p in zip(image.tolist(), poses.tolist(), strict=True)]
+            generated, reference = torch.stack(posed).to(self.device), references[rows].to(self.device)
+            alignment = registration.register(generated, reference, group=image)
+            lncc[image, slot] = alignment.lncc.double().cpu()
+            copied[image, slot] = alignment.copied_fraction.double().cpu()
         return lncc, copied
 
     # Nulls -------------------------------------------------------------------------------------------------------
@@ -317,12 +324,14 @@ class MemorizationDetector:
             return "cross_fit" if held_out is None else "held_out"
         return self.null_choice
 
-    def _held_out_null(self, train: Features, held_out: Features) -> tuple[Tensor, Sequence[str] | None]:
-        assert self.reference is not None
+    def _held_out_null(
+        self, train: Features, held_out: Features, reference: Reference, progress: bool
+    ) -> tuple[Tensor, Sequence[str] | None]:
         chosen = held_out.where(thin(held_out.subjects, len(held_out), self.null_size))
-        return self._resemblance(chosen, self.reference, train.thumbnails).deciding, chosen.subjects
+        label = "calibrating" if progress else None
+        return self._resemblance(chosen, reference, train.thumbnails, label).deciding, chosen.subjects
 
-    def _cross_fit_null(self, train: Features) -> tuple[Tensor, Sequence[str] | None]:
+    def _cross_fit_null(self, train: Features, progress: bool) -> tuple[Tensor, Sequence[str] | None]:
         """Every subject against the others: whitening and index refitted without its fold."""
         fold = _folds(train.subjects, len(train), FOLDS, self.seed)
         if int(fold.max()) < 1:
@@ -332,7 +341,7 @@ class MemorizationDetector:
         kept = torch.zeros(len(train), dtype=torch.bool)
         kept[thin(train.subjects, len(train), self.null_size)] = True
         similarity, subjects = [], []
-        for k in fold.unique():
+        for k in tqdm(fold.unique(), desc="calibrating", unit="fold", disable=not progress, leave=False):
             queries, rest = train.where((fold == k) & kept), train.where(fold != k)
             if len(queries) == 0:
                 continue
@@ -340,7 +349,7 @@ class MemorizationDetector:
             subjects += queries.subjects or []
         return torch.cat(similarity), subjects or None
 
-    def _train_halves_null(self, train: Features) -> Tensor:
+    def _train_halves_null(self, train: Features, whole: Reference, progress: bool) -> Tensor:
         """The paper's null: one random half of the training images searched in the other, whitened in-sample."""
         widest = max(features.shape[-1] for features in train.layers.values())
         if self.whitening in ("zca", "pca") and len(train) <= widest + 1:
@@ -350,8 +359,8 @@ class MemorizationDetector:
                 "null='held_out' or 'cross_fit'."
             )
         generator = torch.Generator().manual_seed(self.seed)
-        whole, similarity = self.fit_reference(train), []
-        for _ in range(HALVES):
+        similarity = []
+        for _ in tqdm(range(HALVES), desc="calibrating", unit="half", disable=not progress, leave=False):
             order = torch.randperm(len(train), generator=generator)
             half, other = train.where(order[: len(train) // 2]), train.where(order[len(train) // 2 :])
             similarity.append(self._resemblance(half, whole.over(other), other.thumbnails).deciding)
@@ -388,11 +397,14 @@ def _folds(subjects: Sequence[str] | None, n: int, folds: int, seed: int) -> Ten
 
 def _refuse_leaks(train: Features, held_out: Features) -> None:
     """A training subject, or the very same image, among the held-out ones makes copies look normal."""
-    shared = sorted(set(train.subjects or ()) & set(held_out.subjects or ()))
+    shared = set(train.subjects or ()) & set(held_out.subjects or ())
     if shared:
+        # No ids: a logger may carry the message away.
+        first = next(i for i, subject in enumerate(held_out.subjects or ()) if subject in shared)
         raise DataError(
-            f"needed held-out subjects that were not trained on; {len(shared)} are on both sides, e.g. {shared[:3]}. "
-            "Split by subject (mi_callback.images.split_by_subject), or calibrate without: null='cross_fit'."
+            f"needed held-out subjects that were not trained on; {len(shared)} are on both sides, e.g. that of "
+            f"held-out image {first}. Split by subject (mi_callback.images.split_by_subject), or calibrate without: "
+            "null='cross_fit'."
         )
     known = {thumbnail.numpy().tobytes() for thumbnail in train.thumbnails}
     same = [i for i, thumbnail in enumerate(held_out.thumbnails) if thumbnail.numpy().tobytes() in known]

@@ -1,6 +1,6 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def extract(
     if not done:
         raise DataError("needed at least one image; the data set or iterable is empty.")
     if subjects is not None:
-        found_subjects = [str(subject) for subject in subjects]
+        found_subjects = _as_ids(subjects)
         if len(found_subjects) != done:
             raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
     joined = {layer: torch.cat(parts, dim=1) for layer, parts in layers.items()}
@@ -154,14 +154,19 @@ def read_batches(
             raise DataError(f"needed images of shape (n, 1, h, w); {tuple(images.shape)} came.")
         batches = torch.as_tensor(images).split(batch_size)
     elif isinstance(images, Dataset) or (hasattr(images, "__getitem__") and not isinstance(images, (list, tuple))):
-        batches = DataLoader(images, batch_size=batch_size, shuffle=False)  # type: ignore[arg-type]
+        # Its own generator: without one a loader draws its seed from the global random state.
+        generator = torch.Generator().manual_seed(0)
+        batches = DataLoader(images, batch_size=batch_size, shuffle=False, generator=generator)  # type: ignore[arg-type]
     elif isinstance(images, Iterable):
         batches = images
     else:
         raise DataError(
             f"needed a tensor, an array, a Dataset or an iterable of batches; {type(images).__name__} came."
         )
-    total = len(batches) if isinstance(batches, Sized) else None
+    try:
+        total = len(batches)  # type: ignore[arg-type]
+    except TypeError:  # a generator, or a loader over an iterable data set
+        total = None
     iterator = iter(tqdm(batches, desc=progress, total=total, unit="batch", disable=progress is None, leave=False))
     while True:
         try:
@@ -248,6 +253,8 @@ def _sources_of(batch: Any, images: Tensor) -> list[str] | None:
     found = meta.get(PROVENANCE) if isinstance(meta, Mapping) else None
     if found is None and isinstance(batch, Mapping):
         found = batch.get(PROVENANCE)
+    if isinstance(found, (str, Path)):  # slices of one volume share its file
+        return [str(found)] * len(images)
     return None if found is None else _as_ids(found)
 
 

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +36,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
     """All images below a folder as single-channel slices with their subject.
 
     PNG, JPEG, TIFF, BMP, `.npy`, NIfTI (every slice along `axis`) and DICOM are read. An item is
-    `{"image": float32 (1, h, w), "subject": str, "filename_or_obj": str}`; without a known subject the key
-    `subject` is absent. The subject comes from, in this order: the function `subject_of`, the column `subject`
+    `{"image": float32 (1, h, w), "subject": str, "filename_or_obj": str}`; the key `subject` is absent when the subject
+    of any slice is unknown. The subject comes from, in this order: the function `subject_of`, the column `subject`
     of a `manifest.csv` beside the images (column `file`: path below the manifest), a BIDS `sub-…` in the path,
     the DICOM PatientID, the first folder below `root`, and for a NIfTI volume its own name.
 
@@ -83,19 +83,22 @@ class SliceFolder(Dataset[dict[str, Any]]):
         pixels = read_image(path)
         if position is not None:
             pixels = np.rot90(np.take(pixels, position, axis=self.axis))
-        image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
+        image = torch.from_numpy(np.array(pixels, dtype=np.float32))[None]
         if self.size is not None:
             image = letterbox(image[None], self.size)[0]
         item: dict[str, Any] = {"image": image, "filename_or_obj": str(path)}
-        if subject is not None:
+        if self._all_known:
             item["subject"] = subject
         return item
 
+    @cached_property
+    def _all_known(self) -> bool:
+        return all(s.subject is not None for s in self.slices)
+
     @property
     def subjects(self) -> list[str] | None:
-        """One subject per slice, or None when any slice has none."""
-        found = [s.subject for s in self.slices]
-        return None if any(subject is None for subject in found) else found  # type: ignore[return-value]
+        """One subject per slice, or None when any slice has none: then no item has the key `subject`."""
+        return [str(s.subject) for s in self.slices] if self._all_known else None
 
     def where(self, keep: Sequence[bool] | Tensor) -> "SliceFolder":
         """The same folder restricted to the slices for which `keep` is true."""
@@ -103,6 +106,7 @@ class SliceFolder(Dataset[dict[str, Any]]):
             raise DataError(f"needed one truth value per slice ({len(self)}); {len(keep)} came.")
         chosen = object.__new__(type(self))
         chosen.__dict__ |= self.__dict__ | {"slices": [s for s, k in zip(self.slices, keep, strict=True) if k]}
+        chosen.__dict__.pop("_all_known", None)
         return chosen
 
 
@@ -123,25 +127,48 @@ def split_by_subject(subjects: Sequence[str], share: float, seed: int = 0) -> Te
     return torch.tensor([int.from_bytes(digest, "big") / 2**64 < share for digest in digests], dtype=torch.bool)
 
 
-@lru_cache(maxsize=4)
 def read_image(path: Path) -> np.ndarray:
-    """Pixels of one file: `(h, w)`, or `(x, y, z)` in RAS orientation for NIfTI. Intensities as stored."""
+    """Pixels of one file: `(h, w)`, or `(x, y, z)` in RAS orientation for NIfTI. Intensities as stored.
+
+    Raises:
+        DataError: If the file is damaged, has colour, or holds more than one slice without being a volume.
+    """
+    try:
+        return _read(path)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"needed a readable image; {path} is damaged or not what its name says ({error}).") from error
+
+
+def _read(path: Path) -> np.ndarray:
     match _kind(path):
         case "volume":
-            import nibabel
-
-            return np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj, dtype=np.float32)
+            return _read_volume(path, path.stat().st_mtime_ns)
         case "dicom":
             import pydicom
 
-            return _single_channel(pydicom.dcmread(path).pixel_array, path)
+            scan = pydicom.dcmread(path)
+            pixels = _single_channel(scan.pixel_array, path)
+            # MONOCHROME1 stores bright as low; grey values are turned so that bright is high everywhere.
+            return pixels.max() - pixels if scan.get("PhotometricInterpretation") == "MONOCHROME1" else pixels
         case "array":
             return _single_channel(np.load(path, allow_pickle=False), path)
         case _:
             from PIL import Image
 
             with Image.open(path) as picture:
+                if (pages := getattr(picture, "n_frames", 1)) > 1:
+                    raise DataError(f"needed one slice in {path}; it has {pages} pages. Save them apart.")
                 return _single_channel(np.asarray(picture.convert("RGB") if picture.mode == "P" else picture), path)
+
+
+@lru_cache(maxsize=4)
+def _read_volume(path: Path, _changed: int) -> np.ndarray:
+    """A volume is read once for all of its slices, and again when the file has changed."""
+    import nibabel
+
+    return np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj, dtype=np.float32)
 
 
 def _single_channel(pixels: np.ndarray, path: Path) -> np.ndarray:
@@ -180,7 +207,7 @@ def _read_manifests(root: Path) -> dict[Path, str]:
     for manifest in [root.parent / MANIFEST, *root.rglob(MANIFEST)]:
         if not manifest.is_file():
             continue
-        with manifest.open(newline="") as lines:
+        with manifest.open(newline="", encoding="utf-8-sig") as lines:
             for row in csv.DictReader(lines):
                 if row.get("file") and row.get("subject"):
                     subject_of[manifest.parent / row["file"]] = row["subject"]

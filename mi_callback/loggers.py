@@ -62,7 +62,7 @@ def _log_wandb(run: Any, scores: Scores, step: int, subjects: bool, pairs: Tenso
 
     columns, rows = flagged_table(scores, subjects)
     media: dict[str, Any] = {
-        f"{MEDIA}mi": wandb.Histogram(np_histogram=np.histogram(scores.mi.numpy(), bins=64)),
+        f"{MEDIA}mi": wandb.Histogram(np_histogram=np.histogram(scores.mi.numpy(), bins=64, range=_range(scores.mi))),
         f"{MEDIA}flagged": wandb.Table(columns=list[str | int](columns), data=rows),
         "trainer/global_step": step,
     }
@@ -72,6 +72,13 @@ def _log_wandb(run: Any, scores: Scores, step: int, subjects: bool, pairs: Tenso
             for pair, i in zip(pairs, scores.closest(len(pairs)), strict=True)
         ]
     run.log(media)
+
+
+def _range(values: Tensor) -> tuple[float, float]:
+    """Wide enough for bins of finite size, also when a collapsed generator makes all values nearly equal."""
+    low, high = float(values.min()), float(values.max())
+    least = 1e-6 * max(1.0, abs(low), abs(high))
+    return (low, high) if high - low > least else (low - least, high + least)
 
 
 def _log_tensorboard(writer: Any, scores: Scores, step: int, subjects: bool, pairs: Tensor | None) -> None:

@@ -29,10 +29,12 @@ def affine(
     n = len(images)
     angle, sx, sy, dx, dy, k = (_per_image(v, n, images) for v in (rotation, scale_x, scale_y, shift_x, shift_y, shear))
     cos, sin = torch.cos(angle * math.pi / 180), torch.sin(angle * math.pi / 180)
+    # In the normalised coordinates of affine_grid one unit is half a side: a rotation must know how sides compare.
+    aspect = images.shape[-2] / images.shape[-1]
     # affine_grid maps output to input, hence the inverse magnification and the minus before the shift.
     rows = (
-        torch.stack([cos / sx, (sin + k) / sx, -2 * dx], dim=1),
-        torch.stack([-sin / sy, cos / sy, -2 * dy], dim=1),
+        torch.stack([cos / sx, (sin + k) * aspect / sx, -2 * dx], dim=1),
+        torch.stack([-sin / aspect / sy, cos / sy, -2 * dy], dim=1),
     )
     grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

@@ -1,11 +1,13 @@
 """A LightningModule → generated images, without leaving a trace in it."""
 
 import inspect
+import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,18 +78,34 @@ def draw(
         SamplerError: If the sampler returns something that is no tensor, or another number of images than asked.
         DataError: If the images are NaN, constant or of the wrong shape.
     """
-    from lightning.pytorch.utilities.seed import isolate_rng
-
     images: list[Tensor] = []
-    with isolate_rng(), evaluating(module), torch.no_grad(), context():
+    # Validation may run in inference mode, whose tensors cannot be used further.
+    with rng_kept(), evaluating(module), torch.inference_mode(False), torch.no_grad(), context():
         torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         for start in range(0, n, batch_size):
             asked = min(batch_size, n - start)
             images.append(_checked(sampler(asked), asked, start))
-    sizes = {tuple(batch.shape[1:]) for batch in images}
-    if len(sizes) > 1:
-        raise SamplerError(f"needed generated images of one shape; the sampler returned {sorted(sizes)}.")
-    return torch.cat(images)
+        sizes = {tuple(batch.shape[1:]) for batch in images}
+        if len(sizes) > 1:
+            raise SamplerError(f"needed generated images of one shape; the sampler returned {sorted(sizes)}.")
+        return torch.cat(images)
+
+
+@contextmanager
+def rng_kept() -> Iterator[None]:
+    """Lightning's `isolate_rng`, which alone does not put the states back when something raises."""
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    raised: BaseException | None = None
+    with isolate_rng():
+        try:
+            yield
+        except BaseException as error:
+            raised = error
+    if raised is not None:
+        raise raised
 
 
 @contextmanager

@@ -93,7 +93,8 @@ class Scores:
             return "inconclusive"
         if self.fdr is not None:
             return "memorized" if self.n_flagged else "clean"
-        excess = excess_p_value(self.n_flagged, len(self), self.alpha, self.null_subjects)
+        several_each = self.null_images > self.null_subjects
+        excess = excess_p_value(self.n_flagged, len(self), self.alpha, self.null_subjects, several_each)
         return "memorized" if excess <= 0.05 else "clean"
 
     @property
@@ -149,6 +150,6 @@ class Scores:
             f"{float(self.mi.median()):.2f}, max {float(self.mi.max()):.2f}, {null}"
         )
         if not self.resolvable:
-            needed = math.ceil(1 / self.alpha) - 1
+            needed = math.ceil(1 / self.alpha - 1e-9) - 1
             text += f"; alpha = {self.alpha:g} needs at least {needed} held-out subjects"
         return text

@@ -37,7 +37,7 @@ def aggregate(similarity: Tensor, aggregation: Aggregation, layers: Sequence[str
         case Mapping():
             unknown = set(aggregation) - set(layers)
             weights = similarity.new_tensor([float(aggregation.get(layer, 0.0)) for layer in layers])
-            if unknown or (weights < 0).any() or weights.sum() <= 0:
+            if unknown or not weights.isfinite().all() or (weights < 0).any() or weights.sum() <= 0:
                 raise EncoderError(
                     f"needed non-negative weights, one positive, for layers out of {list(layers)}; "
                     f"{dict(aggregation)} came."

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mi_callback.calibration import Null
 from mi_callback.errors import StateError
-from mi_callback.features import Features, read_batch
+from mi_callback.features import Features, read_batches
 from mi_callback.types import SubjectKey
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["mi_callback"])
+            stored = header["settings"] | {"format": header["format"]}
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise StateError(f"needed a state written by MemorizationDetector.save; {path} is none ({error}).") from error
     here = settings(detector) | {"format": FORMAT}
-    stored = header["settings"] | {"format": header["format"]}
     differ = sorted(key for key in here.keys() | stored.keys() if here.get(key) != stored.get(key))
     if data_fingerprint is not None and header["data"] != data_fingerprint:
         differ.append("data")
@@ -112,8 +112,8 @@ def fingerprint(*sources: Iterable[Any] | None, subject_key: SubjectKey = None, 
     digest = hashlib.blake2b(digest_size=16)
     for source in sources:
         digest.update(b"source")
-        for item in source or ():
-            batch = read_batch(item, subject_key, image_key)
+        batches = () if source is None else read_batches(source, 64, subject_key, image_key, None)
+        for batch in batches:
             images = torch.as_tensor(batch.images).detach().cpu().contiguous()
             digest.update(repr((images.dtype, tuple(images.shape[1:]), batch.subjects)).encode())
             digest.update(images.flatten().view(torch.uint8).numpy().tobytes())

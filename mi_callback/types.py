@@ -10,7 +10,7 @@ Images = Float[Tensor, "n channels h w"]
 """Images in any intensity range, before preprocessing."""
 
 Thumbnails = UInt8[Tensor, "n size size"]
-"""Min-max scaled images at registration size; patient data."""
+"""Quantile-scaled images at registration size; patient data."""
 
 LayerFeatures = dict[str, Float[Tensor, "n d"]]
 """One matrix of pooled features per encoder layer, in layer order."""

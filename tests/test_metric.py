@@ -42,5 +42,5 @@ def test_copies_score_higher(detector):
 def test_what_is_missing_is_said(detector):
     with pytest.raises(StateError, match="fitted detector"):
         MemorizationIndex(MemorizationDetector(build_encoder("pixels")))
-    with pytest.raises(StateError, match="update"), pytest.warns(UserWarning):
+    with pytest.raises(StateError, match="update"), pytest.warns(UserWarning, match="before the ``update`` method"):
         MemorizationIndex(detector).compute()

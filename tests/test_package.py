@@ -34,7 +34,8 @@ def test_wheel_and_sdist_carry(built, file):
     (wheel,) = built.glob("*.whl")
     (sdist,) = built.glob("*.tar.gz")
     assert file in zipfile.ZipFile(wheel).namelist()
-    assert any(name.endswith("/" + file) for name in tarfile.open(sdist).getnames())
+    with tarfile.open(sdist) as archive:
+        assert any(name.endswith("/" + file) for name in archive.getnames())
 
 
 def test_the_wheel_works_from_an_empty_folder(built, tmp_path):

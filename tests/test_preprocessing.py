@@ -70,8 +70,8 @@ def test_an_image_of_the_right_size_is_not_resampled(images):
 def test_downsampling_does_not_depend_on_the_phase_of_fine_stripes():
     stripes = (torch.arange(96) % 2).float().expand(1, 1, 96, 96)
     shifted = stripes.roll(1, dims=-1)
-    small, moved = letterbox(stripes, (24, 24)), letterbox(shifted, (24, 24))
-    assert (small - moved)[..., 2:-2].abs().max() < 0.05
+    small, moved = letterbox(stripes, (32, 32)), letterbox(shifted, (32, 32))
+    assert (small - moved)[..., 2:-2].abs().max() < 0.2  # picking every third pixel gives 1
     assert abs(small[..., 2:-2].mean() - 0.5) < 0.05
 
 
@@ -91,12 +91,11 @@ def test_one_hot_pixel_does_not_darken_the_rest():
     assert normalise_intensity(hot, "minmax").median() < 1e-3  # what quantiles protect from
 
 
-def test_an_image_with_a_single_bright_pixel_keeps_it():
+def test_a_nearly_empty_image_keeps_the_few_pixels_that_it_has():
     image = torch.zeros(1, 1, 32, 32)
-    image[0, 0, 5, 5] = 3.0
+    image[0, 0, 5, 5], image[0, 0, 9, 9] = 3.0, 1.0
     scaled = normalise_intensity(image, "quantile")
-    assert scaled[0, 0, 5, 5] == 1
-    assert scaled.sum() == 1
+    assert torch.allclose(scaled, image / 3)
 
 
 @pytest.mark.parametrize("intensity", ["minmax", "quantile", "zscore"])

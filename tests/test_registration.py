@@ -43,7 +43,9 @@ def warp(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
 WARPS = {
     "none": affine(),
     "rotation": affine(rotation=12),
-    "strong_rotation": affine(rotation=-25),
+    "strong_rotation": affine(rotation=35),
+    "strong_rotation_back": affine(rotation=-35),
+    "strong_magnification": affine(zoom_x=0.7, zoom_y=0.7),
     "magnification": affine(zoom_x=0.85, zoom_y=0.85),
     "reduction": affine(zoom_x=1.15, zoom_y=1.15),
     "stretch": affine(zoom_x=0.9, zoom_y=1.1),

@@ -180,12 +180,13 @@ def test_other_images_can_be_searched_under_the_same_whitening():
     assert reference.search(train, "mean").match.tolist() == list(range(30))  # the old one is as it was
 
 
-def test_whitening_is_fitted_on_the_first_pose_only():
+def test_whitening_and_index_are_made_of_the_first_pose_only():
     train = features(30, poses=4)
     first = Features({k: f[:1] for k, f in train.layers.items()}, train.thumbnails, None, None)
     one, four = Reference.fit(first, "shrunk"), Reference.fit(train, "shrunk")
     assert all(torch.equal(one.whitenings[k].matrix, four.whitenings[k].matrix) for k in train.layers)
     assert one.layers == ["layer0", "layer1"]
+    assert four.search(first, "mean").match.tolist() == list(range(30))
 
 
 # Refusal

@@ -21,7 +21,7 @@ from torch.utils.data import (
 
 from mi_callback.errors import DataError
 from mi_callback.features import read_batch
-from mi_callback.training_data import evaluation_loader, first_loader, is_random, private_copy
+from mi_callback.training_data import all_loaders, evaluation_loader, is_random, private_copy, same_items
 
 N = 10
 RAMP = torch.arange(N, dtype=torch.float32).view(N, 1, 1, 1) + torch.linspace(0, 0.5, 16).view(1, 1, 4, 4)
@@ -266,9 +266,18 @@ def test_a_deep_copy_alone_would_not_share_the_pixels():
 # Several loaders -----------------------------------------------------------------------------------------------------
 
 
-def test_the_first_of_several_loaders_is_taken():
+def test_every_one_of_several_loaders_is_found_in_order():
     first, second = DataLoader(TensorDataset(RAMP)), DataLoader(TensorDataset(RAMP))
-    for loaders in (first, [first, second], (first, second), {"a": first, "b": second}, {"a": [first], "b": second}):
-        assert first_loader(loaders) is first
+    for loaders in ([first, second], (first, second), {"a": first, "b": second}, {"a": [first], "b": second}):
+        assert [id(loader) for loader in all_loaders(loaders)] == [id(first), id(second)]
+    assert all_loaders(first) == [first]
     for nothing in (None, [], {}, {"a": []}):
-        assert first_loader(nothing) is None
+        assert all_loaders(nothing) == []
+
+
+def test_two_subsets_of_one_data_set_are_not_the_same_items():
+    dataset = TensorDataset(RAMP)
+    halves = [DataLoader(dataset, sampler=torch.utils.data.SubsetRandomSampler(rows)) for rows in ([0, 1], [2, 3])]
+    assert same_items(DataLoader(dataset, shuffle=True), DataLoader(dataset))
+    assert not same_items(*halves)
+    assert not same_items(DataLoader(dataset), DataLoader(TensorDataset(RAMP)))

@@ -105,7 +105,8 @@ class HookedEncoder(nn.Module):
     def fingerprint(self) -> str:
         """Hash of weights, layers and input convention: changes when any feature could."""
         declared = {key: asdict(layer) for key, layer in self.layers.items()}
-        spec = (self.name, declared, self.size, self.channels, self.intensity, self.pooling)
+        # repr: layers without weights (a pooling size, say) change features too.
+        spec = (self.name, repr(self.network), declared, self.size, self.channels, self.intensity, self.pooling)
         digest = hashlib.blake2b(repr(spec).encode(), digest_size=16)
         for key, value in sorted(self.network.state_dict().items()):
             digest.update(key.encode())
@@ -116,7 +117,11 @@ class HookedEncoder(nn.Module):
     def _taps(self, found: dict[str, Tensor]) -> Iterator[None]:
         def tap(key: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                found[key] = output[0] if isinstance(output, tuple) else output
+                found[key] = output = output[0] if isinstance(output, tuple) else output
+                if not isinstance(output, Tensor):
+                    raise EncoderError(
+                        f"needed a tensor from the layer {key!r}; it returns {type(output).__name__}. Tap a submodule."
+                    )
                 if len(found) == len(self.layers):
                     raise _AllLayersReached
 

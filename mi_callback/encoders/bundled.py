@@ -17,7 +17,7 @@ WEIGHTS = "bundled.safetensors"
 
 
 class CopyNet(nn.Module):
-    """Four stages, each halving the resolution: strided convolution, then one residual block. 0.9 M parameters."""
+    """Four stages, each halving the resolution: strided convolution, then one residual block. 1.1 M parameters."""
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
@@ -72,6 +72,7 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
 
 
 def _read_weights(checkpoint: str | Path | None, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     resource = files("mi_callback.encoders") / "weights" / WEIGHTS if checkpoint is None else Path(checkpoint)
@@ -81,7 +82,12 @@ def _read_weights(checkpoint: str | Path | None, expected: dict[str, Tensor]) ->
             "train them with examples/train_encoder.py."
         )
     with as_file(resource) as path:
-        weights = load_file(path)
+        try:
+            weights = load_file(path)
+        except SafetensorError as error:
+            raise EncoderError(
+                f"needed encoder weights as safetensors; {resource} is no such file ({error})."
+            ) from error
     wrong = {key for key, value in expected.items() if key not in weights or weights[key].shape != value.shape}
     if wrong or weights.keys() - expected.keys():
         raise EncoderError(

@@ -119,8 +119,14 @@ def make_trainer(*callbacks: Any, package: Any = lp, **further: Any) -> Any:
 
 
 def fit(
-    *callbacks: Any, train: Any = None, val: Any = "default", module: Any = None, seed: int = 0, package: Any = lp,
-    fit_options: dict[str, Any] | None = None, **further: Any,
+    *callbacks: Any,
+    train: Any = None,
+    val: Any = "default",
+    module: Any = None,
+    seed: int = 0,
+    package: Any = lp,
+    fit_options: dict[str, Any] | None = None,
+    **further: Any,
 ) -> Any:
     """Seed everything, train, return the trainer."""
     lp.seed_everything(seed, verbose=False)
@@ -148,8 +154,10 @@ def said() -> Iterator[list[str]]:
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
     # Whichever of the two packages was imported last owns the log of rank zero.
-    loggers = [logging.getLogger(f"{package}.utilities.rank_zero") for package in
-               ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")]
+    loggers = [
+        logging.getLogger(f"{package}.utilities.rank_zero")
+        for package in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+    ]
     for log in loggers:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
@@ -448,8 +456,12 @@ def monai_transforms(workers: int, package: str) -> DataLoader:
     from monai.transforms import Compose, RandAffined, RandFlipd, RandGaussianNoised, RandScaleIntensityd
 
     chain = Compose(
-        [RandFlipd("image", prob=0.5, spatial_axis=1), RandGaussianNoised("image", prob=0.7, std=0.1),
-         RandScaleIntensityd("image", factors=0.2, prob=0.5), RandAffined("image", prob=0.5, translate_range=2)]
+        [
+            RandFlipd("image", prob=0.5, spatial_axis=1),
+            RandGaussianNoised("image", prob=0.7, std=0.1),
+            RandScaleIntensityd("image", factors=0.2, prob=0.5),
+            RandAffined("image", prob=0.5, translate_range=2),
+        ]
     )
     chain.set_random_state(11)
     dataset = MonaiDataset([{"image": image} for image in TRAIN], chain)
@@ -587,8 +599,14 @@ def test_fast_dev_run_finds_a_sampler_that_does_not_work():
 def test_validation_switched_off_falls_back_to_the_end_of_the_training_epoch(tmp_path: Path):
     watch = callback()
     checkpoint = ModelCheckpoint(tmp_path, monitor="memorization/mi_max")
-    trainer = fit(watch, EarlyStopping("memorization/mi_max"), checkpoint, limit_val_batches=0, max_epochs=2,
-                  enable_checkpointing=True)
+    trainer = fit(
+        watch,
+        EarlyStopping("memorization/mi_max"),
+        checkpoint,
+        limit_val_batches=0,
+        max_epochs=2,
+        enable_checkpointing=True,
+    )
     assert [record.epoch for record in watch.history] == [0, 1]
     assert watch.detector.null.kind == "cross_fit"
     assert set(scalars(trainer)) == ALWAYS | COUNTS
@@ -764,8 +782,14 @@ def test_two_processes_score_as_one_does(tmp_path: Path):
     # Without learning the weights are the same however the batches are split.
     one = scalars(fit(callback(), module=Tiny(lr=0.0)))
     checkpoint = ModelCheckpoint(tmp_path, monitor="memorization/mi_max")
-    trainer = fit(callback(), checkpoint, EarlyStopping("memorization/mi_max"), module=Tiny(lr=0.0),
-                  enable_checkpointing=True, **two_processes())
+    trainer = fit(
+        callback(),
+        checkpoint,
+        EarlyStopping("memorization/mi_max"),
+        module=Tiny(lr=0.0),
+        enable_checkpointing=True,
+        **two_processes(),
+    )
     assert set(one) == ALWAYS | COUNTS
     # The batch statistics of batch norm do depend on the split.
     assert scalars(trainer)["mi_mean"] == pytest.approx(one["mi_mean"], abs=0.5)

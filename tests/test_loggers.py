@@ -103,11 +103,21 @@ def train(folder: Path, **asked: bool) -> Run:
         for name in ("DATA", "CACHE", "CONFIG"):
             patch.setenv(f"WANDB_{name}_DIR", str(folder / "elsewhere"))
         patch.setenv("WANDB_SILENT", "true")
-        loggers = [WandbLogger(offline=True, save_dir=folder, project="test"), CSVLogger(folder, "csv", ""),
-                   TensorBoardLogger(folder, "tensorboard", "")]
+        loggers = [
+            WandbLogger(offline=True, save_dir=folder, project="test"),
+            CSVLogger(folder, "csv", ""),
+            TensorBoardLogger(folder, "tensorboard", ""),
+        ]
         callback = MemorizationCallback(n_samples=N, detector=detector(), **asked)
-        trainer = lp.Trainer(accelerator="cpu", max_epochs=1, logger=loggers, callbacks=[callback],
-                             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        trainer = lp.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=loggers,
+            callbacks=[callback],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.fit(Tiny(), DataLoader(Hospital(TRAIN, "A"), 8, shuffle=True), DataLoader(Hospital(HELD_OUT, "B"), 8))
         wandb.finish()
         for logger in loggers[1:]:
@@ -197,9 +207,15 @@ def test_no_picture_leaves_unless_asked(private: Run):
 
 def test_an_error_about_patients_does_not_name_them():
     # W&B records the console, the traceback of an error included, and uploads it with the run.
-    trainer = lp.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
-                         callbacks=[MemorizationCallback(n_samples=N, detector=detector())],
-                         enable_progress_bar=False, enable_model_summary=False)
+    trainer = lp.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[MemorizationCallback(n_samples=N, detector=detector())],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     both = Hospital(TRAIN, "A"), Hospital(HELD_OUT, "A")
     with pytest.raises(DataError, match="20 are on both sides") as raised:
         trainer.fit(Tiny(), *(DataLoader(side, 8) for side in both))
@@ -219,13 +235,17 @@ def test_pictures_of_the_closest_pairs_leave_when_asked(shown: Run):
     (row,) = [row for row in shown.history if "memorization_media/closest._type" in row]
     files = sorted(name for name, _ in contents(shown.wandb_folder) if name.endswith(".png"))
     assert len(files) == 8
-    pictures = [np.asarray(Image.open(shown.wandb_folder / "files" / name)) for name in
-                row["memorization_media/closest.filenames"]]
+    pictures = [
+        np.asarray(Image.open(shown.wandb_folder / "files" / name))
+        for name in row["memorization_media/closest.filenames"]
+    ]
     expected = shown.callback.closest_pairs(8)
     assert [picture.shape for picture in pictures] == [(96, 192)] * 8
     assert np.abs(pictures[0].astype(int) - (expected[0, 0] * 255).numpy().astype(int)).max() <= 1
     assert {caption.split(",")[1] for caption in row["memorization_media/closest.captions"][:2]} == {
-        " match 3", " match 17"}
+        " match 3",
+        " match 17",
+    }
 
 
 # TensorBoard ---------------------------------------------------------------------------------------------------------
@@ -271,9 +291,16 @@ class Adversarial(Tiny):
 def test_scalars_and_media_of_one_validation_stand_at_the_same_step(tmp_path: Path, module: type, validation: Any):
     logger = TensorBoardLogger(tmp_path, "tensorboard", "")
     callback = MemorizationCallback(n_samples=N, detector=detector())
-    trainer = lp.Trainer(accelerator="cpu", max_epochs=2, logger=logger, callbacks=[callback],
-                         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                         limit_val_batches=validation)
+    trainer = lp.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=logger,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=validation,
+    )
     trainer.fit(module(), DataLoader(Hospital(TRAIN, "A"), 8), DataLoader(Hospital(HELD_OUT, "B"), 8))
     logger.finalize("success")
     events = Run(callback, tmp_path, tmp_path, []).events()

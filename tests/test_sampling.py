@@ -126,8 +126,14 @@ def test_a_function_of_module_and_number_is_used():
 
 @pytest.mark.parametrize(
     "function",
-    [noise, lambda n: noise(n), lambda n, steps=5: noise(n), lambda *a: noise(*a), functools.partial(noise),
-     functools.partial(lambda scale, n: scale * noise(n), 2.0)],
+    [
+        noise,
+        lambda n: noise(n),
+        lambda n, steps=5: noise(n),
+        lambda *a: noise(*a),
+        functools.partial(noise),
+        functools.partial(lambda scale, n: scale * noise(n), 2.0),
+    ],
 )
 def test_a_function_of_a_number_alone_is_used(function):
     assert find_sampler(nn.Identity(), function)(3).shape == (3, 1, SIDE, SIDE)
@@ -192,8 +198,10 @@ def test_a_seed_gives_the_same_images_each_time_and_another_seed_others():
 
 @pytest.mark.parametrize(
     "latents",
-    [lambda n: torch.from_numpy(np.random.randn(n, 1, 4, 4)),
-     lambda n: torch.tensor([random.random() for _ in range(n * 16)]).view(n, 1, 4, 4)],
+    [
+        lambda n: torch.from_numpy(np.random.randn(n, 1, 4, 4)),
+        lambda n: torch.tensor([random.random() for _ in range(n * 16)]).view(n, 1, 4, 4),
+    ],
     ids=["numpy", "python"],
 )
 def test_samplers_that_use_the_random_numbers_of_numpy_or_python_repeat_too(latents):
@@ -250,8 +258,16 @@ def test_the_context_of_the_precision_plugin_surrounds_every_call():
 
 
 def random_state() -> int:
-    return hash(repr((random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2:],
-                      torch.get_rng_state().tolist())))
+    return hash(
+        repr(
+            (
+                random.getstate(),
+                np.random.get_state()[1].tobytes(),
+                np.random.get_state()[2:],
+                torch.get_rng_state().tolist(),
+            )
+        )
+    )
 
 
 def spend(n: int) -> Tensor:

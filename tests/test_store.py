@@ -60,8 +60,15 @@ def network(seed: int) -> HookedEncoder:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"null": "cross_fit"}, {"null": "train_halves", "whitening": "standard"}, {"aggregation": "minimum"},
-     {"aggregation": {"levels.0": 1.0, "levels.1": 2.0}}, {"poses": "dihedral"}, {"whitening": "none"}],
+    [
+        {},
+        {"null": "cross_fit"},
+        {"null": "train_halves", "whitening": "standard"},
+        {"aggregation": "minimum"},
+        {"aggregation": {"levels.0": 1.0, "levels.1": 2.0}},
+        {"poses": "dihedral"},
+        {"whitening": "none"},
+    ],
     ids=["held-out", "cross-fit", "halves", "minimum", "weighted", "dihedral", "plain"],
 )
 def test_scores_after_save_and_load_are_bit_equal(tmp_path: Path, options: dict):
@@ -134,10 +141,17 @@ def test_the_file_is_readable_by_its_owner_alone(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("other", "named"),
-    [({"whitening": "standard"}, "whitening"), ({"aggregation": "mean"}, "aggregation"), ({"poses": "none"}, "poses"),
-     ({"null": "cross_fit"}, "null"), ({"candidates": 3}, "candidates"), ({"null_size": 5}, "null_size"),
-     ({"seed": 1}, "seed"), ({"verify": True}, "verify"),
-     ({"encoder": build_encoder("pixels", sides=(4, 9), size=32)}, "encoder")],
+    [
+        ({"whitening": "standard"}, "whitening"),
+        ({"aggregation": "mean"}, "aggregation"),
+        ({"poses": "none"}, "poses"),
+        ({"null": "cross_fit"}, "null"),
+        ({"candidates": 3}, "candidates"),
+        ({"null_size": 5}, "null_size"),
+        ({"seed": 1}, "seed"),
+        ({"verify": True}, "verify"),
+        ({"encoder": build_encoder("pixels", sides=(4, 9), size=32)}, "encoder"),
+    ],
 )
 def test_a_state_of_other_settings_is_refused_by_name(tmp_path: Path, other: dict, named: str):
     fitted().save(tmp_path / "state")
@@ -251,6 +265,9 @@ def test_the_fingerprint_changes_with_subjects_order_and_side():
 
 def test_the_fingerprint_tells_shapes_and_types_of_the_same_bytes_apart():
     flat = torch.arange(256, dtype=torch.int32)
-    prints = {store.fingerprint([flat.view(4, 1, 8, 8)]), store.fingerprint([flat.view(4, 1, 4, 16)]),
-              store.fingerprint([flat.view(torch.float32).view(4, 1, 8, 8)])}
+    prints = {
+        store.fingerprint([flat.view(4, 1, 8, 8)]),
+        store.fingerprint([flat.view(4, 1, 4, 16)]),
+        store.fingerprint([flat.view(torch.float32).view(4, 1, 8, 8)]),
+    }
     assert len(prints) == 3

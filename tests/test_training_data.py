@@ -50,8 +50,12 @@ class OwnRandomness(Dataset):
     """Carries its own random state, of the given kind, as many augmentation libraries do."""
 
     def __init__(self, kind: str) -> None:
-        self.rng = {"numpy": np.random.default_rng, "legacy": np.random.RandomState, "python": random.Random,
-                    "torch": torch.Generator().manual_seed}[kind](7)
+        self.rng = {
+            "numpy": np.random.default_rng,
+            "legacy": np.random.RandomState,
+            "python": random.Random,
+            "torch": torch.Generator().manual_seed,
+        }[kind](7)
 
     def __len__(self) -> int:
         return N
@@ -215,8 +219,17 @@ def test_augmentation_that_strikes_every_other_time_is_noticed():
     assert missed == 0
 
 
-@pytest.mark.parametrize("data", [TensorDataset(RAMP), DataLoader(TensorDataset(RAMP), shuffle=True), [RAMP], Stream(),
-                                  TensorDataset(RAMP[:0]), TensorDataset(RAMP[:1])])
+@pytest.mark.parametrize(
+    "data",
+    [
+        TensorDataset(RAMP),
+        DataLoader(TensorDataset(RAMP), shuffle=True),
+        [RAMP],
+        Stream(),
+        TensorDataset(RAMP[:0]),
+        TensorDataset(RAMP[:1]),
+    ],
+)
 def test_data_that_stay_as_they_are_are_not_called_random(data):
     assert not is_random(data)
 

@@ -1,7 +1,6 @@
 """How often would a real image that was not trained on look this similar? Nulls, p-values, indices, intervals."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mi_callback.errors import CalibrationError
+from mi_callback.types import Similarity, Subjects
 
 NullKind = Literal["auto", "held_out", "cross_fit", "train_halves"]
 OniScale = Literal["unit", "paper"]
@@ -28,7 +28,7 @@ class Null:
     """
 
     similarity: Tensor
-    subjects: Sequence[str] | None
+    subjects: Subjects | None
     kind: NullKind
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Null:
         return smallest_p(self.n_subjects) <= alpha + ROUNDING
 
 
-def subject_weights(subjects: Sequence[str] | None, n: int) -> Tensor:
+def subject_weights(subjects: Subjects | None, n: int) -> Tensor:
     """1 / (number of images of the same subject) per image, float64; ones without subjects."""
     if subjects is None:
         return torch.ones(n, dtype=torch.float64)
@@ -87,7 +87,7 @@ def smallest_p(n_subjects: int) -> float:
     return 1 / (n_subjects + 1)
 
 
-def conformal_p_values(similarity: Tensor, null: Tensor, subjects: Sequence[str] | None = None) -> Tensor:
+def conformal_p_values(similarity: Similarity, null: Tensor, subjects: Subjects | None = None) -> Tensor:
     """How often a novel real image is at least this similar to the training set.
 
     With G held-out subjects of n_g images each, p = (1 + Σ_g (1 / n_g) Σ_j 1{s_gj ≥ s}) / (G + 1): the images of one
@@ -127,7 +127,7 @@ def conformal_p_values(similarity: Tensor, null: Tensor, subjects: Sequence[str]
     return ((1 + exceed[rank]) / (1 + weights.sum())).clamp(max=1)
 
 
-def memorization_index(similarity: Tensor, null: Null) -> Tensor:
+def memorization_index(similarity: Similarity, null: Null) -> Tensor:
     """MI = (s − μ₀) / σ₀, `(n,)` float64: about 0 for a novel image, large for a copy (Deo et al. 2026)."""
     return (similarity.to(torch.float64) - null.mean) / null.std
 

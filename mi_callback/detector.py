@@ -29,7 +29,7 @@ from mi_callback.preprocessing import check_images, thumbnails
 from mi_callback.retrieval import Neighbours, Reference
 from mi_callback.scores import Scores
 from mi_callback.similarity import Aggregation
-from mi_callback.types import SubjectKey
+from mi_callback.types import SubjectKey, Subjects
 from mi_callback.whitening import Mode
 
 FOLDS = 30
@@ -118,6 +118,8 @@ class MemorizationDetector:
         self.alpha, self.fdr, self.oni_scale = alpha, fdr, oni_scale
         self.backend: Backend = backend
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        # Apple's MPS has no float64, in which whitening accumulates.
+        self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.batch_size, self.null_size, self.seed = batch_size, null_size, seed
         self.train: Features | None = None
         self.reference: Reference | None = None
@@ -128,9 +130,9 @@ class MemorizationDetector:
     def fit(
         self,
         train: Any,
-        subjects: Sequence[str] | None = None,
+        subjects: Subjects | None = None,
         held_out: Any = None,
-        held_out_subjects: Sequence[str] | None = None,
+        held_out_subjects: Subjects | None = None,
         subject_key: SubjectKey = None,
         image_key: SubjectKey = None,
         progress: bool = False,
@@ -257,7 +259,7 @@ class MemorizationDetector:
         self,
         images: Any,
         poses: Sequence[str],
-        subjects: Sequence[str] | None,
+        subjects: Subjects | None,
         label: str,
         progress: bool,
         **read: SubjectKey,
@@ -277,7 +279,7 @@ class MemorizationDetector:
 
     def fit_reference(self, train: Features) -> Reference:
         """Whitening and index of training features under this detector's settings."""
-        return Reference.fit(train, self.whitening, self.backend, self.device)
+        return Reference.fit(train, self.whitening, self.backend, self.search_device)
 
     def _resemblance(
         self, queries: Features, reference: Reference, references: Tensor, label: str | None = None
@@ -307,7 +309,7 @@ class MemorizationDetector:
             image = block[image]
             rows, poses = neighbours.candidates[image, slot], neighbours.candidate_poses[image, slot]
             posed = [POSES[self.poses[p]](queries[i]) for i, p in zip(image.tolist(), poses.tolist(), strict=True)]
-            generated, reference = torch.stack(posed).to(self.device), references[rows].to(self.device)
+            generated, reference = torch.stack(posed).to(self.search_device), references[rows].to(self.search_device)
             alignment = registration.register(generated, reference, group=image)
             lncc[image, slot] = alignment.lncc.double().cpu()
             copied[image, slot] = alignment.copied_fraction.double().cpu()
@@ -367,7 +369,7 @@ class MemorizationDetector:
         return torch.cat(similarity)
 
 
-def thin(subjects: Sequence[str] | None, n: int, most: int | None) -> Tensor:
+def thin(subjects: Subjects | None, n: int, most: int | None) -> Tensor:
     """At most `most` positions out of n, in order, taken evenly from every subject; at least one of each subject."""
     if most is None or n <= most:
         return torch.arange(n)
@@ -386,7 +388,7 @@ def thin(subjects: Sequence[str] | None, n: int, most: int | None) -> Tensor:
     return torch.tensor(sorted(kept))
 
 
-def _folds(subjects: Sequence[str] | None, n: int, folds: int, seed: int) -> Tensor:
+def _folds(subjects: Subjects | None, n: int, folds: int, seed: int) -> Tensor:
     """Fold of each image, subjects kept whole, `(n,)`."""
     ids = list(range(n)) if subjects is None else list(subjects)
     unique = list(dict.fromkeys(ids))

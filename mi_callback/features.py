@@ -17,7 +17,7 @@ from mi_callback.errors import DataError, EncoderError
 from mi_callback.images import subject_in_path
 from mi_callback.poses import POSES
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
-from mi_callback.types import SubjectKey
+from mi_callback.types import Batches, LayerFeatures, SubjectKey, Subjects, Thumbnails
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "data", "input")
 SUBJECT_KEYS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "subjects")
@@ -36,14 +36,14 @@ class Features:
     """
 
     layers: dict[str, Tensor]
-    thumbnails: Tensor
+    thumbnails: Thumbnails
     subjects: list[str] | None
     sources: list[str] | None
 
     def __len__(self) -> int:
         return len(self.thumbnails)
 
-    def pose(self, position: int) -> dict[str, Tensor]:
+    def pose(self, position: int) -> LayerFeatures:
         """`{layer: (n, d)}` for one pose."""
         return {layer: features[position] for layer, features in self.layers.items()}
 
@@ -72,7 +72,7 @@ def extract(
     images: Any,
     encoder: Encoder,
     poses: Sequence[str] = ("identity",),
-    subjects: Sequence[str] | None = None,
+    subjects: Subjects | None = None,
     subject_key: SubjectKey = None,
     image_key: SubjectKey = None,
     device: torch.device | str = "cpu",
@@ -148,7 +148,7 @@ def read_batches(
     images: Any, batch_size: int, subject_key: SubjectKey, image_key: SubjectKey, progress: str | None
 ) -> Iterator[Batch]:
     """Any container of images → `Batch`es, in its own order."""
-    batches: Iterable[Any]
+    batches: Batches
     if isinstance(images, (Tensor, np.ndarray)):
         if images.ndim != 4:
             raise DataError(f"needed images of shape (n, 1, h, w); {tuple(images.shape)} came.")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mi_callback.errors import StateError
+from mi_callback.types import Indices
 
 Backend = Literal["auto", "torch", "faiss"]
 
@@ -13,7 +14,7 @@ Backend = Literal["auto", "torch", "faiss"]
 class Index(Protocol):
     """Unit vectors `(m, d)` that can be searched."""
 
-    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Indices]:
         """The k most similar rows: similarity `(n, k)` in descending order, and their positions `(n, k)`."""
         ...
 
@@ -38,7 +39,7 @@ class TorchIndex:
     def __len__(self) -> int:
         return len(self.bank)
 
-    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Indices]:
         k = min(k, len(self.bank))
         columns = min(len(self.bank), max(k, self.block // 256))
         rows = max(1, self.block // columns)
@@ -88,7 +89,7 @@ class FaissIndex:
     def __len__(self) -> int:
         return self.index.ntotal
 
-    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Indices]:
         similarity, rows = self.searcher.search(queries.detach().cpu().float().numpy(), min(k, len(self)))
         return torch.from_numpy(similarity).to(self.device), torch.from_numpy(rows).to(self.device)
 

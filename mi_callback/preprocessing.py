@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mi_callback.errors import DataError
+from mi_callback.types import Images, Thumbnails
 
 Intensity = Literal["minmax", "quantile", "zscore", "none"]
 
 _SHAPE = "(n, 1, h, w), or (n, c, h, w) for an encoder of c channels"
 
 
-def check_images(images: Any, channels: int = 1) -> Tensor:
+def check_images(images: Any, channels: int = 1) -> Images:
     """Images that can be scored, as float32 `(n, 1, h, w)` or `(n, channels, h, w)`.
 
     Args:
@@ -50,7 +51,7 @@ def check_images(images: Any, channels: int = 1) -> Tensor:
     return images
 
 
-def normalise_intensity(images: Tensor, intensity: Intensity) -> Tensor:
+def normalise_intensity(images: Images, intensity: Intensity) -> Images:
     """Scale each image on its own. `minmax`: to [0, 1]; `quantile`: the 0.5th and 99.5th percentile to 0 and 1,
     clipped (robust against hot pixels and noise); `zscore`: zero mean, unit variance; `none`: unchanged.
     """
@@ -75,7 +76,7 @@ def normalise_intensity(images: Tensor, intensity: Intensity) -> Tensor:
     return scaled.clamp(0, 1) if intensity == "quantile" else scaled
 
 
-def letterbox(images: Tensor, size: tuple[int, int]) -> Tensor:
+def letterbox(images: Images, size: tuple[int, int]) -> Images:
     """Fit images into `size` = (h, w) with their proportions kept, centred, borders filled with each image's minimum.
 
     Downsampling is antialiased, so a thumbnail does not depend on the phase of the pixel grid.
@@ -92,13 +93,13 @@ def letterbox(images: Tensor, size: tuple[int, int]) -> Tensor:
     return canvas
 
 
-def preprocess(images: Tensor, size: tuple[int, int], channels: int = 1, intensity: Intensity = "quantile") -> Tensor:
+def preprocess(images: Images, size: tuple[int, int], channels: int = 1, intensity: Intensity = "quantile") -> Images:
     """Checked images `(n, c, h, w)` → the input of an encoder, float32 `(n, channels, *size)`; grey is repeated."""
     fitted = letterbox(normalise_intensity(images, intensity), size)
     return fitted.expand(-1, channels, -1, -1)
 
 
-def thumbnails(images: Tensor, size: int) -> Tensor:
+def thumbnails(images: Images, size: int) -> Thumbnails:
     """Checked images → uint8 `(n, size, size)` for registration: quantile-scaled, proportions kept. Patient data."""
     grey = images.mean(dim=1, keepdim=True)
     return letterbox(normalise_intensity(grey, "quantile"), (size, size))[:, 0].mul(255).round().to(torch.uint8)

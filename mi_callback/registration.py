@@ -16,7 +16,7 @@ STARTS = ((0.0, 1.0), (20.0, 1.0), (-20.0, 1.0), (0.0, 0.8), (0.0, 1.25))
 """Rotation in degrees and magnification from which the coarsest level is tried."""
 
 KEPT = 3
-"""Candidates of one image that go on to the finest level; the others have the lowest correlation one level before."""
+"""Candidates of one image that go on to the finest level: the first, and those that correlate best one level before."""
 
 WINDOW = 9
 """Side, in pixels, of the neighbourhoods of the LNCC."""
@@ -54,8 +54,9 @@ def register(generated: Tensor, reference: Tensor, group: Tensor | None = None, 
     Args:
         generated: uint8 `(p, SIZE, SIZE)`, in the pose in which the reference was found.
         reference: uint8 `(p, SIZE, SIZE)`.
-        group: Which pairs are candidates for the same generated image, `(p,)`: of each group the `KEPT` best of the
-            coarser levels reach the finest one; the others get `lncc` −1. Without groups every pair does.
+        group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and the best of
+            the coarser levels, `KEPT` in all, reach the finest one; the others get `lncc` −1. Without groups every
+            pair does.
         chunk: Pairs aligned at a time; bounds the memory.
 
     References:
@@ -93,8 +94,11 @@ def _as_float(images: Tensor) -> Tensor:
 
 
 def _best_of_group(correlation: Tensor, group: Tensor) -> Tensor:
-    """Whether a pair is among the `KEPT` best of its group, bool `(p,)`."""
-    by_value = correlation.argsort(descending=True, stable=True)
+    """Whether a pair is the first or among the best of its group, `KEPT` in all, bool `(p,)`."""
+    position = torch.arange(len(group))
+    first = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")
+    # A bias field lowers the global correlation of the right candidate, which retrieval put first.
+    by_value = correlation.masked_fill(first[group] == position, 2.0).argsort(descending=True, stable=True)
     order = by_value[group[by_value].argsort(stable=True)]
     _, sizes = group[order].unique_consecutive(return_counts=True)
     rank = torch.cat([torch.arange(int(size)) for size in sizes])

@@ -139,6 +139,16 @@ def test_faiss_gives_the_same_scores_as_torch():
     assert torch.equal(by["torch"].match, by["faiss"].match)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: compares its scores with those of the CPU")
+def test_the_gpu_gives_the_scores_of_the_cpu():
+    by = {
+        device: make(verify=True, device=device).fit(TRAIN, held_out=HELD_OUT).score(NOVEL)
+        for device in ("cpu", "cuda")
+    }
+    torch.testing.assert_close(by["cpu"].mi, by["cuda"].mi, atol=1e-2, rtol=1e-2)
+    assert torch.equal(by["cpu"].match, by["cuda"].match)
+
+
 def test_without_held_out_images_training_subjects_make_the_null():
     detector = make(null="auto").fit(TRAIN, subjects=ids("a", 60, 2))
     assert detector.null.kind == "cross_fit"

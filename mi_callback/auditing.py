@@ -26,8 +26,8 @@ def audit(
         train: Folder of the images that the generator learned from.
         generated: Folder of synthetic images.
         held_out: Folder of real images of other subjects; without it the null is made from training subjects.
-        out: Folder for `scores.csv` (a row per synthetic image, patient ids of matches included) and `summary.json`
-            (aggregates alone); nothing is written when None.
+        out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches) and
+            `summary.json` (aggregates alone); nothing is written when None.
         size: Height and width to which images are fitted, their proportions kept.
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial.
         detector: Arguments of `MemorizationDetector`.
@@ -36,32 +36,34 @@ def audit(
         DataError, CalibrationError: As `SliceFolder` and `MemorizationDetector.fit`.
     """
     synthetic = SliceFolder(generated, size, axis)
-    real = None if held_out is None else SliceFolder(held_out, size, axis)
-    fitted = MemorizationDetector(**detector).fit(SliceFolder(train, size, axis), held_out=real, progress=progress)
+    training, novel = SliceFolder(train, size, axis), None if held_out is None else SliceFolder(held_out, size, axis)
+    fitted = MemorizationDetector(**detector).fit(training, held_out=novel, progress=progress)
     scores = fitted.score(synthetic, progress=progress)
     if out is not None:
-        write(scores, synthetic, fitted, Path(out))
+        write(scores, synthetic, training, Path(out))
     return scores
 
 
-def write(scores: Scores, synthetic: SliceFolder, detector: MemorizationDetector, out: Path) -> None:
-    """`scores.csv` and `summary.json` into `out`."""
+def write(scores: Scores, synthetic: SliceFolder, real: SliceFolder, out: Path) -> None:
+    """`scores.csv` (patient data: readable by its owner alone) and `summary.json` into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    sources = detector.train.sources if detector.train is not None else None
+    (out / "scores.csv").touch(mode=0o600)
     with (out / "scores.csv").open("w", newline="") as file:
         table = csv.writer(file)
         columns = ["mi", "oni", "p_value", "similarity", "verified", "copied_fraction", "consensus"]
-        table.writerow(["generated", "flagged", *columns, "pose", "match", "match_subject"])
+        table.writerow(["generated", "slice", "flagged", *columns, "pose", "match", "match_slice", "match_subject"])
         for i in range(len(scores)):
             values = [float(getattr(scores, column)[i]) for column in columns]
             match = int(scores.match[i])
             table.writerow(
                 [
                     synthetic.slices[i].path,
+                    synthetic.slices[i].position,
                     bool(scores.flagged[i]),
                     *values,
                     scores.pose[i],
-                    match if sources is None else sources[match],
+                    real.slices[match].path,
+                    real.slices[match].position,
                     scores.match_subject[i],
                 ]
             )

@@ -17,6 +17,10 @@ ROUNDING = 1e-12
 """Slack for p ≤ α, so that p = α survives the rounding of sums of 1 / n_g."""
 
 
+OFFSETS: dict[NullKind, int] = {"held_out": 1, "cross_fit": 2, "train_halves": 1}
+"""What is added to the count in a p-value, by null; see `conformal_p_values`."""
+
+
 @dataclass(frozen=True)
 class Null:
     """Similarity of real images that were not trained on, searched as generated images are.
@@ -70,7 +74,11 @@ class Null:
 
     def resolves(self, alpha: float) -> bool:
         """Whether p ≤ alpha can happen at all with this many subjects."""
-        return smallest_p(self.n_subjects) <= alpha + ROUNDING
+        return smallest_p(self.n_subjects, self.kind) <= alpha + ROUNDING
+
+    def p_values(self, similarity: Similarity) -> Tensor:
+        """Conformal p-values of generated images against this null (see `conformal_p_values`)."""
+        return conformal_p_values(similarity, self.similarity, self.subjects, OFFSETS[self.kind])
 
 
 def subject_weights(subjects: Subjects | None, n: int) -> Tensor:
@@ -82,25 +90,37 @@ def subject_weights(subjects: Subjects | None, n: int) -> Tensor:
     return 1 / torch.bincount(rows).to(torch.float64)[rows]
 
 
-def smallest_p(n_subjects: int) -> float:
-    """1 / (G + 1): with G held-out subjects no smaller p-value can be honest."""
-    return 1 / (n_subjects + 1)
+def smallest_p(n_subjects: int, kind: NullKind = "held_out") -> float:
+    """offset / (G + 1): with G subjects in the null no smaller p-value can be honest."""
+    return min(1.0, OFFSETS[kind] / (n_subjects + 1))
 
 
-def conformal_p_values(similarity: Similarity, null: Tensor, subjects: Subjects | None = None) -> Tensor:
+def subjects_needed(alpha: float, kind: NullKind = "held_out") -> int:
+    """The smallest number of subjects in the null for which p ≤ alpha can happen."""
+    return max(1, math.ceil(OFFSETS[kind] / alpha - 1e-9) - 1)
+
+
+def conformal_p_values(
+    similarity: Similarity, null: Tensor, subjects: Subjects | None = None, offset: int = 1
+) -> Tensor:
     """How often a novel real image is at least this similar to the training set.
 
-    With G held-out subjects of n_g images each, p = (1 + Σ_g (1 / n_g) Σ_j 1{s_gj ≥ s}) / (G + 1): the images of one
-    subject are one unit of evidence. Without subjects G is the number of images.
+    With G held-out subjects of n_g images each, p = (offset + Σ_g (1 / n_g) Σ_j 1{s_gj ≥ s}) / (G + 1): the images of
+    one subject are one unit of evidence. Without subjects G is the number of images.
+
+    The offset is 1 for images that are no part of the reference. It is 2 where training subjects are compared with
+    each other: among G + 1 exchangeable subjects the closest pair is as close to each other as anyone is to anyone, so
+    a novel one belongs to it with probability 2 / (G + 1); without itself in the reference, its partner looks far.
 
     Args:
         similarity: Best match of each generated image, shape `(n,)`; larger is closer.
         null: The same for held-out real images searched in the *same* index, shape `(m,)`.
             A subject shared with the training set inflates it and hides copies.
         subjects: Subject of each null image, length m.
+        offset: 1, or 2 for a null of training subjects against each other.
 
     Returns:
-        p-values in `[1 / (G + 1), 1]`, float64, shape `(n,)`; small means memorized.
+        p-values in `[offset / (G + 1), 1]`, float64, shape `(n,)`; small means memorized.
 
     Raises:
         CalibrationError: If `null` is empty, either input is not finite, or `subjects` do not match `null`.
@@ -124,7 +144,7 @@ def conformal_p_values(similarity: Similarity, null: Tensor, subjects: Subjects 
     # exceed[i] = weight of the null images at rank i or above; one more entry for "none".
     exceed = torch.cat([weights[order].flip(0).cumsum(0).flip(0), weights.new_zeros(1)])
     rank = torch.searchsorted(null, similarity.to(torch.float64).contiguous(), side="left")
-    return ((1 + exceed[rank]) / (1 + weights.sum())).clamp(max=1)
+    return ((offset + exceed[rank]) / (1 + weights.sum())).clamp(max=1)
 
 
 def memorization_index(similarity: Similarity, null: Null) -> Tensor:
@@ -164,7 +184,7 @@ def benjamini_hochberg(p_values: Tensor, fdr: float) -> Tensor:
 
 
 def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided interval of a binomial rate; (0, 1) when n is 0."""
+    """Exact two-sided interval of a binomial rate over n independent images; (0, 1) when n is 0."""
     from scipy.stats import beta
 
     if n == 0:
@@ -181,7 +201,8 @@ def excess_p_value(flagged: int, n: int, alpha: float, n_subjects: int, several_
     The flags are not independent: a null that came out low flags all images more easily. Given the null, an image is
     flagged with a probability that is Beta(k, G + 1 − k) with k = ⌊α (G + 1)⌋, so the count is beta-binomial. Where
     subjects have several images (`several_each`), p-values fall between the multiples of 1 / (G + 1) and k is rounded
-    up, which keeps the answer on the safe side.
+    up, which keeps the answer on the safe side. Assumes that the n images are independent: near-duplicates among them
+    (a collapsed generator) make extreme counts likelier than this says.
 
     References:
         Bates et al., Ann. Statist. 2023, section 2 (calibration-conditional distribution of conformal p-values).

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from mi_callback import store
+from mi_callback.calibration import smallest_p, subjects_needed
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import StateError
 from mi_callback.loggers import PREFIX, log_media
@@ -18,6 +19,9 @@ from mi_callback.sampling import draw, find_sampler, rng_kept
 from mi_callback.scores import Scores
 from mi_callback.training_data import all_loaders, evaluation_loader, is_random, same_items
 from mi_callback.types import SubjectKey
+
+SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
+"""Strategies under which no rank can sample alone."""
 
 
 class Record(NamedTuple):
@@ -125,6 +129,12 @@ class MemorizationCallback(Callback):
             self._draw(trainer, pl_module, n=2)
             rank_zero_info("memorization: fast_dev_run, the sampler works; nothing is fitted or scored.")
             return
+        strategy = type(trainer.strategy).__name__
+        if any(name in strategy for name in SHARDED):
+            raise StateError(
+                f"needed a strategy in which every rank holds the whole model, for rank zero draws the samples alone; "
+                f"{strategy} shards it. Score checkpoints afterwards with MemorizationDetector."
+            )
         find_sampler(pl_module, self.sampler)
         problem = None
         if trainer.is_global_zero:
@@ -134,7 +144,9 @@ class MemorizationCallback(Callback):
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.fast_dev_run:
             return
-        if trainer.state.fn == "validate" and (self.detector is None or self.detector.null is None):
+        # Only rank zero has a detector, and every rank must take the same way.
+        fitted = trainer.strategy.broadcast(self.detector is not None and self.detector.null is not None)
+        if trainer.state.fn == "validate" and not fitted:
             rank_zero_warn(
                 "memorization: validate() was called without a fitted detector, so nothing is scored. Pass "
                 "one: MemorizationCallback(detector=MemorizationDetector().fit(…))."
@@ -185,10 +197,13 @@ class MemorizationCallback(Callback):
         held_out = self._held_out(trainer, sources)
         keys: dict[str, Any] = {"subject_key": self.subject_key, "image_key": self.image_key}
         with rng_kept():
+            cache = self.cache
             if any(is_random(data, self.image_key, shared=self.train is None) for data in sources):
+                cache = None
                 rank_zero_warn(
-                    "memorization: the training set changes its images at random, so copies are looked for "
-                    "among one draw of each. Pass it without augmentation: MemorizationCallback(train=…)."
+                    "memorization: the training set changes its images at random, so copies are looked for among one "
+                    f"draw of each{', and the cache is not used' if self.cache else ''}. Pass it without augmentation: "
+                    "MemorizationCallback(train=…)."
                 )
 
             def training() -> Any:
@@ -196,16 +211,17 @@ class MemorizationCallback(Callback):
                 return loaders[0] if len(loaders) == 1 else itertools.chain.from_iterable(loaders)
 
             def novel() -> Any:
-                return None if held_out is None else evaluation_loader(held_out, detector.batch_size)
+                shared = self.held_out is None
+                return None if held_out is None else evaluation_loader(held_out, detector.batch_size, shared)
 
             stored = False
-            if self.cache is not None:
+            if cache is not None:
                 data = store.fingerprint(training(), novel(), **keys)
-                stored = self._load(data)
+                stored = self._load(cache, data)
             if not stored:
                 detector.fit(training(), held_out=novel(), progress=True, **keys)
-                if self.cache is not None:
-                    store.save(detector, self.cache, data)
+                if cache is not None:
+                    store.save(detector, cache, data)
         self._say_what_was_fitted(stored)
 
     def _held_out(self, trainer: Any, train: list[Any]) -> Any:
@@ -221,13 +237,12 @@ class MemorizationCallback(Callback):
             return None
         return found
 
-    def _load(self, data: str) -> bool:
+    def _load(self, cache: str | Path, data: str) -> bool:
         assert self.detector is not None
-        assert self.cache is not None
-        if not Path(self.cache).is_file():
+        if not Path(cache).is_file():
             return False
         try:
-            store.load(self.detector, self.cache, data)
+            store.load(self.detector, cache, data)
         except StateError as error:
             rank_zero_info(f"memorization: the cache is not used: {error}")
             return False
@@ -240,15 +255,18 @@ class MemorizationCallback(Callback):
         assert null is not None
         unit = "subjects" if null.subjects is not None else "images, each taken as its own subject (no ids found)"
         of = f" of {len(set(train.subjects))} subjects" if train.subjects is not None else ""
+        unsure = null.kind == "held_out" and (null.subjects is None or train.subjects is None)
         rank_zero_info(
             f"memorization: {'loaded' if stored else 'encoded'} {len(train)} training images{of} with "
-            f"{detector.encoder.name!r}; {null.kind} null of {len(null.similarity)} images, {null.n_subjects} {unit}."
+            f"{detector.encoder.name!r}; {null.kind} null of {len(null.similarity)} images, {null.n_subjects} {unit}"
+            f"{'; that no held-out person was trained on cannot be checked' if unsure else ''}."
         )
-        if not null.resolves(detector.alpha):
+        level = detector.alpha if detector.fdr is None else detector.fdr
+        if not null.resolves(level):
             rank_zero_warn(
-                f"memorization: inconclusive. With {null.n_subjects} {unit} in the null no p-value is below "
-                f"{1 / (null.n_subjects + 1):.3g}, so nothing can be flagged at alpha = {detector.alpha:g}. Provide "
-                f"at least {round(1 / detector.alpha) - 1} held-out subjects, or raise alpha. MI is logged; counts not."
+                f"memorization: inconclusive. With {null.n_subjects} {unit} in the {null.kind} null no p-value is "
+                f"below {smallest_p(null.n_subjects, null.kind):.3g}, so nothing can be flagged at {level:g}. Provide "
+                f"at least {subjects_needed(level, null.kind)}, or raise the level. MI is logged; counts are not."
             )
 
     def _score(self, trainer: Any, pl_module: Any) -> None:
@@ -261,7 +279,8 @@ class MemorizationCallback(Callback):
         rank_zero_info(f"memorization: epoch {trainer.current_epoch}: {self.scores}")
         pairs = self.closest_pairs(8) if self.log_images else None
         # The step at which Lightning logs the scalars; `global_step` counts every optimizer of a GAN.
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped - (not trainer.validating)
+        stepped = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
+        step = stepped - (not trainer.validating)
         for logger in trainer.loggers:
             log_media(logger, self.scores, step, self.log_subjects, pairs)
 

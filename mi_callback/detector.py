@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mi_callback import registration, store
+from mi_callback import nulls, registration, store
 from mi_callback.calibration import (
     ROUNDING,
     Null,
     NullKind,
     OniScale,
     benjamini_hochberg,
-    conformal_p_values,
     memorization_index,
     overfit_novelty_index,
 )
@@ -29,18 +28,11 @@ from mi_callback.preprocessing import check_images, thumbnails
 from mi_callback.retrieval import Neighbours, Reference
 from mi_callback.scores import Scores
 from mi_callback.similarity import Aggregation
-from mi_callback.types import SubjectKey, Subjects
+from mi_callback.types import SubjectKey, Subjects, Thumbnails
 from mi_callback.whitening import Mode
-
-FOLDS = 30
-"""Folds of the cross-fitted null. Each is searched in 29/30 of the training set, so it is slightly too low; more
-folds would cost more and gain little."""
 
 VERIFIED_AT_ONCE = 64
 """Images whose candidates are aligned in one go; bounds the memory."""
-
-HALVES = 10
-"""Random halves of the paper's null."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,7 @@ class MemorizationDetector:
         backend: `auto`, `torch` or `faiss`.
         device: Where encoder, search and registration run; CUDA if there is one, when None.
         batch_size: Images encoded at a time (times the poses).
-        null_size: Images the null is made of at most, thinned evenly within every subject; None for all.
+        null_size: Images the null is made of at most, drawn at random and equally from every subject; None for all.
         seed: Of folds and halves.
 
     Raises:
@@ -107,8 +99,9 @@ class MemorizationDetector:
                 raise CalibrationError(f"needed {name} between 0 and 1; {level!r} came.")
         if null not in ("auto", "held_out", "cross_fit", "train_halves"):
             raise CalibrationError(f"needed null auto, held_out, cross_fit or train_halves; {null!r} came.")
-        if candidates < 1 or batch_size < 1:
-            raise DataError(f"needed at least 1 candidate and batch size 1; {candidates} and {batch_size} came.")
+        for name, count in (("candidates", candidates), ("batch_size", batch_size), ("null_size", null_size)):
+            if count is not None and count < 1:
+                raise DataError(f"needed {name} of at least 1; {count!r} came.")
         self.encoder = build_encoder(encoder)
         self.whitening: Mode = whitening
         self.aggregation: Aggregation = aggregation
@@ -171,16 +164,17 @@ class MemorizationDetector:
             raise DataError(f"needed at least 2 training images; {len(train)} came.")
         kind = self._null_kind(held_out)
         if held_out is not None:
-            _refuse_leaks(train, held_out)
+            nulls.refuse_leaks(train, held_out)
         reference = self.fit_reference(train)
+        resemble, size, seed = self._deciding, self.null_size, self.seed
         if held_out is not None and kind == "held_out":
-            similarity, subjects = self._held_out_null(train, held_out, reference, progress)
+            null = nulls.held_out_null(held_out, train, reference, resemble, size, seed, progress)
         elif kind == "cross_fit":
-            similarity, subjects = self._cross_fit_null(train, progress)
+            null = nulls.cross_fit_null(train, self.fit_reference, resemble, size, seed, progress)
         else:
-            similarity, subjects = self._train_halves_null(train, reference, progress), None
-        null = Null(similarity, subjects, kind)
-        self.train, self.reference, self.null = train, reference, null  # all or, when something raised, nothing
+            null = nulls.train_halves_null(train, reference, resemble, self.whitening, size, seed, progress)
+        # All, or when something raised, nothing.
+        self.train, self.reference, self.null = train.in_pose(0), reference, null
         return self
 
     # Scoring -----------------------------------------------------------------------------------------------------
@@ -202,7 +196,7 @@ class MemorizationDetector:
             raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
         found = self._resemblance(generated, self.reference, self.train.thumbnails)
         mi = memorization_index(found.deciding, self.null)
-        p_value = conformal_p_values(found.deciding, self.null.similarity, self.null.subjects)
+        p_value = self.null.p_values(found.deciding)
         flagged = p_value <= self.alpha + ROUNDING if self.fdr is None else benjamini_hochberg(p_value, self.fdr)
         subjects = self.train.subjects
         return Scores(
@@ -214,7 +208,7 @@ class MemorizationDetector:
             flagged=flagged,
             match=found.match,
             match_subject=[None if subjects is None else subjects[i] for i in found.match.tolist()],
-            consensus=found.neighbours.consensus,
+            consensus=found.neighbours.consensus(found.match, found.pose),
             verified=found.verified,
             copied_fraction=found.copied_fraction,
             pose=[self.poses[i] for i in found.pose.tolist()],
@@ -234,13 +228,16 @@ class MemorizationDetector:
             generated: The images that `scores` belong to, `(m, c, h, w)`.
 
         Returns:
-            `(n, 1, size, 2 size)` in [0, 1]: generated on the left, training image on the right. Patient data.
+            `(n, 1, size, 2 size)` in [0, 1]: generated, in the pose in which the match was found, and the training
+            image aligned to it. Patient data.
         """
         if self.train is None:
             raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
         worst = scores.closest(n)
-        shown = thumbnails(check_images(generated[worst], generated.shape[1]), registration.SIZE)
-        return torch.cat([shown, self.train.thumbnails[scores.match[worst]]], dim=2)[:, None].float() / 255
+        shown = thumbnails(check_images(generated[worst].cpu(), generated.shape[1]), registration.SIZE)
+        posed = torch.stack([POSES[scores.pose[i]](image) for i, image in zip(worst, shown, strict=True)])
+        aligned = registration.register(posed, self.train.thumbnails[scores.match[worst]]).aligned
+        return torch.cat([posed.float() / 255, aligned], dim=2)[:, None]
 
     # State -------------------------------------------------------------------------------------------------------
 
@@ -281,8 +278,11 @@ class MemorizationDetector:
         """Whitening and index of training features under this detector's settings."""
         return Reference.fit(train, self.whitening, self.backend, self.search_device)
 
+    def _deciding(self, queries: Features, reference: Reference, references: Thumbnails, label: str | None) -> Tensor:
+        return self._resemblance(queries, reference, references, label).deciding
+
     def _resemblance(
-        self, queries: Features, reference: Reference, references: Tensor, label: str | None = None
+        self, queries: Features, reference: Reference, references: Thumbnails, label: str | None = None
     ) -> Resemblance:
         """Search, then verify (with a progress bar `label`): generated images and null go through exactly this."""
         neighbours = reference.search(queries, self.aggregation, self.candidates)
@@ -297,7 +297,7 @@ class MemorizationDetector:
         return Resemblance(neighbours, match, pose, verified, copied, verified)
 
     def _verify(
-        self, queries: Tensor, neighbours: Neighbours, references: Tensor, label: str | None
+        self, queries: Tensor, neighbours: Neighbours, references: Thumbnails, label: str | None
     ) -> tuple[Tensor, Tensor]:
         """LNCC and copied fraction of every candidate, `(n, candidates)` float64; LNCC −1 for no candidate."""
         lncc = torch.full(neighbours.candidates.shape, -1.0, dtype=torch.float64)
@@ -315,8 +315,6 @@ class MemorizationDetector:
             copied[image, slot] = alignment.copied_fraction.double().cpu()
         return lncc, copied
 
-    # Nulls -------------------------------------------------------------------------------------------------------
-
     def _null_kind(self, held_out: Any) -> NullKind:
         if self.null_choice == "held_out" and held_out is None:
             raise CalibrationError(
@@ -325,93 +323,3 @@ class MemorizationDetector:
         if self.null_choice == "auto":
             return "cross_fit" if held_out is None else "held_out"
         return self.null_choice
-
-    def _held_out_null(
-        self, train: Features, held_out: Features, reference: Reference, progress: bool
-    ) -> tuple[Tensor, Sequence[str] | None]:
-        chosen = held_out.where(thin(held_out.subjects, len(held_out), self.null_size))
-        label = "calibrating" if progress else None
-        return self._resemblance(chosen, reference, train.thumbnails, label).deciding, chosen.subjects
-
-    def _cross_fit_null(self, train: Features, progress: bool) -> tuple[Tensor, Sequence[str] | None]:
-        """Every subject against the others: whitening and index refitted without its fold."""
-        fold = _folds(train.subjects, len(train), FOLDS, self.seed)
-        if int(fold.max()) < 1:
-            raise CalibrationError(
-                "needed at least 2 training subjects for the cross-fitted null; 1 came. Pass held-out images."
-            )
-        kept = torch.zeros(len(train), dtype=torch.bool)
-        kept[thin(train.subjects, len(train), self.null_size)] = True
-        similarity, subjects = [], []
-        for k in tqdm(fold.unique(), desc="calibrating", unit="fold", disable=not progress, leave=False):
-            queries, rest = train.where((fold == k) & kept), train.where(fold != k)
-            if len(queries) == 0:
-                continue
-            similarity.append(self._resemblance(queries, self.fit_reference(rest), rest.thumbnails).deciding)
-            subjects += queries.subjects or []
-        return torch.cat(similarity), subjects or None
-
-    def _train_halves_null(self, train: Features, whole: Reference, progress: bool) -> Tensor:
-        """The paper's null: one random half of the training images searched in the other, whitened in-sample."""
-        widest = max(features.shape[-1] for features in train.layers.values())
-        if self.whitening in ("zca", "pca") and len(train) <= widest + 1:
-            raise CalibrationError(
-                f"needed more training images than features ({widest}) for null='train_halves' with in-sample "
-                f"whitening {self.whitening!r}; {len(train)} came: all pairs would be equally similar. Use "
-                "null='held_out' or 'cross_fit'."
-            )
-        generator = torch.Generator().manual_seed(self.seed)
-        similarity = []
-        for _ in tqdm(range(HALVES), desc="calibrating", unit="half", disable=not progress, leave=False):
-            order = torch.randperm(len(train), generator=generator)
-            half, other = train.where(order[: len(train) // 2]), train.where(order[len(train) // 2 :])
-            similarity.append(self._resemblance(half, whole.over(other), other.thumbnails).deciding)
-        return torch.cat(similarity)
-
-
-def thin(subjects: Subjects | None, n: int, most: int | None) -> Tensor:
-    """At most `most` positions out of n, in order, taken evenly from every subject; at least one of each subject."""
-    if most is None or n <= most:
-        return torch.arange(n)
-    groups: dict[Any, list[int]] = {}
-    for i in range(n):
-        groups.setdefault(i if subjects is None else subjects[i], []).append(i)
-    if len(groups) >= most:
-        # One image of each subject; with more subjects than that, subjects evenly.
-        firsts = [rows[len(rows) // 2] for rows in groups.values()]
-        return torch.tensor(sorted(firsts[(i * len(firsts)) // most] for i in range(most)))
-    share = most / n
-    kept: list[int] = []
-    for rows in groups.values():
-        count = max(1, int(len(rows) * share))
-        kept += [rows[(2 * i + 1) * len(rows) // (2 * count)] for i in range(count)]
-    return torch.tensor(sorted(kept))
-
-
-def _folds(subjects: Subjects | None, n: int, folds: int, seed: int) -> Tensor:
-    """Fold of each image, subjects kept whole, `(n,)`."""
-    ids = list(range(n)) if subjects is None else list(subjects)
-    unique = list(dict.fromkeys(ids))
-    shuffled = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
-    fold_of = {unique[u]: position % folds for position, u in enumerate(shuffled)}
-    return torch.tensor([fold_of[i] for i in ids])
-
-
-def _refuse_leaks(train: Features, held_out: Features) -> None:
-    """A training subject, or the very same image, among the held-out ones makes copies look normal."""
-    shared = set(train.subjects or ()) & set(held_out.subjects or ())
-    if shared:
-        # No ids: a logger may carry the message away.
-        first = next(i for i, subject in enumerate(held_out.subjects or ()) if subject in shared)
-        raise DataError(
-            f"needed held-out subjects that were not trained on; {len(shared)} are on both sides, e.g. that of "
-            f"held-out image {first}. Split by subject (mi_callback.images.split_by_subject), or calibrate without: "
-            "null='cross_fit'."
-        )
-    known = {thumbnail.numpy().tobytes() for thumbnail in train.thumbnails}
-    same = [i for i, thumbnail in enumerate(held_out.thumbnails) if thumbnail.numpy().tobytes() in known]
-    if same:
-        raise DataError(
-            f"needed held-out images that were not trained on; {len(same)} of {len(held_out)} are in the training set "
-            f"too, e.g. held-out image {same[0]}. Remove them, or calibrate without: null='cross_fit'."
-        )

@@ -1,7 +1,8 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ class Features:
     def pose(self, position: int) -> LayerFeatures:
         """`{layer: (n, d)}` for one pose."""
         return {layer: features[position] for layer, features in self.layers.items()}
+
+    def in_pose(self, position: int) -> "Features":
+        """The same images in one pose alone."""
+        layers = {layer: features[position : position + 1] for layer, features in self.layers.items()}
+        return replace(self, layers=layers)
+
+    def digests(self) -> list[bytes]:
+        """A hash per thumbnail: equal for identical images."""
+        return [blake2b(thumbnail.numpy().tobytes(), digest_size=16).digest() for thumbnail in self.thumbnails]
 
     def where(self, rows: Tensor) -> "Features":
         """The images at `rows` (positions or a bool mask)."""

@@ -21,7 +21,7 @@ VOLUMES = (".nii", ".nii.gz")
 ARRAYS = (".npy",)
 DICOM = (".dcm", ".ima")
 MANIFEST = "manifest.csv"
-_BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+_BIDS_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)")
 
 
 class Slice(NamedTuple):
@@ -216,15 +216,15 @@ def _read_manifests(root: Path) -> dict[Path, str]:
 
 def subject_in_path(path: str) -> str | None:
     """The BIDS subject (`sub-…`) in a path; for a volume else its path, as its slices are one subject; else None."""
-    if bids := _BIDS_SUBJECT.search(path):
-        return bids.group()
+    if bids := _BIDS_SUBJECT.findall(path):
+        return bids[-1]  # the innermost: folders above may be called sub-something too
     return path if path.lower().endswith(VOLUMES) else None
 
 
 def _infer_subject(path: Path, root: Path) -> str | None:
     below = path.relative_to(root)
-    if bids := _BIDS_SUBJECT.search(str(below)):
-        return bids.group()
+    if bids := _BIDS_SUBJECT.findall(str(below)):
+        return bids[-1]
     if _kind(path) == "dicom":
         import pydicom
 

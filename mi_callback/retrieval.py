@@ -25,7 +25,7 @@ class Neighbours:
         layer_similarity: Nearest-neighbour cosine per layer in that pose, `(n, layers)`.
         match: Training row with the best aggregated similarity of its own, `(n,)`.
         pose: Position in the orbit in which `match` was found, `(n,)`.
-        consensus: Layers whose own nearest neighbour is `match`, `(n,)`.
+        nearest: Each layer's own nearest neighbour in every pose, `(poses, n, layers)`.
         candidates: Rows to verify, best first, `(n, candidates)`; −1 where there are fewer.
         candidate_poses: The pose of each, same shape.
     """
@@ -34,9 +34,13 @@ class Neighbours:
     layer_similarity: Tensor
     match: Tensor
     pose: Tensor
-    consensus: Tensor
+    nearest: Tensor
     candidates: Tensor
     candidate_poses: Tensor
+
+    def consensus(self, match: Tensor, pose: Tensor) -> Tensor:
+        """How many layers have `match` as their own nearest neighbour in `pose`, `(n,)`."""
+        return (self.nearest[pose, torch.arange(len(match))] == match[:, None]).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Reference:
             layer_similarity=nearest[best, each],
             match=match,
             pose=best,
-            consensus=(own[best, each] == match[:, None]).sum(dim=1),
+            nearest=own,
             candidates=chosen,
             candidate_poses=chosen_poses,
         )

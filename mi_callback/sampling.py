@@ -38,11 +38,8 @@ def find_sampler(module: nn.Module, sampler: str | Callable[..., Any] | None = N
         return _named(module, sampler)
     if sampler is not None:
         return _with_count(sampler, module, "sampler")
-    parts = [("", module)] + [
-        (f"{name}.", part)
-        for name in PARTS
-        if isinstance(part := getattr(module, name, None), nn.Module) or part is not None
-    ]
+    parts = [("", module)]
+    parts += [(f"{name}.", part) for name in PARTS if (part := getattr(module, name, None)) is not None]
     for prefix, part in parts:
         for method in METHODS:
             found = getattr(part, method, None)
@@ -69,7 +66,8 @@ def draw(
     """Draw n images, float32 on the CPU, `(n, c, h, w)`: in eval mode, without gradient, with its own seed.
 
     Modes of all submodules and the global random state of Python, NumPy, torch and CUDA are put back, also when
-    sampling raises.
+    sampling raises. A `torch.Generator` of the module's own is not among them: a sampler that draws from one goes on
+    where it was.
 
     Args:
         context: Makes the context to sample in, e.g. the `forward_context` of the precision plugin.

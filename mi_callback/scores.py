@@ -1,15 +1,17 @@
 """What was found, per generated image, and its aggregates."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
-from mi_callback.calibration import clopper_pearson, excess_p_value, smallest_p
+from mi_callback.calibration import ROUNDING, NullKind, clopper_pearson, excess_p_value, smallest_p, subjects_needed
 
 Verdict = Literal["clean", "memorized", "inconclusive"]
+
+LEVEL = 0.05
+"""Probability with which independent novel images are called memorized, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Scores:
     p_value: Tensor
     flagged: Tensor
     match: Tensor
-    match_subject: Sequence[str | None]
+    match_subject: Sequence[str | None] = field(repr=False)  # ids: not for logs
     consensus: Tensor
     verified: Tensor
     copied_fraction: Tensor
@@ -53,7 +55,7 @@ class Scores:
     layers: Sequence[str]
     alpha: float
     fdr: float | None
-    null_kind: str
+    null_kind: NullKind
     null_subjects: int
     null_images: int
     subjects_known: bool
@@ -67,7 +69,9 @@ class Scores:
 
     @property
     def flagged_expected(self) -> float:
-        """Expected number of false flags, at most: n α, or under Benjamini-Hochberg fdr times the count."""
+        """Number of false flags to expect: at most n α if nothing is a copy. Under Benjamini-Hochberg fdr times the
+        count, an estimate; if nothing is a copy, all flags are false.
+        """
         return len(self) * self.alpha if self.fdr is None else self.fdr * self.n_flagged
 
     @property
@@ -76,26 +80,37 @@ class Scores:
         return self.n_flagged / len(self)
 
     def rate_interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Clopper-Pearson interval of `rate`."""
+        """Clopper-Pearson interval of `rate`, for independent images."""
         return clopper_pearson(self.n_flagged, len(self), confidence)
 
     @property
     def resolvable(self) -> bool:
-        """Whether the null has enough subjects for any image to be flagged at `alpha`."""
-        return smallest_p(self.null_subjects) <= self.alpha + 1e-12
+        """Whether a single copy could be flagged with as few subjects as the null has (under `fdr` true if any is)."""
+        found = self.fdr is not None and self.n_flagged > 0
+        return found or smallest_p(self.null_subjects, self.null_kind) <= self._level + ROUNDING
+
+    @property
+    def _level(self) -> float:
+        """The p-value at which a single image is flagged."""
+        return self.alpha if self.fdr is None else self.fdr / len(self)
 
     @property
     def verdict(self) -> Verdict:
-        """`memorized`: more flags than novel images would get (5 % level; under `fdr`: any flag); `inconclusive`: too
-        few held-out subjects for `alpha`; `clean`: no evidence of memorization, which is not proof of its absence.
+        """`memorized`: more flags than independent novel images would get (5 % level; under `fdr`: any flag).
+        `inconclusive`: the null is not calibrated (`train_halves`), or it has too few subjects, or there are too few
+        images, for any outcome to be called memorized. `clean`: no evidence of memorization, no proof of its absence.
         """
-        if not self.resolvable or not bool(self.p_value.isfinite().all()):
+        if self.null_kind == "train_halves" or not self.resolvable or not bool(self.p_value.isfinite().all()):
             return "inconclusive"
         if self.fdr is not None:
             return "memorized" if self.n_flagged else "clean"
+        if self._excess(len(self)) > LEVEL:
+            return "inconclusive"
+        return "memorized" if self._excess(self.n_flagged) <= LEVEL else "clean"
+
+    def _excess(self, flagged: int) -> float:
         several_each = self.null_images > self.null_subjects
-        excess = excess_p_value(self.n_flagged, len(self), self.alpha, self.null_subjects, several_each)
-        return "memorized" if excess <= 0.05 else "clean"
+        return excess_p_value(flagged, len(self), self.alpha, self.null_subjects, several_each)
 
     @property
     def matched_subjects(self) -> int:
@@ -122,8 +137,9 @@ class Scores:
             "mi_max": self.mi.max().item(),
             "oni_mean": self.oni.mean().item(),
             "similarity_mean": self.similarity.mean().item(),
-            "verified_max": self.verified.max().item(),
         }
+        if not bool(self.verified.isnan().all()):
+            summary["verified_max"] = self.verified.max().item()
         if self.resolvable:
             lower, upper = self.rate_interval()
             summary |= {
@@ -134,7 +150,7 @@ class Scores:
                 "rate_upper": upper,
                 "matched_subjects": float(self.matched_subjects),
             }
-        return {key: value for key, value in summary.items() if not math.isnan(value)}
+        return summary
 
     def closest(self, n: int) -> list[int]:
         """Positions of the n images most likely to be copies, worst first: by p-value, then by MI."""
@@ -145,11 +161,15 @@ class Scores:
         lower, upper = self.rate_interval()
         null = f"{self.null_kind} null of {self.null_subjects} {'subjects' if self.subjects_known else 'images'}"
         text = (
-            f"{self.verdict}: {self.n_flagged} of {len(self)} images flagged ({self.flagged_expected:.1f} expected by "
-            f"chance), rate {self.rate:.1%} (95 % CI {lower:.1%} to {upper:.1%}), MI median "
-            f"{float(self.mi.median()):.2f}, max {float(self.mi.max()):.2f}, {null}"
+            f"{self.verdict}: {self.n_flagged} of {len(self)} images flagged ({self._expected_in_words()}), rate "
+            f"{self.rate:.1%} (95 % CI {lower:.1%} to {upper:.1%}), MI median {float(self.mi.median()):.2f}, max "
+            f"{float(self.mi.max()):.2f}, {null}"
         )
         if not self.resolvable:
-            needed = math.ceil(1 / self.alpha - 1e-9) - 1
-            text += f"; alpha = {self.alpha:g} needs at least {needed} held-out subjects"
+            needed, of = subjects_needed(self._level, self.null_kind), self.null_kind.replace("held_out", "held-out")
+            text += f"; to flag a single image at {self._level:.3g} needs at least {needed} {of} subjects"
         return text
+
+    def _expected_in_words(self) -> str:
+        expected = f"{self.flagged_expected:.1f}"
+        return f"at most {expected} expected by chance" if self.fdr is None else f"about {expected} of them false"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mi_callback import __version__
 from mi_callback.calibration import Null
 from mi_callback.errors import StateError
 from mi_callback.features import Features, read_batches
@@ -95,6 +96,7 @@ def settings(detector: "MemorizationDetector") -> dict[str, Any]:
     """Everything that changes what a fitted state means, as JSON holds it."""
     aggregation = detector.aggregation
     return {
+        "version": __version__,  # the null depends on code as well as on settings
         "encoder": detector.encoder.fingerprint(),
         "whitening": detector.whitening,
         "aggregation": aggregation if isinstance(aggregation, str) else dict(aggregation),

@@ -67,7 +67,8 @@ def private_copy(dataset: Any, shared: bool = True) -> Any:
             return dataset
         raise DataError(
             f"needed a training set that can be copied, so that reading it leaves training untouched; copying "
-            f"{type(dataset).__name__} failed ({error}). Pass a second instance: MemorizationCallback(train=dataset)."
+            f"{type(dataset).__name__} failed ({error}). Pass a second instance: MemorizationCallback(train=…, "
+            "held_out=…)."
         ) from error
 
 

@@ -252,7 +252,8 @@ def test_the_closest_pairs_show_copy_beside_original():
     fit(watch)
     pairs = watch.closest_pairs(2)
     assert pairs.shape == (2, 1, 96, 192)
-    assert torch.equal(pairs[..., :96], pairs[..., 96:])
+    # The training image is shown aligned, hence resampled.
+    assert (pairs[..., :96] - pairs[..., 96:]).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("name", ["n_samples", "every_n_validations", "sample_batch_size"])
@@ -566,7 +567,7 @@ class Locked(TensorDataset):
 
 
 def test_a_training_set_that_cannot_be_copied_is_refused_and_the_way_out_that_is_named_works():
-    with pytest.raises(DataError, match=r"Pass a second instance: MemorizationCallback\(train=dataset\)"):
+    with pytest.raises(DataError, match=r"Pass a second instance: MemorizationCallback\(train="):
         fit(callback(), train=loader(Locked(TRAIN)))
     watch = callback(train=Locked(TRAIN))
     fit(watch, train=loader(Locked(TRAIN)))
@@ -866,7 +867,7 @@ def test_an_image_in_training_and_validation_data_is_refused():
 
 def test_too_few_held_out_subjects_are_inconclusive_and_nothing_reads_as_clean():
     watch = callback(sampler=copies(0))
-    with pytest.warns(UserWarning, match=r"inconclusive\. With 5 .* no p-value is below 0\.167.*at least 9 held-out"):
+    with pytest.warns(UserWarning, match=r"inconclusive\. With 5 .* no p-value is below 0\.167.*at least 9, or raise"):
         trainer = fit(watch, val=loader(HELD_OUT[:5]))
     assert watch.scores.verdict == "inconclusive"
     assert set(scalars(trainer)) == ALWAYS
@@ -875,7 +876,7 @@ def test_too_few_held_out_subjects_are_inconclusive_and_nothing_reads_as_clean()
 
 def test_slices_of_few_subjects_do_not_make_many():
     watch = callback()
-    with pytest.warns(UserWarning, match=r"inconclusive\. With 4 subjects in the null"):
+    with pytest.warns(UserWarning, match=r"inconclusive\. With 4 subjects in the held_out null"):
         trainer = fit(watch, val=loader(Slices(HELD_OUT, [f"h{i // 5}" for i in range(20)])))
     assert set(scalars(trainer)) == ALWAYS
 

@@ -1,5 +1,7 @@
 """The whole line on synthetic images with smooth structure: definition, promises, refusals."""
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,23 +155,45 @@ def test_without_held_out_images_training_subjects_make_the_null():
     detector = make(null="auto").fit(TRAIN, subjects=ids("a", 60, 2))
     assert detector.null.kind == "cross_fit"
     assert detector.null.n_subjects == 30
+    # p is at least 2 / (30 + 1) here: one of the 31 closest to its neighbour has a partner that is as close.
+    assert detector.score(TRAIN[:10]).verdict == "inconclusive"
+    detector.alpha = 0.1
     scores = detector.score(torch.cat([TRAIN[:10], NOVEL]))
     assert scores.flagged[:10].all()
     assert scores.flagged[10:].double().mean() < 0.25
 
 
+@pytest.mark.parametrize(("n", "alpha"), [(19, 0.1), (39, 0.05)])
+def test_the_cross_fitted_null_flags_novel_images_at_most_at_the_nominal_rate(n, alpha):
+    # With offset 1 instead of 2 this flagged .10 at a nominal .05 with 19 subjects.
+    shares = []
+    for seed in range(40):
+        detector = make(null="cross_fit", alpha=alpha).fit(people(n, 100 + 2 * seed))
+        shares.append(detector.score(people(25, 101 + 2 * seed)).flagged.double().mean())
+    shares = torch.stack(shares)
+    assert shares.mean() <= alpha + 4 * shares.std() / len(shares) ** 0.5
+
+
+def test_one_person_under_two_ids_does_not_disable_the_cross_fitted_null():
+    doubled = torch.cat([TRAIN, TRAIN[:3]])
+    with pytest.warns(UserWarning, match="3 training subjects hold an image identical"):
+        detector = make(null="cross_fit").fit(doubled, subjects=ids("a", 63))
+    assert detector.score(TRAIN[20:30]).flagged.all()
+    assert detector.null.n_subjects == 60
+
+
 def test_cross_fit_never_compares_a_subject_with_itself():
     # Twin slices: were a twin left in the reference, every null image would look like a copy.
     twins = TRAIN[:30].repeat_interleave(2, dim=0)
-    detector = make(null="cross_fit").fit(twins, subjects=ids("a", 60, 2))
+    detector = make(null="cross_fit", alpha=0.1).fit(twins, subjects=ids("a", 60, 2))
     assert detector.null.similarity.max() < 0.99
     assert detector.score(TRAIN[:10]).flagged.all()
 
 
 def test_the_null_is_thinned_evenly_within_subjects():
     detector = make(null_size=20).fit(TRAIN, held_out=HELD_OUT, held_out_subjects=ids("b", 40, 4))
-    assert len(detector.null.similarity) <= 20
-    assert detector.null.n_subjects == 10
+    assert len(detector.null.similarity) == 20
+    assert sorted(Counter(detector.null.subjects).values()) == [2] * 10
 
 
 def test_false_discovery_rate_control_flags_the_copies():
@@ -190,6 +214,7 @@ def test_too_few_held_out_subjects_are_inconclusive_never_clean():
     scores = detector.score(TRAIN[:10])
     assert scores.verdict == "inconclusive"
     assert "flagged" not in scores.summary()
+    assert "rate_upper" not in scores.summary()
     assert "at least 19 held-out subjects" in str(scores)
 
 
@@ -266,7 +291,7 @@ def test_the_published_null_is_refused_where_it_is_undefined():
         ({"fdr": 1.5}, CalibrationError, "fdr between 0 and 1"),
         ({"null": "guess"}, CalibrationError, "held_out, cross_fit"),
         ({"poses": "all"}, DataError, "flips"),
-        ({"candidates": 0}, DataError, "at least 1 candidate"),
+        ({"candidates": 0}, DataError, "candidates of at least 1"),
         ({"encoder": "nothing"}, EncoderError, "bundled"),
         ({"encoder": torch.nn.Identity()}, EncoderError, "declared layers"),
     ],

@@ -76,7 +76,9 @@ def test_search_is_the_naive_loop_over_poses_layers_and_training_images(poses, b
         assert int(found.pose[i]) == pose
         assert found.layer_similarity[i].tolist() == pytest.approx(nearest[pose].tolist(), abs=1e-5)
         assert int(found.match[i]) == match
-        assert int(found.consensus[i]) == sum(int(cosines[pose, i, :, k].argmax()) == match for k in range(2))
+        assert int(found.consensus(found.match, found.pose)[i]) == sum(
+            int(cosines[pose, i, :, k].argmax()) == match for k in range(2)
+        )
         ranked = sorted(range(30), key=lambda j: -own[:, j].max())
         assert found.candidates[i, :8].tolist() == ranked[:8]
         assert found.candidate_poses[i, :8].tolist() == [int(own[:, j].argmax()) for j in ranked[:8]]
@@ -94,7 +96,7 @@ def test_a_training_image_finds_itself_in_every_layer(whitening, backend):
     found = Reference.fit(train, whitening, backend).search(train, "geometric")
     assert found.match.tolist() == list(range(40))
     assert found.candidates[:, 0].tolist() == list(range(40))
-    assert (found.consensus == 2).all()
+    assert (found.consensus(found.match, found.pose) == 2).all()
     assert torch.allclose(found.similarity, torch.ones(40, dtype=torch.float64), atol=1e-5)
 
 

@@ -32,7 +32,7 @@ def make(p_value, alpha=0.05, fdr=None, null_subjects=99, null_images=None, flag
         layers=["a", "b"],
         alpha=alpha,
         fdr=fdr,
-        null_kind="held_out",
+        null_kind=fields.pop("null_kind", "held_out"),
         null_subjects=null_subjects,
         null_images=null_images or null_subjects,
         subjects_known=fields.pop("subjects_known", True),
@@ -106,7 +106,19 @@ def test_as_many_flags_as_novel_images_get_are_clean():
 
 def test_under_a_false_discovery_rate_any_flag_is_memorization():
     assert make([0.01] + [0.5] * 99, fdr=0.1, flagged=[True] + [False] * 99).verdict == "memorized"
-    assert make([0.01] + [0.5] * 99, fdr=0.1, flagged=[False] * 100).verdict == "clean"
+    assert make([0.01] + [0.5] * 99, fdr=0.1, flagged=[False] * 100, null_subjects=999).verdict == "clean"
+
+
+def test_where_no_outcome_could_have_been_called_memorized_nothing_is_called_clean():
+    # One image: even flagged it is what one novel image in ten does.
+    assert make([0.01], alpha=0.1).verdict == "inconclusive"
+    # One copy among a hundred needs p = .001 under fdr = .1, which 99 subjects cannot give.
+    assert make([0.01] + [0.5] * 99, fdr=0.1, flagged=[False] * 100).verdict == "inconclusive"
+    # The paper's null is not calibrated.
+    assert make([0.01] * 50 + [0.5] * 50, null_kind="train_halves").verdict == "inconclusive"
+    # Training subjects against each other: p is at least 2 / (G + 1).
+    assert make(uniform(50), null_kind="cross_fit", null_subjects=38).verdict == "inconclusive"
+    assert make(uniform(50), null_kind="cross_fit", null_subjects=39).verdict == "clean"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +167,7 @@ def test_the_text_names_the_smallest_number_of_subjects_that_would_do(alpha):
 
 def test_the_text_says_verdict_counts_and_what_a_unit_of_evidence_was():
     text = str(make([0.01] * 50 + [0.5] * 50))
-    assert text.startswith("memorized: 50 of 100 images flagged (5.0 expected by chance), rate 50.0%")
+    assert text.startswith("memorized: 50 of 100 images flagged (at most 5.0 expected by chance), rate 50.0%")
     assert "held_out null of 99 subjects" in text
     assert "null of 99 images" in str(make(uniform(5), subjects_known=False))
     assert "needs at least" not in text

@@ -73,7 +73,7 @@ def flagged_by_epoch(axes: Axes, callback: MemorizationCallback) -> Axes:
     expected = callback.history[-1].scores.flagged_expected
     axes.axhline(expected, color=INK, lw=1, ls="--")
     axes.annotate(
-        f"dashed: {expected:.1f} expected by chance",
+        f"dashed: at most {expected:.1f} expected by chance",
         (0.01, 0.98),
         xycoords="axes fraction",
         va="top",
@@ -89,7 +89,7 @@ def flagged_by_epoch(axes: Axes, callback: MemorizationCallback) -> Axes:
 
 def closest_pairs(figure, callback: MemorizationCallback) -> None:
     pairs, worst = callback.closest_pairs(PAIRS), callback.scores.closest(PAIRS)
-    figure.suptitle("last epoch, closest pairs: generated | training slice", x=0.02, ha="left", fontsize=9)
+    figure.suptitle("last epoch, closest pairs: generated | training slice, aligned", x=0.02, ha="left", fontsize=9)
     grid = figure.subplots(2, PAIRS // 2)
     for axes, pair, i in zip(grid.flat, pairs, worst, strict=True):
         axes.imshow(pair[0], cmap="gray", vmin=0, vmax=1)

@@ -100,7 +100,7 @@ def loggers(name: str, wandb: str, out: Path) -> list[Logger]:
 
 
 def table(runs: dict[str, MemorizationCallback]) -> str:
-    columns = ["run", "epoch", "step", "MI median", "MI max", "flagged", "expected", "verdict"]
+    columns = ["run", "epoch", "step", "MI median", "MI max", "flagged", "expected at most", "verdict"]
     rows: list[list[Any]] = [
         [
             name,

@@ -32,5 +32,6 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV), one to three minutes ..."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*,wandb]'
 	@touch $@

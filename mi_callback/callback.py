@@ -2,8 +2,10 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -13,7 +15,7 @@ from torch import Tensor
 from mi_callback import store
 from mi_callback.calibration import smallest_p, subjects_needed
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import StateError
+from mi_callback.errors import DataError, StateError
 from mi_callback.loggers import PREFIX, log_media
 from mi_callback.sampling import draw, find_sampler, rng_kept
 from mi_callback.scores import Scores
@@ -62,6 +64,8 @@ class MemorizationCallback(Callback):
         detector: A `MemorizationDetector`, or its options, e.g. `{"alpha": 0.01, "verify": False}`.
         seed: Of the samples: the same latents at every validation, so that epochs can be compared.
         cache: File for the fitted state; used again when encoder, settings and every pixel are the same. Patient data.
+        on_bad_samples: What happens when samples are NaN, infinite or constant: `"raise"` ends training with the error,
+            `"warn"` says so and scores nothing at that validation.
         log_images: Send pictures of the closest pairs to W&B and TensorBoard. Patient data: off unless you ask.
         log_subjects: Send subject ids of matches to W&B and TensorBoard. Off unless you ask.
 
@@ -91,6 +95,7 @@ class MemorizationCallback(Callback):
         detector: MemorizationDetector | Mapping[str, Any] | None = None,
         seed: int = 0,
         cache: str | Path | None = None,
+        on_bad_samples: Literal["raise", "warn"] = "raise",
         log_images: bool = False,
         log_subjects: bool = False,
     ) -> None:
@@ -106,6 +111,14 @@ class MemorizationCallback(Callback):
             raise TypeError(
                 f"needed a MemorizationDetector or a mapping of its options; {type(detector).__name__} came."
             )
+        if on_bad_samples not in ("raise", "warn"):
+            raise ValueError(f"needed on_bad_samples raise or warn; {on_bad_samples!r} came.")
+        unknown = (
+            set(detector) - set(signature(MemorizationDetector).parameters) if isinstance(detector, Mapping) else ()
+        )
+        if unknown:
+            raise TypeError(f"needed options of MemorizationDetector; it has no {sorted(unknown)}.")
+        self.on_bad_samples = on_bad_samples
         self.n_samples, self.every_n_validations = n_samples, every_n_validations
         self.sampler, self.sample_batch_size = sampler, sample_batch_size
         self.train, self.held_out = train, held_out
@@ -135,7 +148,9 @@ class MemorizationCallback(Callback):
                 f"needed a strategy in which every rank holds the whole model, for rank zero draws the samples alone; "
                 f"{strategy} shards it. Score checkpoints afterwards with MemorizationDetector."
             )
-        find_sampler(pl_module, self.sampler)
+        # Before the training set is encoded: a sampler that cannot work is said now.
+        with suppress(DataError):  # what an untrained generator draws may be constant
+            self._draw(trainer, pl_module, n=2)
         problem = None
         if trainer.is_global_zero:
             problem = self._guarded(lambda: self._fit(trainer, pl_module))
@@ -176,6 +191,10 @@ class MemorizationCallback(Callback):
         problem = None
         if trainer.is_global_zero:
             problem = self._guarded(lambda: self._score(trainer, pl_module))
+        skipped = self.on_bad_samples == "warn" and isinstance(problem, DataError)
+        if trainer.strategy.broadcast(skipped):
+            rank_zero_warn(f"memorization: nothing is scored or logged at this validation: {problem}")
+            return
         self._raise_everywhere(trainer, problem)
         # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
         summary = trainer.strategy.broadcast(None if self.scores is None else self.scores.summary())
@@ -191,7 +210,8 @@ class MemorizationCallback(Callback):
             )
             return
         if self.detector is None:
-            self.detector = MemorizationDetector(**({"device": pl_module.device} | self.detector_options))
+            with rng_kept():  # an encoder may initialise weights at random before it loads others
+                self.detector = MemorizationDetector(**({"device": pl_module.device} | self.detector_options))
         detector, self._fitted_here = self.detector, True
         sources = all_loaders(trainer.train_dataloader) if self.train is None else [self.train]
         held_out = self._held_out(trainer, sources)
@@ -219,7 +239,8 @@ class MemorizationCallback(Callback):
                 data = store.fingerprint(training(), novel(), **keys)
                 stored = self._load(cache, data)
             if not stored:
-                detector.fit(training(), held_out=novel(), progress=True, **keys)
+                progress = getattr(trainer, "progress_bar_callback", None) is not None
+                detector.fit(training(), held_out=novel(), progress=progress, **keys)
                 if cache is not None:
                     store.save(detector, cache, data)
         self._say_what_was_fitted(stored)

@@ -18,6 +18,9 @@ def _run(config: DictConfig) -> None:
     from mi_callback.auditing import audit
 
     options: dict[str, Any] = {key: config[key] for key in ("train", "generated", "held_out", "out", "axis")}
+    if missing := [key for key in ("train", "generated") if options[key] is None]:
+        print(f"mi-audit: needed {' and '.join(f'{key}=DIR' for key in missing)}; see mi-audit --help", file=sys.stderr)
+        sys.exit(1)
     detector = instantiate(config.detector, _convert_="all")
     try:
         scores = audit(**options, size=tuple(config.size), progress=True, **detector)
@@ -25,6 +28,8 @@ def _run(config: DictConfig) -> None:
         print(f"mi-audit: {error}", file=sys.stderr)
         sys.exit(1)
     print(scores)
+    if config.out is not None:
+        print(f"every image with its match (patient data): {config.out}/scores.csv")
     sys.exit(EXIT_CODES[scores.verdict])
 
 

@@ -10,6 +10,9 @@ from mi_callback.calibration import ROUNDING, NullKind, clopper_pearson, excess_
 
 Verdict = Literal["clean", "memorized", "inconclusive"]
 
+FAR = -2.0
+"""Median MI below which samples are too unlike real images for their novelty to mean much."""
+
 LEVEL = 0.05
 """Probability with which independent novel images are called memorized, at most."""
 
@@ -160,14 +163,19 @@ class Scores:
     def __str__(self) -> str:
         lower, upper = self.rate_interval()
         null = f"{self.null_kind} null of {self.null_subjects} {'subjects' if self.subjects_known else 'images'}"
-        text = (
-            f"{self.verdict}: {self.n_flagged} of {len(self)} images flagged ({self._expected_in_words()}), rate "
-            f"{self.rate:.1%} (95 % CI {lower:.1%} to {upper:.1%}), MI median {float(self.mi.median()):.2f}, max "
-            f"{float(self.mi.max()):.2f}, {null}"
-        )
+        mi = f"MI median {float(self.mi.median()):.2f}, max {float(self.mi.max()):.2f}"
         if not self.resolvable:
             needed, of = subjects_needed(self._level, self.null_kind), self.null_kind.replace("held_out", "held-out")
-            text += f"; to flag a single image at {self._level:.3g} needs at least {needed} {of} subjects"
+            return (
+                f"{self.verdict}: {mi}, {null}; to flag a single image at {self._level:.3g} needs at least {needed} "
+                f"{of} subjects"
+            )
+        text = (
+            f"{self.verdict}: {self.n_flagged} of {len(self)} images flagged ({self._expected_in_words()}), rate "
+            f"{self.rate:.1%} (95 % CI {lower:.1%} to {upper:.1%}), {mi}, {null}"
+        )
+        if float(self.mi.median()) < FAR:
+            text += "; the samples look less like real images than these like each other, which says little on copying"
         return text
 
     def _expected_in_words(self) -> str:

@@ -50,9 +50,10 @@ def test_copies_are_named_in_the_files(folders, tmp_path):
         (["generated=novel", "held_out=held", "detector.alpha=0.1"], 0),
         (["generated=novel", "detector.alpha=0.01"], 3),
         (["generated=nowhere"], 1),
+        ([], 1),
         (["generated=train", "held_out=train"], 1),
     ],
-    ids=["memorized", "clean", "inconclusive", "no folder", "shared subjects"],
+    ids=["memorized", "clean", "inconclusive", "no folder", "no argument", "shared subjects"],
 )
 def test_exit_codes(folders, arguments, code):
     command = [sys.executable, "-m", "mi_callback.cli", "train=train", *arguments, "detector.verify=false"]

@@ -526,6 +526,60 @@ def test_weights_are_bit_identical_with_verification_cross_fit_and_cache(tmp_pat
     assert all(torch.equal(without[key], watched[key]) for key in without)
 
 
+def test_weights_are_bit_identical_without_any_argument():
+    # The default encoder is built by the callback: making it must not touch the global random state either.
+    watch = MemorizationCallback()
+    without = weights_after(make_loader=LOADERS["shuffled"], workers=0, max_epochs=2)
+    watched = weights_after(watch, make_loader=LOADERS["shuffled"], workers=0, max_epochs=2)
+    assert watch.detector.encoder.name == "bundled"
+    assert len(watch.history) == 2
+    assert all(torch.equal(without[key], watched[key]) for key in without)
+
+
+def test_building_the_bundled_encoder_draws_no_random_number():
+    before = torch.get_rng_state()
+    build_encoder("bundled")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def stop_on_evidence() -> EarlyStopping:
+    """As the README recommends."""
+    return EarlyStopping(
+        monitor="memorization/rate_lower", mode="min", divergence_threshold=0.1, patience=10**6, check_finite=False
+    )
+
+
+def test_the_readmes_stopping_rule_stops_a_copying_generator_and_no_other():
+    copying, novel = callback(sampler=copies(5)), callback(sampler=lambda n: images(n, 77))
+    stopped, finished = fit(copying, stop_on_evidence(), max_epochs=4), fit(novel, stop_on_evidence(), max_epochs=4)
+    assert len(copying.history) == 1
+    assert stopped.current_epoch == 1
+    assert len(novel.history) == 4
+    assert finished.current_epoch == 4
+
+
+def test_bad_samples_end_training_or_are_said_and_skipped_as_asked():
+    def broken_later(module: Any, n: int) -> Tensor:
+        drawn = images(n, 5)
+        if module.current_epoch == 1:
+            drawn[0] = math.nan
+        return drawn
+
+    with pytest.raises(DataError, match="hold NaN"):
+        fit(callback(sampler=broken_later), max_epochs=3)
+    watch = callback(sampler=broken_later, on_bad_samples="warn")
+    with pytest.warns(UserWarning, match=r"nothing is scored or logged at this validation.*hold NaN"):
+        fit(watch, max_epochs=3)
+    assert [record.epoch for record in watch.history] == [0, 2]
+
+
+def test_misspelled_options_are_refused_at_once():
+    with pytest.raises(TypeError, match=r"it has no \['alhpa'\]"):
+        MemorizationCallback(detector={"alhpa": 0.1})
+    with pytest.raises(ValueError, match="raise or warn"):
+        MemorizationCallback(on_bad_samples="ignore")
+
+
 def test_modes_of_submodules_are_as_without_the_callback():
     class Frozen(Tiny):
         def on_train_start(self) -> None:
@@ -694,7 +748,9 @@ def test_the_same_latents_are_drawn_at_every_validation_and_another_seed_draws_o
             return seen[-1]
 
         fit(callback(sampler=sampler, seed=seed), max_epochs=2)
-        return [torch.cat(seen[:2]), torch.cat(seen[2:])]
+        # Before the training set is encoded, two images try the sampler.
+        assert [len(drawn) for drawn in seen] == [2, 4, 2, 4, 2]
+        return [torch.cat(seen[1:3]), torch.cat(seen[3:])]
 
     first, second = latents(seed=0)
     assert first.shape == (6, 1, SIDE, SIDE)
@@ -814,7 +870,7 @@ def test_two_processes_train_the_same_weights_with_and_without_the_callback():
 
 @pytest.mark.parametrize("broken", [{"sampler": lambda n: torch.rand(n, 5)}, {"train": TensorDataset(TRAIN[:1])}])
 def test_an_error_in_one_process_ends_both(broken: dict):
-    with pytest.raises(Exception, match=r"needed (4 images|at least 2 training images)"):
+    with pytest.raises(Exception, match=r"needed (2 images|at least 2 training images)"):
         fit(callback(**broken), **two_processes())
 
 
@@ -824,8 +880,8 @@ def test_an_error_in_one_process_ends_both(broken: dict):
 @pytest.mark.parametrize(
     ("sampler", "error", "message"),
     [
-        (lambda n: torch.rand(n, SIDE * SIDE), SamplerError, r"needed 4 images, shape \(4, 1, h, w\).*\(4, 256\) came"),
-        (lambda n: images(n - 1, 0), SamplerError, r"needed 4 images.*\(3, 1, 16, 16\) came"),
+        (lambda n: torch.rand(n, SIDE * SIDE), SamplerError, r"needed 2 images, shape \(2, 1, h, w\).*\(2, 256\) came"),
+        (lambda n: images(n - 1, 0), SamplerError, r"needed 2 images.*\(1, 1, 16, 16\) came"),
         (lambda n: images(n, 0) * float("nan"), DataError, "generated images 0 to 3: needed finite pixels"),
         (lambda n: torch.zeros(n, 1, SIDE, SIDE), DataError, "generated images 0 to 3: .*constant"),
         (lambda n: [images(n, 0)], SamplerError, "needed a tensor .* list came"),

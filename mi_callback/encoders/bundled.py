@@ -59,8 +59,9 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
     Raises:
         EncoderError: If the weights are missing or belong to another network.
     """
-    network = CopyNet()
-    network.load_state_dict(_read_weights(checkpoint, expected=network.state_dict()))
+    with torch.device("meta"):  # no random initial weights: they would move the global random state
+        network = CopyNet()
+    network.load_state_dict(_read_weights(checkpoint, expected=network.state_dict()), assign=True)
     return HookedEncoder(
         network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         layers={name: Layer("BCHW") for name in TAPPED},

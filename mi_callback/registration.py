@@ -97,7 +97,7 @@ def _best_of_group(correlation: Tensor, group: Tensor) -> Tensor:
     """Whether a pair is the first or among the best of its group, `KEPT` in all, bool `(p,)`."""
     position = torch.arange(len(group))
     first = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")
-    # A bias field lowers the global correlation of the right candidate, which retrieval put first.
+    # Retrieval's favourite stays: one global correlation at a coarse level may misjudge it.
     by_value = correlation.masked_fill(first[group] == position, 2.0).argsort(descending=True, stable=True)
     order = by_value[group[by_value].argsort(stable=True)]
     _, sizes = group[order].unique_consecutive(return_counts=True)

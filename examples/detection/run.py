@@ -90,7 +90,7 @@ def section(name: str, root: Path, share: float) -> str:
     return (
         f"## {name}\n\n{len(train)} training slices of {third} subjects, {len(held_out)} held out of {third}, "
         f"{len(novel)} novel of {len(set(novel_ids))}. Novel images flagged: {clean.n_flagged} of {len(clean)} "
-        f"({clean.rate:.1%}; {clean.flagged_expected:.1f} expected). LNCC of novel images: median "
+        f"({clean.rate:.1%}; at most {clean.flagged_expected:.1f} expected). LNCC of novel images: median "
         f"{float(clean.verified.median()):.2f}, maximum {float(clean.verified.max()):.2f}. {milliseconds:.0f} ms per "
         f"image, encoding in four poses included.{resolved}\n\n"
         + markdown_table(["change", "AUC features", "AUC registered", "flagged", "right match", "median LNCC"], rows)

@@ -1,4 +1,4 @@
-"""How often would a real image that was not trained on look this similar? Nulls, p-values, indices, intervals."""
+"""How often would a real image that was not trained on look this similar? Nulls, p-values, indices."""
 
 import math
 from dataclasses import dataclass
@@ -165,52 +165,3 @@ def overfit_novelty_index(mi: Tensor, scale: OniScale = "unit") -> Tensor:
             return -mi.tanh()
         case _:
             raise CalibrationError(f"needed oni_scale unit or paper; {scale!r} came.")
-
-
-def benjamini_hochberg(p_values: Tensor, fdr: float) -> Tensor:
-    """Which p-values to reject so that at most a share `fdr` of the rejections is false in expectation, bool `(n,)`.
-
-    References:
-        Benjamini and Hochberg, JRSS-B 1995.
-    """
-    ordered, order = p_values.sort()
-    n = len(p_values)
-    levels = fdr * torch.arange(1, n + 1, dtype=torch.float64, device=p_values.device) / n
-    below = (ordered <= levels + ROUNDING).nonzero()
-    flagged = torch.zeros(n, dtype=torch.bool, device=p_values.device)
-    if len(below):
-        flagged[order[: int(below[-1]) + 1]] = True
-    return flagged
-
-
-def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided interval of a binomial rate over n independent images; (0, 1) when n is 0."""
-    from scipy.stats import beta
-
-    if n == 0:
-        return 0.0, 1.0
-    tail = (1 - confidence) / 2
-    lower = 0.0 if count == 0 else float(beta.ppf(tail, count, n - count + 1))
-    upper = 1.0 if count == n else float(beta.ppf(1 - tail, count + 1, n - count))
-    return lower, upper
-
-
-def excess_p_value(flagged: int, n: int, alpha: float, n_subjects: int, several_each: bool = False) -> float:
-    """Probability of at least this many flags among n novel images, all compared with the *same* null.
-
-    The flags are not independent: a null that came out low flags all images more easily. Given the null, an image is
-    flagged with a probability that is Beta(k, G + 1 − k) with k = ⌊α (G + 1)⌋, so the count is beta-binomial. Where
-    subjects have several images (`several_each`), p-values fall between the multiples of 1 / (G + 1) and k is rounded
-    up, which keeps the answer on the safe side. Assumes that the n images are independent: near-duplicates among them
-    (a collapsed generator) make extreme counts likelier than this says.
-
-    References:
-        Bates et al., Ann. Statist. 2023, section 2 (calibration-conditional distribution of conformal p-values).
-    """
-    from scipy.stats import betabinom
-
-    level = alpha * (n_subjects + 1)
-    k = math.ceil(level - ROUNDING) if several_each else math.floor(level + ROUNDING)
-    if k < 1:
-        return 1.0
-    return float(betabinom.sf(flagged - 1, n, k, n_subjects + 1 - k)) if k < n_subjects + 1 else 1.0

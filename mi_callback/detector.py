@@ -15,7 +15,6 @@ from mi_callback.calibration import (
     Null,
     NullKind,
     OniScale,
-    benjamini_hochberg,
     memorization_index,
     overfit_novelty_index,
 )
@@ -23,6 +22,7 @@ from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError
 from mi_callback.features import Features, extract
 from mi_callback.index import Backend
+from mi_callback.multiplicity import benjamini_hochberg
 from mi_callback.poses import POSES, Orbit, orbit
 from mi_callback.preprocessing import check_images, thumbnails
 from mi_callback.retrieval import Neighbours, Reference

@@ -6,7 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from mi_callback.calibration import ROUNDING, NullKind, clopper_pearson, excess_p_value, smallest_p, subjects_needed
+from mi_callback.calibration import ROUNDING, NullKind, smallest_p, subjects_needed
+from mi_callback.certificates import clopper_pearson
+from mi_callback.multiplicity import excess_p_value
 
 Verdict = Literal["clean", "memorized", "inconclusive"]
 

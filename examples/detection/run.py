@@ -14,7 +14,7 @@ import lightning
 import torch
 
 from mi_callback import MemorizationDetector, __version__
-from mi_callback.calibration import clopper_pearson
+from mi_callback.certificates import clopper_pearson
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.loggers import markdown_table
 from mi_callback.perturbations import PERTURBATIONS

@@ -16,6 +16,8 @@ OniScale = Literal["unit", "paper"]
 ROUNDING = 1e-12
 """Slack for p ≤ α, so that p = α survives the rounding of sums of 1 / n_g."""
 
+TIE = 1e-6
+"""Similarities that differ by less are equal: single precision does not tell them apart."""
 
 OFFSETS: dict[NullKind, int] = {"held_out": 1, "cross_fit": 2, "train_halves": 1}
 """What is added to the count in a p-value, by null; see `conformal_p_values`."""
@@ -29,11 +31,15 @@ class Null:
         similarity: Shape `(m,)`, float64.
         subjects: Subject of each, or None: then every image counts as its own subject.
         kind: How it was made (`held_out`, `cross_fit`, `train_halves`).
+        duplicate: Feature similarity of its closest image: images closer to each other are near-duplicates.
+        correction: How much smaller its reference was than that of generated images; see `conformal_p_values`.
     """
 
     similarity: Tensor
     subjects: Subjects | None
     kind: NullKind
+    duplicate: float = 1.0
+    correction: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.similarity) < 2:
@@ -78,7 +84,8 @@ class Null:
 
     def p_values(self, similarity: Similarity) -> Tensor:
         """Conformal p-values of generated images against this null (see `conformal_p_values`)."""
-        return conformal_p_values(similarity, self.similarity, self.subjects, OFFSETS[self.kind])
+        offset = OFFSETS[self.kind]
+        return conformal_p_values(similarity, self.similarity, self.subjects, offset, self.correction)
 
 
 def subject_weights(subjects: Subjects | None, n: int) -> Tensor:
@@ -101,16 +108,25 @@ def subjects_needed(alpha: float, kind: NullKind = "held_out") -> int:
 
 
 def conformal_p_values(
-    similarity: Similarity, null: Tensor, subjects: Subjects | None = None, offset: int = 1
+    similarity: Similarity,
+    null: Tensor,
+    subjects: Subjects | None = None,
+    offset: int = 1,
+    correction: float = 1.0,
 ) -> Tensor:
     """How often a novel real image is at least this similar to the training set.
 
-    With G held-out subjects of n_g images each, p = (offset + Σ_g (1 / n_g) Σ_j 1{s_gj ≥ s}) / (G + 1): the images of
-    one subject are one unit of evidence. Without subjects G is the number of images.
+    With G held-out subjects of n_g images each, p = (offset + c Σ_g (1 / n_g) Σ_j 1{s_gj ≥ s}) / (G + 1): the images of
+    one subject are one unit of evidence. Without subjects G is the number of images. Similarities within `TIE` of each
+    other are equal. The p-value is that of a random image of a random subject.
 
     The offset is 1 for images that are no part of the reference. It is 2 where training subjects are compared with
     each other: among G + 1 exchangeable subjects the closest pair is as close to each other as anyone is to anyone, so
     a novel one belongs to it with probability 2 / (G + 1); without itself in the reference, its partner looks far.
+
+    The correction c is the number of training subjects that a generated image is compared with, over the number that
+    a null image was: with a subject more in the reference, the probability to exceed a similarity grows by less than
+    the average of those before, so c bounds what a smaller reference hides.
 
     Args:
         similarity: Best match of each generated image, shape `(n,)`; larger is closer.
@@ -118,6 +134,7 @@ def conformal_p_values(
             A subject shared with the training set inflates it and hides copies.
         subjects: Subject of each null image, length m.
         offset: 1, or 2 for a null of training subjects against each other.
+        correction: c, at least 1.
 
     Returns:
         p-values in `[offset / (G + 1), 1]`, float64, shape `(n,)`; small means memorized.
@@ -143,8 +160,8 @@ def conformal_p_values(
     null, order = null.to(torch.float64).sort()
     # exceed[i] = weight of the null images at rank i or above; one more entry for "none".
     exceed = torch.cat([weights[order].flip(0).cumsum(0).flip(0), weights.new_zeros(1)])
-    rank = torch.searchsorted(null, similarity.to(torch.float64).contiguous(), side="left")
-    return ((offset + exceed[rank]) / (1 + weights.sum())).clamp(max=1)
+    rank = torch.searchsorted(null, similarity.to(torch.float64).contiguous() - TIE, side="left")
+    return ((offset + correction * exceed[rank]) / (1 + weights.sum())).clamp(max=1)
 
 
 def memorization_index(similarity: Similarity, null: Null) -> Tensor:

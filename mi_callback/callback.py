@@ -17,6 +17,7 @@ from mi_callback.calibration import smallest_p, subjects_needed
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError, StateError
 from mi_callback.loggers import PREFIX, log_media
+from mi_callback.power import Power
 from mi_callback.sampling import draw, find_sampler, rng_kept
 from mi_callback.scores import Scores
 from mi_callback.training_data import all_loaders, evaluation_loader, is_random, same_items
@@ -66,6 +67,10 @@ class MemorizationCallback(Callback):
         cache: File for the fitted state; used again when encoder, settings and every pixel are the same. Patient data.
         on_bad_samples: What happens when samples are NaN, infinite or constant: `"raise"` ends training with the error,
             `"warn"` says so and scores nothing at that validation.
+        power: Training images copied for the power self-test at the start of `fit`, each changed in every way of
+            `mi_callback.perturbations.PERTURBATIONS`; 0 for no test. A detector that does not find most of these copies
+            never says clean.
+        set_scores: Log C_T, AuthPct, FID, KID, Vendi and MiFID of the samples too, on the same features.
         log_images: Send pictures of the closest pairs to W&B and TensorBoard. Patient data: off unless you ask.
         log_subjects: Send subject ids of matches to W&B and TensorBoard. Off unless you ask.
 
@@ -96,6 +101,8 @@ class MemorizationCallback(Callback):
         seed: int = 0,
         cache: str | Path | None = None,
         on_bad_samples: Literal["raise", "warn"] = "raise",
+        power: int = 4,
+        set_scores: bool = False,
         log_images: bool = False,
         log_subjects: bool = False,
     ) -> None:
@@ -113,6 +120,8 @@ class MemorizationCallback(Callback):
             )
         if on_bad_samples not in ("raise", "warn"):
             raise ValueError(f"needed on_bad_samples raise or warn; {on_bad_samples!r} came.")
+        if power < 0:
+            raise ValueError(f"needed power of at least 0; {power!r} came.")
         unknown = (
             set(detector) - set(signature(MemorizationDetector).parameters) if isinstance(detector, Mapping) else ()
         )
@@ -126,11 +135,15 @@ class MemorizationCallback(Callback):
         self.detector = detector if isinstance(detector, MemorizationDetector) else None
         self.detector_options = dict(detector) if isinstance(detector, Mapping) else {}
         self.seed, self.cache = seed, cache
+        self.power, self.set_scores = power, set_scores
         self.log_images, self.log_subjects = log_images, log_subjects
         self.scores: Scores | None = None
         self.samples: Tensor | None = None
         self.history: list[Record] = []
+        self._summary: dict[str, float] = {}
         self._validations = 0
+        self._looks = 0
+        self._alarmed = False
         self._scored = False
         self._fitted_here = False
 
@@ -175,10 +188,11 @@ class MemorizationCallback(Callback):
             self._count(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"validations": self._validations}
+        return {"validations": self._validations, "looks": self._looks, "alarmed": self._alarmed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = state_dict["validations"]
+        self._looks, self._alarmed = state_dict["looks"], state_dict["alarmed"]
 
     def _count(self, trainer: Any, pl_module: Any) -> None:
         # After a resume the first validation is scored too: EarlyStopping needs the key.
@@ -197,7 +211,7 @@ class MemorizationCallback(Callback):
             return
         self._raise_everywhere(trainer, problem)
         # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
-        summary = trainer.strategy.broadcast(None if self.scores is None else self.scores.summary())
+        summary, self._looks, self._alarmed = trainer.strategy.broadcast((self._summary, self._looks, self._alarmed))
         scalars = {f"{PREFIX}{key}": value for key, value in summary.items()}
         pl_module.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
@@ -243,6 +257,8 @@ class MemorizationCallback(Callback):
                 detector.fit(training(), held_out=novel(), progress=progress, **keys)
                 if cache is not None:
                     store.save(detector, cache, data)
+            if self.power:
+                detector.power(self.power)
         self._say_what_was_fitted(stored)
 
     def _held_out(self, trainer: Any, train: list[Any]) -> Any:
@@ -282,6 +298,8 @@ class MemorizationCallback(Callback):
             f"{detector.encoder.name!r}; {null.kind} null of {len(null.similarity)} images, {null.n_subjects} {unit}"
             f"{'; that no held-out person was trained on cannot be checked' if unsure else ''}."
         )
+        if detector.measured_power is not None and null.resolves(detector.alpha):
+            self._say_what_was_seen(detector.measured_power)
         level = detector.alpha if detector.fdr is None else detector.fdr
         if not null.resolves(level):
             rank_zero_warn(
@@ -290,12 +308,32 @@ class MemorizationCallback(Callback):
                 f"at least {subjects_needed(level, null.kind)}, or raise the level. MI is logged; counts are not."
             )
 
+    @staticmethod
+    def _say_what_was_seen(power: Power) -> None:
+        missed = f"; missed: {', '.join(power.missed)}" if power.missed else ""
+        rank_zero_info(
+            f"memorization: power self-test: of copies of {power.n} training images, changed in {len(power.flagged)} "
+            f"ways, {power.overall:.0%} are flagged{missed}."
+        )
+        if not power.sees_copies:
+            rank_zero_warn(
+                f"memorization: the detector flags {power.overall:.0%} of planted copies, so it never says clean. Give "
+                "it an encoder that suits these images, or a higher alpha: detector={'encoder': …}."
+            )
+
     def _score(self, trainer: Any, pl_module: Any) -> None:
         if self.detector is None:
             raise StateError("needed a detector that was fitted at the start of fit; none is there.")
         self.samples = self._draw(trainer, pl_module, self.n_samples)
         with rng_kept(), torch.inference_mode(False), torch.no_grad():
             self.scores = self.detector.score(self.samples)
+            others = self.detector.set_scores(self.samples) if self.set_scores else {}
+        self._looks += 1
+        self._alarmed = self._alarmed or self.scores.alarm(self._looks)
+        # Loggers lose NaN without a word: a set-level score that is undefined for these samples is left out.
+        self._summary = self.scores.summary() | {key: value for key, value in others.items() if value == value}
+        if self.scores.calibrated:
+            self._summary["alarm"] = float(self._alarmed)
         self.history.append(Record(trainer.current_epoch, trainer.global_step, self.scores))
         rank_zero_info(f"memorization: epoch {trainer.current_epoch}: {self.scores}")
         pairs = self.closest_pairs(8) if self.log_images else None

@@ -1,15 +1,14 @@
 """The whole line: fit on training images, score generated ones."""
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from mi_callback import nulls, registration, store
+from mi_callback import leaks, nulls, power, registration, store
 from mi_callback.calibration import (
     ROUNDING,
     Null,
@@ -18,33 +17,27 @@ from mi_callback.calibration import (
     memorization_index,
     overfit_novelty_index,
 )
+from mi_callback.contrast import Contrast, contrast
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError
-from mi_callback.features import Features, extract
+from mi_callback.features import Features, Reservoir, extract
 from mi_callback.index import Backend
-from mi_callback.multiplicity import benjamini_hochberg
+from mi_callback.matching import Matcher
+from mi_callback.multiplicity import Procedure, groups_of_duplicates, reject
+from mi_callback.pool import Pool
 from mi_callback.poses import POSES, Orbit, orbit
+from mi_callback.power import Power
 from mi_callback.preprocessing import check_images, thumbnails
-from mi_callback.retrieval import Neighbours, Reference
+from mi_callback.retrieval import Reference
 from mi_callback.scores import Scores
+from mi_callback.set_scores import set_scores
 from mi_callback.similarity import Aggregation
-from mi_callback.types import SubjectKey, Subjects, Thumbnails
+from mi_callback.tails import Tail, fit_tail
+from mi_callback.types import SubjectKey, Subjects
 from mi_callback.whitening import Mode
 
-VERIFIED_AT_ONCE = 64
-"""Images whose candidates are aligned in one go; bounds the memory."""
-
-
-@dataclass(frozen=True)
-class Resemblance:
-    """Queries against a reference: the nearest training images, and the verified ones where verification is on."""
-
-    neighbours: Neighbours
-    match: Tensor
-    pose: Tensor
-    verified: Tensor
-    copied_fraction: Tensor
-    deciding: Tensor
+PLANTED = 64
+"""Training images kept at `fit` for the power self-test."""
 
 
 class MemorizationDetector:
@@ -60,7 +53,12 @@ class MemorizationDetector:
         verify: Align the best candidates to the generated image and let their local correlation decide.
         candidates: Training images aligned per generated image.
         alpha: Level of each flag: the share of novel images that may be flagged.
-        fdr: Flag by Benjamini-Hochberg at this false discovery rate instead.
+        fdr: Flag at this false discovery rate instead.
+        procedure: How: `bh` (Benjamini-Hochberg), or `by` (Benjamini-Yekutieli, under any dependence of the samples).
+        tail: `gpd` extrapolates p-values beyond the null by a generalized-Pareto tail, into `Scores.p_tail`, for a
+            finer ranking; flags never depend on it.
+        contrast: Look samples up among held-out images too, blind to which is which, as a second opinion that holds for
+            generators that are too smooth or too sharp. Needs held-out images, and doubles the time.
         oni_scale: `unit` (0 novel, 1 identical) or `paper` (−1 memorized, +1 novel).
         backend: `auto`, `torch` or `faiss`.
         device: Where encoder, search and registration run; CUDA if there is one, when None.
@@ -87,6 +85,9 @@ class MemorizationDetector:
         candidates: int = 8,
         alpha: float = 0.05,
         fdr: float | None = None,
+        procedure: Procedure = "bh",
+        tail: Literal["gpd"] | None = None,
+        contrast: bool = False,
         oni_scale: OniScale = "unit",
         backend: Backend = "auto",
         device: torch.device | str | None = None,
@@ -99,6 +100,9 @@ class MemorizationDetector:
                 raise CalibrationError(f"needed {name} between 0 and 1; {level!r} came.")
         if null not in ("auto", "held_out", "cross_fit", "train_halves"):
             raise CalibrationError(f"needed null auto, held_out, cross_fit or train_halves; {null!r} came.")
+        for name, choice, known in (("procedure", procedure, ("bh", "by")), ("tail", tail, (None, "gpd"))):
+            if choice not in known:
+                raise CalibrationError(f"needed {name} out of {list(known)}; {choice!r} came.")
         for name, count in (("candidates", candidates), ("batch_size", batch_size), ("null_size", null_size)):
             if count is not None and count < 1:
                 raise DataError(f"needed {name} of at least 1; {count!r} came.")
@@ -109,14 +113,22 @@ class MemorizationDetector:
         self.null_choice: NullKind = null
         self.verify, self.candidates = verify, candidates
         self.alpha, self.fdr, self.oni_scale = alpha, fdr, oni_scale
+        self.procedure: Procedure = procedure
+        self.tail_choice, self.contrast = tail, contrast
         self.backend: Backend = backend
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         # Apple's MPS has no float64, in which whitening accumulates.
         self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.batch_size, self.null_size, self.seed = batch_size, null_size, seed
+        self.match = Matcher(self.poses, aggregation, candidates, verify, self.search_device)
         self.train: Features | None = None
+        self.held_out: Features | None = None
+        self.planted: Reservoir | None = None
         self.reference: Reference | None = None
         self.null: Null | None = None
+        self.tail: Tail | None = None
+        self.measured_power: Power | None = None
+        self._pool: Pool | None = None
 
     # Fitting -----------------------------------------------------------------------------------------------------
 
@@ -148,13 +160,16 @@ class MemorizationDetector:
             CalibrationError: If the null that was asked for is undefined for these data.
         """
         kind = self._null_kind(held_out)
-        read = {"subject_key": subject_key, "image_key": image_key}
+        read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
         orbit_of_train = self.poses if kind != "held_out" else self.poses[:1]
-        training = self._extract(train, orbit_of_train, subjects, "training features", progress, **read)
+        planted = Reservoir(PLANTED, self.seed)
+        training = self._extract(train, orbit_of_train, subjects, "training features", progress, planted, **read)
         novel = None
-        if kind == "held_out":
+        if held_out is not None:
             novel = self._extract(held_out, self.poses, held_out_subjects, "held-out features", progress, **read)
-        return self.fit_features(training, novel, progress)
+        self.fit_features(training, novel, progress)
+        self.planted = planted
+        return self
 
     def fit_features(
         self, train: Features, held_out: Features | None = None, progress: bool = False
@@ -163,19 +178,44 @@ class MemorizationDetector:
         if len(train) < 2:
             raise DataError(f"needed at least 2 training images; {len(train)} came.")
         kind = self._null_kind(held_out)
+        if self.contrast and held_out is None:
+            raise CalibrationError("needed held-out images for contrast=True; none came. Pass held_out=….")
         if held_out is not None:
-            nulls.refuse_leaks(train, held_out)
+            held_out = leaks.without_leaks(train, held_out)
         reference = self.fit_reference(train)
-        resemble, size, seed = self._deciding, self.null_size, self.seed
+        size, seed = self.null_size, self.seed
         if held_out is not None and kind == "held_out":
-            null = nulls.held_out_null(held_out, train, reference, resemble, size, seed, progress)
+            null = nulls.held_out_null(held_out, train, reference, self.match, size, seed, progress)
         elif kind == "cross_fit":
-            null = nulls.cross_fit_null(train, self.fit_reference, resemble, size, seed, progress)
+            null = nulls.cross_fit_null(train, self.fit_reference, self.match, size, seed, progress)
         else:
-            null = nulls.train_halves_null(train, reference, resemble, self.whitening, size, seed, progress)
+            null = nulls.train_halves_null(train, reference, self.match, self.whitening, size, seed, progress)
         # All, or when something raised, nothing.
-        self.train, self.reference, self.null = train.in_pose(0), reference, null
+        self.restore(train.in_pose(0), None if held_out is None else held_out.in_pose(0), reference, null)
         return self
+
+    def fit_reference(self, train: Features) -> Reference:
+        """Whitening and index of training features under this detector's settings."""
+        return Reference.fit(train, self.whitening, self.backend, self.search_device)
+
+    def restore(
+        self,
+        train: Features,
+        held_out: Features | None,
+        reference: Reference,
+        null: Null,
+        planted: Reservoir | None = None,
+    ) -> None:
+        """Take on a fitted state."""
+        tail = fit_tail(null, self.seed) if self.tail_choice == "gpd" else None
+        if tail is not None and not tail.reliable:
+            warnings.warn(
+                f"the generalized-Pareto tail does not fit the null (p = {tail.fit_p_value:.3g}): rank by p_value and "
+                "mi, not by p_tail.",
+                stacklevel=3,
+            )
+        self.train, self.held_out, self.reference, self.null, self.tail = train, held_out, reference, null, tail
+        self.planted, self.measured_power, self._pool = planted, None, None
 
     # Scoring -----------------------------------------------------------------------------------------------------
 
@@ -194,10 +234,11 @@ class MemorizationDetector:
         """As `score`, from features that were extracted before in all poses."""
         if self.reference is None or self.null is None or self.train is None:
             raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-        found = self._resemblance(generated, self.reference, self.train.thumbnails)
-        mi = memorization_index(found.deciding, self.null)
-        p_value = self.null.p_values(found.deciding)
-        flagged = p_value <= self.alpha + ROUNDING if self.fdr is None else benjamini_hochberg(p_value, self.fdr)
+        found = self.match(generated, self.reference, self.train.thumbnails)
+        mi = memorization_index(found.similarity, self.null)
+        p_value = self.null.p_values(found.similarity)
+        flagged = p_value <= self.alpha + ROUNDING if self.fdr is None else reject(p_value, self.fdr, self.procedure)
+        duplicates = self.reference.duplicates(generated, self.aggregation, self.null.duplicate)
         subjects = self.train.subjects
         return Scores(
             similarity=found.neighbours.similarity,
@@ -206,9 +247,9 @@ class MemorizationDetector:
             oni=overfit_novelty_index(mi, self.oni_scale),
             p_value=p_value,
             flagged=flagged,
-            match=found.match,
-            match_subject=[None if subjects is None else subjects[i] for i in found.match.tolist()],
-            consensus=found.neighbours.consensus(found.match, found.pose),
+            match=found.row,
+            match_subject=[None if subjects is None else subjects[i] for i in found.row.tolist()],
+            consensus=found.neighbours.consensus(found.row, found.pose),
             verified=found.verified,
             copied_fraction=found.copied_fraction,
             pose=[self.poses[i] for i in found.pose.tolist()],
@@ -219,7 +260,78 @@ class MemorizationDetector:
             null_subjects=self.null.n_subjects,
             null_images=len(self.null.similarity),
             subjects_known=self.null.subjects is not None,
+            group=groups_of_duplicates(len(generated), duplicates),
+            p_tail=None if self.tail is None else self.tail.extrapolate(found.similarity, p_value),
+            contrast=self._contrast(generated, flagged) if self.contrast else None,
+            power=self.measured_power,
         )
+
+    def power(
+        self,
+        n: int = 32,
+        changes: Sequence[str] | None = None,
+        images: Sequence[Tensor] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Power:
+        """Plant changed copies of training images and report the share found, per change: `clean` rests on it.
+
+        The result is kept and goes into all later `Scores`: a detector that cannot see copies never says clean.
+
+        Args:
+            n: Training images to copy, at most `PLANTED`; each is changed in every way.
+            changes: Names out of `mi_callback.perturbations.PERTURBATIONS`; all of them when None.
+            images, rows: Images `(c, h, w)` and their rows in the training set, instead of those kept at `fit`.
+
+        Raises:
+            StateError: If the detector is not fitted, or was restored or fitted from features and no images came.
+        """
+        if self.train is None or self.null is None:
+            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
+        if images is None or rows is None:
+            if self.planted is None:
+                raise StateError(
+                    "needed training images to plant; a detector fitted from features keeps none. Pass images=… and "
+                    "rows=…."
+                )
+            images, rows = self.planted.images[:n], self.planted.rows[:n]
+
+        def find(planted: Tensor) -> tuple[Tensor, Tensor]:
+            assert self.reference is not None
+            assert self.null is not None
+            assert self.train is not None
+            features = self._extract(planted, self.poses, None, "planted features", False)
+            found = self.match(features, self.reference, self.train.thumbnails)
+            return self.null.p_values(found.similarity) <= self.alpha + ROUNDING, found.row
+
+        self.measured_power = power.measure(find, images, rows, self.alpha, self.train.subjects, changes, self.seed)
+        return self.measured_power
+
+    def set_scores(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> dict[str, float]:
+        """Set-level scores of the literature on the same whitened features: see `mi_callback.set_scores`.
+
+        `ct` only where held-out images were given to `fit`.
+
+        Raises:
+            StateError: If the detector is not fitted.
+            DataError: For broken images, or fewer than two.
+        """
+        if self.reference is None or self.train is None:
+            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
+        features = self._extract(generated, self.poses[:1], None, "generated features", progress, image_key=image_key)
+        sides = (self.train, self.held_out, features)
+        train, held_out, samples = (None if side is None else self.reference.whitened(side) for side in sides)
+        assert train is not None
+        assert samples is not None
+        return set_scores(train, held_out, samples, self.seed)
+
+    def _contrast(self, generated: Features, flagged: Tensor) -> Contrast:
+        assert self.train is not None
+        assert self.held_out is not None
+        if self._pool is None:
+            self._pool = Pool.of(self.train, self.held_out, self.fit_reference, self.seed)
+        pool = self._pool
+        found = self.match(generated, pool.reference, pool.images.thumbnails)
+        return contrast(found.similarity, pool.subject[found.row], pool.trained, flagged, self.fdr or 0.1, self.seed)
 
     def pairs(self, generated: Tensor, scores: Scores, n: int) -> Tensor:
         """The n generated images most likely to be copies beside their matches, worst first.
@@ -259,6 +371,7 @@ class MemorizationDetector:
         subjects: Subjects | None,
         label: str,
         progress: bool,
+        keep: Reservoir | None = None,
         **read: SubjectKey,
     ) -> Features:
         if isinstance(self.encoder, torch.nn.Module):
@@ -271,49 +384,9 @@ class MemorizationDetector:
             device=self.device,
             batch_size=self.batch_size,
             progress=label if progress else None,
+            keep=keep,
             **read,
         )
-
-    def fit_reference(self, train: Features) -> Reference:
-        """Whitening and index of training features under this detector's settings."""
-        return Reference.fit(train, self.whitening, self.backend, self.search_device)
-
-    def _deciding(self, queries: Features, reference: Reference, references: Thumbnails, label: str | None) -> Tensor:
-        return self._resemblance(queries, reference, references, label).deciding
-
-    def _resemblance(
-        self, queries: Features, reference: Reference, references: Thumbnails, label: str | None = None
-    ) -> Resemblance:
-        """Search, then verify (with a progress bar `label`): generated images and null go through exactly this."""
-        neighbours = reference.search(queries, self.aggregation, self.candidates)
-        if not self.verify:
-            nothing = torch.full_like(neighbours.similarity, float("nan"))
-            return Resemblance(neighbours, neighbours.match, neighbours.pose, nothing, nothing, neighbours.similarity)
-        lncc, copied = self._verify(queries.thumbnails, neighbours, references, label)
-        best = lncc.argmax(dim=1, keepdim=True)
-        match, pose, verified, copied = (
-            values.gather(1, best)[:, 0] for values in (neighbours.candidates, neighbours.candidate_poses, lncc, copied)
-        )
-        return Resemblance(neighbours, match, pose, verified, copied, verified)
-
-    def _verify(
-        self, queries: Tensor, neighbours: Neighbours, references: Thumbnails, label: str | None
-    ) -> tuple[Tensor, Tensor]:
-        """LNCC and copied fraction of every candidate, `(n, candidates)` float64; LNCC −1 for no candidate."""
-        lncc = torch.full(neighbours.candidates.shape, -1.0, dtype=torch.float64)
-        copied = torch.zeros_like(lncc)
-        # Whole images at a time: the candidates of one compete for the finest level of the registration.
-        blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE)
-        for block in tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False):
-            image, slot = (neighbours.candidates[block] >= 0).nonzero(as_tuple=True)
-            image = block[image]
-            rows, poses = neighbours.candidates[image, slot], neighbours.candidate_poses[image, slot]
-            posed = [POSES[self.poses[p]](queries[i]) for i, p in zip(image.tolist(), poses.tolist(), strict=True)]
-            generated, reference = torch.stack(posed).to(self.search_device), references[rows].to(self.search_device)
-            alignment = registration.register(generated, reference, group=image)
-            lncc[image, slot] = alignment.lncc.double().cpu()
-            copied[image, slot] = alignment.copied_fraction.double().cpu()
-        return lncc, copied
 
     def _null_kind(self, held_out: Any) -> NullKind:
         if self.null_choice == "held_out" and held_out is None:

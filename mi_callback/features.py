@@ -69,6 +69,20 @@ class Features:
         )
 
 
+def join(one: Features, other: Features) -> Features:
+    """The images of both, in pose 0; subjects of different sides are different people, and unknown ones their own."""
+
+    def ids(side: str, features: Features) -> list[str]:
+        return [f"{side} {subject}" for subject in features.subjects or range(len(features))]
+
+    return Features(
+        {layer: torch.cat([one.layers[layer][:1], other.layers[layer][:1]], dim=1) for layer in one.layers},
+        torch.cat([one.thumbnails, other.thumbnails]),
+        ids("0", one) + ids("1", other),
+        None,
+    )
+
+
 @dataclass(frozen=True)
 class Batch:
     """What is read from one batch: images as they came, subject ids and files where there are any."""
@@ -76,6 +90,40 @@ class Batch:
     images: Tensor
     subjects: list[str] | None
     sources: list[str] | None
+
+
+class Reservoir:
+    """A random sample of a stream of images whose length is not known, as they came.
+
+    Attributes:
+        rows: Position of each in the stream.
+        images: `(c, h, w)` each.
+
+    References:
+        Vitter, "Random sampling with a reservoir", ACM TOMS 1985 (algorithm R).
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.size, self.rows, self.images = size, list[int](), list[Tensor]()
+        self._generator = torch.Generator().manual_seed(seed)
+        self._seen = 0
+
+    @classmethod
+    def of(cls, rows: list[int], images: list[Tensor]) -> "Reservoir":
+        """One that was filled before."""
+        reservoir = cls(len(rows))
+        reservoir.rows, reservoir.images = rows, images
+        return reservoir
+
+    def offer(self, images: Tensor) -> None:
+        """The next images of the stream, `(n, c, h, w)`."""
+        for image in images:
+            if len(self.rows) < self.size:
+                self.rows.append(self._seen)
+                self.images.append(image.cpu().clone())
+            elif (place := int(torch.randint(self._seen + 1, (1,), generator=self._generator))) < self.size:
+                self.rows[place], self.images[place] = self._seen, image.cpu().clone()
+            self._seen += 1
 
 
 def extract(
@@ -88,6 +136,7 @@ def extract(
     device: torch.device | str = "cpu",
     batch_size: int = 64,
     progress: str | None = None,
+    keep: Reservoir | None = None,
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
 
@@ -99,6 +148,7 @@ def extract(
         subject_key: Where a batch holds its subject ids: a key, or a function of the batch.
         image_key: The same for the images.
         progress: Label of the progress bar, or None for no bar.
+        keep: Takes a sample of the images on the way.
 
     Raises:
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
@@ -114,6 +164,8 @@ def extract(
             checked = check_images(batch.images, encoder.channels)
         except DataError as error:
             raise DataError(f"in the batch that begins at image {done}: {error}") from error
+        if keep is not None:
+            keep.offer(checked)
         checked = checked.to(device)
         thumbs.append(thumbnails(checked, registration.SIZE).cpu())
         for layer, pooled in encode(checked, encoder, poses).items():

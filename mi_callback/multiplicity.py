@@ -1,45 +1,119 @@
 """Many images, many looks: which flags stand together, and when their number is more than chance."""
 
 import math
+from typing import Literal
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from mi_callback.calibration import ROUNDING
 
+Procedure = Literal["bh", "by"]
 
-def benjamini_hochberg(p_values: Tensor, fdr: float) -> Tensor:
+
+def reject(p_values: Tensor, fdr: float, procedure: Procedure = "bh") -> Tensor:
     """Which p-values to reject so that at most a share `fdr` of the rejections is false in expectation, bool `(n,)`.
 
+    `bh` (Benjamini-Hochberg) holds for independent images and for conformal p-values that share a null (Bates et al.
+    2023); `by` (Benjamini-Yekutieli) holds whatever the dependence, and pays for it with a factor Σ 1/i.
+
     References:
-        Benjamini and Hochberg, JRSS-B 1995.
+        Benjamini and Hochberg, JRSS-B 1995; Benjamini and Yekutieli, Ann. Statist. 2001.
+
+    Example:
+        >>> reject(torch.tensor([0.01, 0.02, 0.9]), fdr=0.05).tolist()
+        [True, True, False]
     """
-    ordered, order = p_values.sort()
+    ordered, order = p_values.to(torch.float64).sort()
     n = len(p_values)
-    levels = fdr * torch.arange(1, n + 1, dtype=torch.float64, device=p_values.device) / n
+    ranks = torch.arange(1, n + 1, dtype=torch.float64, device=p_values.device)
+    levels = fdr * ranks / n
+    if procedure == "by":
+        levels = levels / ranks.reciprocal().sum()
     below = (ordered <= levels + ROUNDING).nonzero()
-    flagged = torch.zeros(n, dtype=torch.bool, device=p_values.device)
+    rejected = torch.zeros(n, dtype=torch.bool, device=p_values.device)
     if len(below):
-        flagged[order[: int(below[-1]) + 1]] = True
-    return flagged
+        rejected[order[: int(below[-1]) + 1]] = True
+    return rejected
+
+
+def groups_of_duplicates(n: int, pairs: Tensor) -> Tensor:
+    """Number of the group of each of n images, where `pairs` `(k, 2)` of them are linked, chains included; `(n,)`.
+
+    Near-duplicates of one another (a collapsed generator) are one observation, not many.
+    """
+    links = coo_array((np.ones(len(pairs)), pairs.numpy().T), shape=(n, n))
+    return torch.from_numpy(connected_components(links, directed=False)[1]).long()
+
+
+def distinct_flags(flagged: Tensor, group: Tensor) -> tuple[int, int]:
+    """Flags and images where every group of near-duplicates counts once: its mean, their sum rounded down."""
+    _, place, size = group.unique(return_inverse=True, return_counts=True)
+    share = torch.zeros(len(size), dtype=torch.float64).index_add_(0, place, flagged.to(torch.float64)) / size
+    return math.floor(float(share.sum()) + ROUNDING), len(size)
+
+
+def flags_of_a_lucky_null(alpha: float, n_subjects: int, several_each: bool) -> int:
+    """k, where Beta(k, G + 1 − k) is the probability, given the null, that a novel image is flagged.
+
+    With one image per subject k = ⌊α (G + 1)⌋, exactly. Where subjects have several images (`several_each`), p-values
+    fall between the multiples of 1 / (G + 1) and k is rounded up, which keeps what follows on the safe side.
+
+    References:
+        Bates et al., "Testing for outliers with conformal p-values", Ann. Statist. 2023, section 2.
+    """
+    level = alpha * (n_subjects + 1)
+    return math.ceil(level - ROUNDING) if several_each else math.floor(level + ROUNDING)
 
 
 def excess_p_value(flagged: int, n: int, alpha: float, n_subjects: int, several_each: bool = False) -> float:
     """Probability of at least this many flags among n novel images, all compared with the *same* null.
 
     The flags are not independent: a null that came out low flags all images more easily. Given the null, an image is
-    flagged with a probability that is Beta(k, G + 1 − k) with k = ⌊α (G + 1)⌋, so the count is beta-binomial. Where
-    subjects have several images (`several_each`), p-values fall between the multiples of 1 / (G + 1) and k is rounded
-    up, which keeps the answer on the safe side. Assumes that the n images are independent: near-duplicates among them
-    (a collapsed generator) make extreme counts likelier than this says.
-
-    References:
-        Bates et al., Ann. Statist. 2023, section 2 (calibration-conditional distribution of conformal p-values).
+    flagged with a probability that is Beta(k, G + 1 − k) (see `flags_of_a_lucky_null`), so the count is
+    beta-binomial. The n images must be independent: count near-duplicates once (`distinct_flags`).
     """
     from scipy.stats import betabinom
 
-    level = alpha * (n_subjects + 1)
-    k = math.ceil(level - ROUNDING) if several_each else math.floor(level + ROUNDING)
-    if k < 1:
+    k = flags_of_a_lucky_null(alpha, n_subjects, several_each)
+    if not 1 <= k <= n_subjects:
         return 1.0
-    return float(betabinom.sf(flagged - 1, n, k, n_subjects + 1 - k)) if k < n_subjects + 1 else 1.0
+    return float(betabinom.sf(flagged - 1, n, k, n_subjects + 1 - k))
+
+
+def alarm(
+    flagged: int,
+    n: int,
+    look: int,
+    alpha: float,
+    n_subjects: int,
+    several_each: bool = False,
+    risk: float = 0.05,
+) -> bool:
+    """Whether this look at a run shows more flags than a whole run of a non-memorizing generator would.
+
+    Over all looks of a run, however many, the alarm is raised by mistake with probability at most `risk`. Half of it
+    is spent once on the null, which all looks share: with probability 1 − risk / 2 it flags novel images at a rate of
+    at most b, a quantile of Beta(k, G + 1 − k). The other half is spread over the looks as 6 / (π² t²): the count at
+    look t is compared with Binomial(n, b) at that level. Looks may depend on each other in any way (callbacks draw
+    the same latents every time); images of one look must not (`distinct_flags`).
+
+    Args:
+        flagged, n: Distinct flags and images of this look.
+        look: 1 for the first of the run.
+        alpha: Level of each flag.
+        n_subjects, several_each: Of the null.
+
+    References:
+        Lan and DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 1983 (alpha spending).
+    """
+    from scipy.stats import beta, binom
+
+    k = flags_of_a_lucky_null(alpha, n_subjects, several_each)
+    if not 1 <= k <= n_subjects:
+        return False
+    rate = beta.ppf(1 - risk / 2, k, n_subjects + 1 - k)
+    return bool(binom.sf(flagged - 1, n, rate) <= risk / 2 * 6 / (math.pi * look) ** 2)

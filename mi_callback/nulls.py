@@ -1,15 +1,18 @@
-"""Real images that were not trained on, as seen from the training set: the three nulls, and what must not leak in."""
+"""Real images that were not trained on, as seen from the training set: the three nulls."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mi_callback import leaks
 from mi_callback.calibration import Null
-from mi_callback.errors import CalibrationError, DataError
+from mi_callback.errors import CalibrationError
 from mi_callback.features import Features
+from mi_callback.matching import Match
 from mi_callback.retrieval import Reference
 from mi_callback.types import Subjects, Thumbnails
 
@@ -19,8 +22,8 @@ FOLDS = 30
 HALVES = 10
 """Random halves of the paper's null."""
 
-Resemble = Callable[[Features, Reference, Thumbnails, str | None], Tensor]
-"""Deciding similarity of queries to a reference, with its thumbnails and the label of a progress bar."""
+Look = Callable[[Features, Reference, Thumbnails, str | None], Match]
+"""Match queries in a reference with its thumbnails and the label of a progress bar: a `Matcher`."""
 
 FitReference = Callable[[Features], Reference]
 
@@ -29,35 +32,55 @@ def held_out_null(
     held_out: Features,
     train: Features,
     reference: Reference,
-    resemble: Resemble,
+    look: Look,
     size: int | None,
     seed: int,
     bar: bool,
 ) -> Null:
-    """Held-out images searched in the same index as generated ones will be."""
+    """Held-out images searched in the same index as generated ones will be; people who are in it are left out."""
     chosen = held_out.where(thin(held_out.subjects, len(held_out), size, seed))
-    similarity = resemble(chosen, reference, train.thumbnails, "calibrating" if bar else None)
-    return Null(similarity, chosen.subjects, "held_out")
+    match = look(chosen, reference, train.thumbnails, "calibrating" if bar else None)
+    kept = leaks.drop_copies(match.similarity, chosen.subjects)
+    subjects = chosen.where(kept).subjects
+    return Null(match.similarity[kept], subjects, "held_out", _closest(match, kept))
 
 
 def cross_fit_null(
-    train: Features, fit_reference: FitReference, resemble: Resemble, size: int | None, seed: int, bar: bool
+    train: Features, fit_reference: FitReference, look: Look, size: int | None, seed: int, bar: bool
 ) -> Null:
     """Every training subject against the others: whitening and index refitted without its fold.
 
-    Training images that are identical count as one subject: looked up without each other they would be copies of each
-    other, and real copies would look normal.
+    Training subjects who share an identical image, or resemble each other as only the same patient would, count as
+    one: looked up without each other they would be copies of each other, and real copies would look normal.
 
     Raises:
         CalibrationError: For fewer than two training subjects.
     """
-    groups = merge_identical(train)
-    if train.subjects is not None and (merged := len(set(train.subjects)) - len(set(groups))):
+    ids = train.subjects or [f"row {i}" for i in range(len(train))]
+    groups = leaks.merge_identical(train)
+    null, same = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
+    if same:
+        groups = leaks.merge(groups, same)
+        null, _ = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
+    if train.subjects is not None and (merged := len(set(ids)) - len(set(groups))):
         warnings.warn(
-            f"{merged} training subjects hold an image identical to one of another subject; subjects that share images "
+            f"{merged} training subjects hold an image that is, or seems to be, one of another subject; such subjects "
             "count as one in the null. Are they the same person?",
             stacklevel=2,
         )
+    return null
+
+
+def _cross_fit(
+    train: Features,
+    groups: Sequence[str],
+    fit_reference: FitReference,
+    look: Look,
+    size: int | None,
+    seed: int,
+    bar: bool,
+) -> tuple[Null, list[tuple[str, str]]]:
+    """The null for these groups of images, and pairs of groups that seem to be one person."""
     fold = folds(groups, FOLDS, seed)
     if int(fold.max()) < 1:
         raise CalibrationError(
@@ -65,20 +88,38 @@ def cross_fit_null(
         )
     kept = torch.zeros(len(train), dtype=torch.bool)
     kept[thin(groups, len(train), size, seed)] = True
-    similarity, subjects = [], []
+    matches, subjects, matched = [], [], []
     for k in tqdm(fold.unique(), desc="calibrating", unit="fold", disable=not bar, leave=False):
-        queries = ((fold == k) & kept).nonzero().flatten()
+        queries, others = ((fold == k) & kept).nonzero().flatten(), (fold != k).nonzero().flatten()
         if len(queries) == 0:
             continue
-        rest = train.in_pose(0).where(fold != k)
-        similarity.append(resemble(train.where(queries), fit_reference(rest), rest.thumbnails, None))
+        rest = train.in_pose(0).where(others)
+        matches.append(look(train.where(queries), fit_reference(rest), rest.thumbnails, None))
         subjects += [groups[i] for i in queries.tolist()]
+        matched += [groups[i] for i in others[matches[-1].row].tolist()]
+    similarity = torch.cat([match.similarity for match in matches])
+    same = [(subjects[i], matched[i]) for i in leaks.copies_in_null(similarity).nonzero().flatten().tolist()]
     distinct = len(set(subjects)) == len(subjects) and train.subjects is None
-    return Null(torch.cat(similarity), None if distinct else subjects, "cross_fit")
+    fold_of = dict(zip(groups, fold.tolist(), strict=True))
+    total, largest = len(fold_of), max(Counter(fold_of.values()).values())
+    null = Null(
+        similarity,
+        None if distinct else subjects,
+        "cross_fit",
+        max(_closest(match) for match in matches),
+        # Its own person is absent for a generated image of a novel one too; the others of the fold are not.
+        (total - 1) / (total - largest),
+    )
+    return null, same
+
+
+def _closest(match: Match, kept: Tensor | None = None) -> float:
+    similarity = match.neighbours.similarity if kept is None else match.neighbours.similarity[kept]
+    return float(similarity.max()) if len(similarity) else -1.0
 
 
 def train_halves_null(
-    train: Features, whole: Reference, resemble: Resemble, whitening: str, size: int | None, seed: int, bar: bool
+    train: Features, whole: Reference, look: Look, whitening: str, size: int | None, seed: int, bar: bool
 ) -> Null:
     """The paper's null: one random half of the training images searched in the other, whitened in-sample.
 
@@ -94,13 +135,14 @@ def train_halves_null(
     generator = torch.Generator().manual_seed(seed)
     ids = train.subjects or [f"row {i}" for i in range(len(train))]
     most = None if size is None else max(1, size // HALVES)
-    similarity, subjects = [], []
+    matches, subjects = [], []
     for _ in tqdm(range(HALVES), desc="calibrating", unit="half", disable=not bar, leave=False):
         order = torch.randperm(len(train), generator=generator)
         rows, other = order[: len(train) // 2][:most], train.in_pose(0).where(order[len(train) // 2 :])
-        similarity.append(resemble(train.where(rows), whole.over(other), other.thumbnails, None))
+        matches.append(look(train.where(rows), whole.over(other), other.thumbnails, None))
         subjects += [ids[i] for i in rows.tolist()]
-    return Null(torch.cat(similarity), subjects, "train_halves")
+    similarity = torch.cat([match.similarity for match in matches])
+    return Null(similarity, subjects, "train_halves", max(_closest(match) for match in matches))
 
 
 def thin(subjects: Subjects | None, n: int, most: int | None, seed: int = 0) -> Tensor:
@@ -128,42 +170,3 @@ def folds(groups: Sequence[Hashable], most: int, seed: int) -> Tensor:
     shuffled = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
     fold_of = {unique[u]: position % most for position, u in enumerate(shuffled)}
     return torch.tensor([fold_of[group] for group in groups])
-
-
-def merge_identical(features: Features) -> list[str]:
-    """A subject per image, where subjects that share an identical image have become one."""
-    ids = features.subjects or [f"row {i}" for i in range(len(features))]
-    parent = {subject: subject for subject in ids}
-
-    def root(subject: str) -> str:
-        while parent[subject] != subject:
-            subject = parent[subject]
-        return subject
-
-    owner: dict[bytes, str] = {}
-    for digest, subject in zip(features.digests(), ids, strict=True):
-        parent[root(subject)] = root(owner.setdefault(digest, subject))
-    return [root(subject) for subject in ids]
-
-
-def refuse_leaks(train: Features, held_out: Features) -> None:
-    """A training subject, or the very same image, among the held-out ones makes copies look normal.
-
-    Raises:
-        DataError: If there is one. Positions are named, not ids: a logger may carry the message away.
-    """
-    shared = set(train.subjects or ()) & set(held_out.subjects or ())
-    if shared:
-        first = next(i for i, subject in enumerate(held_out.subjects or ()) if subject in shared)
-        raise DataError(
-            f"needed held-out subjects that were not trained on; {len(shared)} are on both sides, e.g. that of "
-            f"held-out image {first}. Split by subject (mi_callback.images.split_by_subject), or calibrate without: "
-            "null='cross_fit'."
-        )
-    known = set(train.digests())
-    same = [i for i, digest in enumerate(held_out.digests()) if digest in known]
-    if same:
-        raise DataError(
-            f"needed held-out images that were not trained on; {len(same)} of {len(held_out)} are in the training set "
-            f"too, e.g. held-out image {same[0]}. Remove them, or calibrate without: null='cross_fit'."
-        )

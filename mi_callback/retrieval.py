@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mi_callback.errors import StateError
@@ -104,6 +105,30 @@ class Reference:
             candidates=chosen,
             candidate_poses=chosen_poses,
         )
+
+    def whitened(self, images: Features) -> Tensor:
+        """Whitened features of pose 0, unit length per layer, layers side by side: `(n, d)` float32 on the CPU."""
+        device = next(iter(self.whitenings.values())).mean.device
+        whitened = [self.whitenings[layer](images.layers[layer][0].to(device)) for layer in self.layers]
+        return torch.cat([F.normalize(features, dim=1) for features in whitened], dim=1).cpu()
+
+    def duplicates(self, images: Features, aggregation: Aggregation, similarity: float) -> Tensor:
+        """Pairs of the n images that resemble each other more than `similarity`, in any pose of the first, `(k, 2)`."""
+        device = next(iter(self.whitenings.values())).mean.device
+        poses = len(next(iter(images.layers.values())))
+        plain, *_ = turned = [
+            [F.normalize(self.whitenings[layer](images.layers[layer][pose].to(device)), dim=1) for layer in self.layers]
+            for pose in range(poses)
+        ]
+        pairs = []
+        for rows in torch.arange(len(images)).split(max(1, 2**22 // len(images))):
+            for features in turned:
+                cosines = [one[rows] @ other.T for one, other in zip(features, plain, strict=True)]
+                alike = aggregate(torch.stack(cosines, dim=-1), aggregation, self.layers) > similarity
+                first, second = alike.nonzero().cpu().unbind(dim=1)
+                pairs.append(torch.stack([rows[first], second], dim=1))
+        found = torch.cat(pairs)
+        return found[found[:, 0] < found[:, 1]]
 
     def _search_pose(
         self, queries: dict[str, Tensor], aggregation: Aggregation, candidates: int

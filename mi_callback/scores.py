@@ -1,5 +1,6 @@
 """What was found, per generated image, and its aggregates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,8 +8,10 @@ from typing import Literal
 from torch import Tensor
 
 from mi_callback.calibration import ROUNDING, NullKind, smallest_p, subjects_needed
-from mi_callback.certificates import clopper_pearson
-from mi_callback.multiplicity import excess_p_value
+from mi_callback.certificates import Certificate, certify, memorization_rate
+from mi_callback.contrast import Contrast
+from mi_callback.multiplicity import alarm, distinct_flags, excess_p_value
+from mi_callback.power import Power
 
 Verdict = Literal["clean", "memorized", "inconclusive"]
 
@@ -43,6 +46,10 @@ class Scores:
         null_subjects: Number of subjects G in the null; no p-value is below 1 / (G + 1).
         null_images: Number of images in the null.
         subjects_known: Whether subject ids were given; without them every image counts as its own subject.
+        group: Number of the group of near-duplicates each image is in; `(n,)`.
+        p_tail: `p_value`, extrapolated beyond the null by a fitted tail: for ranking alone; None unless asked for.
+        contrast: Second opinion: are samples closer to training than to held-out people? None unless asked for.
+        power: What the detector found of planted copies; None where it was not measured.
     """
 
     similarity: Tensor
@@ -64,6 +71,10 @@ class Scores:
     null_subjects: int
     null_images: int
     subjects_known: bool
+    group: Tensor
+    p_tail: Tensor | None = None
+    contrast: Contrast | None = None
+    power: Power | None = None
 
     def __len__(self) -> int:
         return len(self.similarity)
@@ -85,8 +96,42 @@ class Scores:
         return self.n_flagged / len(self)
 
     def rate_interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Clopper-Pearson interval of `rate`, for independent images."""
-        return clopper_pearson(self.n_flagged, len(self), confidence)
+        """Limits of the share of copies among the samples, for false flags and (where power was measured) misses.
+
+        The lower one is above 0 only for more flags than chance explains; the upper one takes every flag for a copy,
+        and counts those that the detector would not see. See `certificates.memorization_rate`.
+
+        Raises:
+            CalibrationError: If the null cannot resolve alpha.
+        """
+        interval = memorization_rate(
+            self._distinct_flags[0],
+            self.n_distinct,
+            self.alpha,
+            self.null_subjects,
+            self.several_each,
+            confidence=confidence,
+            kind=self.null_kind,
+        )
+        # Upwards, near-duplicates may all be copies: the share of flags counts, not that of groups.
+        return interval.lower, self.certificate((1 + confidence) / 2).rate_upper
+
+    def certificate(self, confidence: float = 0.95) -> Certificate:
+        """At most what share of the samples are copies, and what that rests on, in a sentence.
+
+        Raises:
+            CalibrationError: If the null cannot resolve alpha.
+        """
+        share = float((self.p_value <= self.alpha + ROUNDING).double().mean())
+        return certify(
+            math.ceil(share * self.n_distinct - ROUNDING),
+            self.n_distinct,
+            self.alpha,
+            self.null_subjects,
+            None if self.power is None else self.power.counts,
+            confidence,
+            self.null_kind,
+        )
 
     @property
     def resolvable(self) -> bool:
@@ -100,22 +145,86 @@ class Scores:
         return self.alpha if self.fdr is None else self.fdr / len(self)
 
     @property
-    def verdict(self) -> Verdict:
-        """`memorized`: more flags than independent novel images would get (5 % level; under `fdr`: any flag).
-        `inconclusive`: the null is not calibrated (`train_halves`), or it has too few subjects, or there are too few
-        images, for any outcome to be called memorized. `clean`: no evidence of memorization, no proof of its absence.
-        """
-        if self.null_kind == "train_halves" or not self.resolvable or not bool(self.p_value.isfinite().all()):
-            return "inconclusive"
-        if self.fdr is not None:
-            return "memorized" if self.n_flagged else "clean"
-        if self._excess(len(self)) > LEVEL:
-            return "inconclusive"
-        return "memorized" if self._excess(self.n_flagged) <= LEVEL else "clean"
+    def calibrated(self) -> bool:
+        """Whether p ≤ alpha can happen against this null, and then means what it says."""
+        return self.null_kind != "train_halves" and (
+            smallest_p(self.null_subjects, self.null_kind) <= self.alpha + ROUNDING
+        )
 
-    def _excess(self, flagged: int) -> float:
-        several_each = self.null_images > self.null_subjects
-        return excess_p_value(flagged, len(self), self.alpha, self.null_subjects, several_each)
+    @property
+    def n_distinct(self) -> int:
+        """Number of images when near-duplicates of one another count once."""
+        return len(self.group.unique())
+
+    @property
+    def several_each(self) -> bool:
+        """Whether subjects of the null have several images."""
+        return self.null_images > self.null_subjects
+
+    @property
+    def verdict(self) -> Verdict:
+        """`memorized`: more distinct flags than novel images would get (5 % level; under `fdr`: any flag).
+        `clean`: no evidence of memorization, no proof of its absence. `inconclusive`: one of `doubts`.
+        """
+        if self.doubts:
+            return "inconclusive"
+        return "memorized" if self._null_says_memorized else "clean"
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why neither clean nor memorized can be said; empty where one of them can."""
+        if not bool(self.p_value.isfinite().all()):
+            return ["some p-values are not finite"]
+        if self.null_kind == "train_halves":
+            return ["the train_halves null is not calibrated"]
+        if not self.resolvable:
+            needed, of = subjects_needed(self._level, self.null_kind), self.null_kind.replace("held_out", "held-out")
+            return [f"to flag a single image at {self._level:.3g} needs at least {needed} {of} subjects"]
+        if self.fdr is None and self._excess(self.n_distinct, self.n_distinct) > LEVEL:
+            return [f"too few distinct images ({self.n_distinct}) for any number of flags to be more than chance"]
+        if not self._null_says_memorized and self.power is not None and not self.power.sees_copies:
+            return [f"the detector finds {self.power.overall:.0%} of planted copies: it would not see memorization"]
+        return self._disagreement()
+
+    def _disagreement(self) -> list[str]:
+        """Between null and contrast, where the contrast is there and could have decided."""
+        if self.contrast is None:
+            return []
+        closer, decides = self.contrast.p_value <= LEVEL, self.contrast.least <= LEVEL
+        if self._null_says_memorized and not closer and decides:
+            return [
+                f"flagged images are as close to held-out as to training subjects (contrast p = "
+                f"{self.contrast.p_value:.2g}): the samples differ from real images (too smooth?), rather than copy"
+            ]
+        if not self._null_says_memorized and closer:
+            return [
+                f"images are closer to training than to held-out subjects (contrast p = {self.contrast.p_value:.2g}), "
+                "yet no more are flagged than novel ones would be: noisy samples, or a training set that is overfit?"
+            ]
+        return []
+
+    @property
+    def _null_says_memorized(self) -> bool:
+        if self.fdr is not None:
+            return self.n_flagged > 0
+        return self._excess(*self._distinct_flags) <= LEVEL
+
+    def _excess(self, flagged: int, n: int) -> float:
+        return excess_p_value(flagged, n, self.alpha, self.null_subjects, self.several_each)
+
+    def alarm(self, look: int, risk: float = LEVEL) -> bool:
+        """Whether look number `look` (from 1) at a run shows more flags than a whole run without memorization would.
+
+        See `multiplicity.alarm`. False where nothing can be flagged: ask `calibrated` first.
+        """
+        if not self.calibrated:
+            return False
+        return alarm(*self._distinct_flags, look, self.alpha, self.null_subjects, self.several_each, risk)
+
+    @property
+    def _distinct_flags(self) -> tuple[int, int]:
+        """Images with p ≤ alpha, and images, where near-duplicates count once."""
+        return distinct_flags(self.p_value <= self.alpha + ROUNDING, self.group)
 
     @property
     def matched_subjects(self) -> int:
@@ -146,15 +255,19 @@ class Scores:
         if not bool(self.verified.isnan().all()):
             summary["verified_max"] = self.verified.max().item()
         if self.resolvable:
-            lower, upper = self.rate_interval()
             summary |= {
                 "flagged": float(self.n_flagged),
                 "flagged_expected": self.flagged_expected,
                 "rate": self.rate,
-                "rate_lower": lower,
-                "rate_upper": upper,
                 "matched_subjects": float(self.matched_subjects),
             }
+        if self.calibrated:
+            summary["rate_lower"], summary["rate_upper"] = self.rate_interval()
+        summary["distinct"] = float(self.n_distinct)
+        if self.contrast is not None:
+            summary |= {"contrast_p": self.contrast.p_value, "leaked_subjects": float(self.contrast.leaked)}
+        if self.power is not None:
+            summary["power"] = self.power.overall
         return summary
 
     def closest(self, n: int) -> list[int]:
@@ -163,22 +276,33 @@ class Scores:
         return order[:n]
 
     def __str__(self) -> str:
-        lower, upper = self.rate_interval()
         null = f"{self.null_kind} null of {self.null_subjects} {'subjects' if self.subjects_known else 'images'}"
         mi = f"MI median {float(self.mi.median()):.2f}, max {float(self.mi.max()):.2f}"
+        doubts = "".join(f"; {doubt}" for doubt in self.doubts)
         if not self.resolvable:
-            needed, of = subjects_needed(self._level, self.null_kind), self.null_kind.replace("held_out", "held-out")
-            return (
-                f"{self.verdict}: {mi}, {null}; to flag a single image at {self._level:.3g} needs at least {needed} "
-                f"{of} subjects"
-            )
-        text = (
-            f"{self.verdict}: {self.n_flagged} of {len(self)} images flagged ({self._expected_in_words()}), rate "
-            f"{self.rate:.1%} (95 % CI {lower:.1%} to {upper:.1%}), {mi}, {null}"
-        )
+            return f"{self.verdict}: {mi}, {null}{doubts}"
+        text = f"{self.verdict}: {self.n_flagged} of {len(self)} images flagged ({self._expected_in_words()}), "
+        if self.calibrated:
+            lower, upper = self.rate_interval()
+            assumed = "" if self.power else " if every copy is seen"
+            text += f"copies {lower:.1%} to {upper:.1%} (95 % CI{assumed}), "
+        text += f"{mi}, {null}{doubts}"
+        if self.n_distinct < len(self) / 2:
+            text += f"; the images are near-duplicates of one another: {self.n_distinct} distinct ones"
+        if self.contrast is not None:
+            text += f"; {self._contrast_in_words(self.contrast)}"
+        if self.power is not None and self.power.missed:
+            text += f"; copies changed by {', '.join(self.power.missed)} would be missed"
         if float(self.mi.median()) < FAR:
             text += "; the samples look less like real images than these like each other, which says little on copying"
         return text
+
+    @staticmethod
+    def _contrast_in_words(contrast: Contrast) -> str:
+        near = f"contrast p = {contrast.p_value:.2g}"
+        if contrast.leaked:
+            return f"{near}, {contrast.leaked} training subjects copied at a false discovery rate of {contrast.fdr:g}"
+        return f"{near}, no subject copied for sure at a false discovery rate of {contrast.fdr:g}"
 
     def _expected_in_words(self) -> str:
         expected = f"{self.flagged_expected:.1f}"

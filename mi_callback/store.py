@@ -17,13 +17,13 @@ from torch import Tensor
 from mi_callback import __version__
 from mi_callback.calibration import Null
 from mi_callback.errors import StateError
-from mi_callback.features import Features, read_batches
+from mi_callback.features import Features, Reservoir, read_batches
 from mi_callback.types import SubjectKey
 
 if TYPE_CHECKING:
     from mi_callback.detector import MemorizationDetector
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: str | None = None) -> None:
@@ -39,6 +39,15 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     train = detector.train
     tensors = {f"train/{layer}": features[0].contiguous() for layer, features in train.layers.items()}
     tensors |= {"thumbnails": train.thumbnails.contiguous(), "null": detector.null.similarity.contiguous()}
+    held_out = detector.held_out
+    if held_out is not None:
+        tensors |= {f"held_out/{layer}": features[0].contiguous() for layer, features in held_out.layers.items()}
+        tensors["held_out_thumbnails"] = held_out.thumbnails.contiguous()
+    planted = detector.planted
+    if planted is not None:
+        tensors |= {
+            f"planted/{row}": image.contiguous() for row, image in zip(planted.rows, planted.images, strict=True)
+        }
     header = {
         "format": FORMAT,
         "settings": settings(detector),
@@ -48,6 +57,10 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "layers": list(train.layers),
         "null_kind": detector.null.kind,
         "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
+        "null_duplicate": detector.null.duplicate,
+        "null_correction": detector.null.correction,
+        "held_out_subjects": None if held_out is None else held_out.subjects,
+        "planted": None if planted is None else planted.rows,
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +99,26 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         differ.append("data")
     if differ:
         raise StateError(f"needed a state of the same settings and data; {path} differs in {differ}. Fit again.")
-    layers = {layer: tensors[f"train/{layer}"][None] for layer in header["layers"]}
-    detector.train = Features(layers, tensors["thumbnails"], header["subjects"], header["sources"])
-    detector.reference = detector.fit_reference(detector.train)
-    detector.null = Null(tensors["null"], header["null_subjects"], header["null_kind"])
+
+    def side(name: str, pictures: str, subjects: list[str] | None, sources: list[str] | None) -> Features:
+        layers = {layer: tensors[f"{name}/{layer}"][None] for layer in header["layers"]}
+        return Features(layers, tensors[pictures], subjects, sources)
+
+    train = side("train", "thumbnails", header["subjects"], header["sources"])
+    held_out = None
+    if "held_out_thumbnails" in tensors:
+        held_out = side("held_out", "held_out_thumbnails", header["held_out_subjects"], None)
+    null = Null(
+        tensors["null"],
+        header["null_subjects"],
+        header["null_kind"],
+        header["null_duplicate"],
+        header["null_correction"],
+    )
+    planted = None
+    if header["planted"] is not None:
+        planted = Reservoir.of(header["planted"], [tensors[f"planted/{row}"] for row in header["planted"]])
+    detector.restore(train, held_out, detector.fit_reference(train), null, planted)
 
 
 def settings(detector: "MemorizationDetector") -> dict[str, Any]:

@@ -26,9 +26,9 @@ from mi_callback.encoders.pixels import Pyramid
 from mi_callback.errors import CalibrationError, DataError, SamplerError, StateError
 
 SIDE = 16
-ALWAYS = {"mi_mean", "mi_median", "mi_p95", "mi_max", "oni_mean", "similarity_mean"}
-COUNTS = {"flagged", "flagged_expected", "rate", "rate_lower", "rate_upper", "matched_subjects"}
-ALL = ALWAYS | COUNTS | {"verified_max"}
+ALWAYS = {"mi_mean", "mi_median", "mi_p95", "mi_max", "oni_mean", "similarity_mean", "distinct"}
+COUNTS = {"flagged", "flagged_expected", "rate", "rate_lower", "rate_upper", "matched_subjects", "alarm"}
+ALL = ALWAYS | COUNTS | {"verified_max", "power"}
 
 
 def images(n: int, seed: int) -> Tensor:
@@ -110,7 +110,9 @@ def options(**further: Any) -> dict[str, Any]:
 
 def callback(**further: Any) -> MemorizationCallback:
     detector = further.pop("detector", None) or options()
-    return MemorizationCallback(**({"n_samples": 6, "sample_batch_size": 4, "detector": detector} | further))
+    return MemorizationCallback(
+        **({"n_samples": 6, "sample_batch_size": 4, "detector": detector, "power": 0} | further)
+    )
 
 
 def make_trainer(*callbacks: Any, package: Any = lp, **further: Any) -> Any:
@@ -198,7 +200,7 @@ def test_scores_samples_and_history_tell_what_was_seen():
     assert watch.samples.dtype == torch.float32
     rescored = watch.detector.score(watch.samples)
     assert torch.equal(rescored.mi, watch.scores.mi)
-    assert scalars(trainer) == pytest.approx(watch.scores.summary(), rel=1e-5)
+    assert scalars(trainer) == pytest.approx(watch.scores.summary() | {"alarm": 0.0}, rel=1e-5)
 
 
 def test_without_verification_no_verified_similarity_is_logged():
@@ -543,14 +545,11 @@ def test_building_the_bundled_encoder_draws_no_random_number():
 
 
 def stop_on_evidence() -> EarlyStopping:
-    """As the README recommends."""
-    return EarlyStopping(
-        monitor="memorization/rate_lower", mode="min", divergence_threshold=0.1, patience=10**6, check_finite=False
-    )
+    return EarlyStopping(monitor="memorization/alarm", mode="min", divergence_threshold=0.5, patience=10**6)
 
 
 def test_the_readmes_stopping_rule_stops_a_copying_generator_and_no_other():
-    copying, novel = callback(sampler=copies(5)), callback(sampler=lambda n: images(n, 77))
+    copying, novel = callback(sampler=copies(*range(6))), callback(sampler=lambda n: images(n, 77))
     stopped, finished = fit(copying, stop_on_evidence(), max_epochs=4), fit(novel, stop_on_evidence(), max_epochs=4)
     assert len(copying.history) == 1
     assert stopped.current_epoch == 1
@@ -778,7 +777,7 @@ def test_a_checkpoint_holds_plain_types_and_nothing_of_the_training_set(tmp_path
         fit(*watch).save_checkpoint(path := tmp_path / f"{len(watch)}.ckpt")
         paths.append(path)
     state = torch.load(paths[1], weights_only=True)["callbacks"]["MemorizationCallback"]
-    assert state == {"validations": 1}
+    assert state == {"validations": 1, "looks": 1, "alarmed": False}
     assert paths[1].stat().st_size - paths[0].stat().st_size < 2048
 
 
@@ -910,15 +909,24 @@ def test_a_module_without_sampler_is_refused_before_anything_is_encoded():
     assert watch.detector is None
 
 
-def test_a_subject_in_training_and_validation_data_is_refused():
+def test_a_subject_in_training_and_validation_data_is_said_and_left_out_of_the_null():
     train, val = loader(Slices(TRAIN, IDS)), loader(Slices(HELD_OUT, ["p03", *HELD_OUT_IDS[1:]]))
-    with pytest.raises(DataError, match=r"1 are on both sides.*Split by subject"):
-        fit(callback(), train=train, val=val)
+    watch = callback()
+    with pytest.warns(UserWarning, match=r"1 held-out subjects were trained on"):
+        fit(watch, train=train, val=val)
+    assert watch.detector.null.subjects == HELD_OUT_IDS[1:]
 
 
-def test_an_image_in_training_and_validation_data_is_refused():
-    with pytest.raises(DataError, match=r"2 of 22 are in the training set too, e\.g\. held-out image 20"):
-        fit(callback(), val=loader(torch.cat([HELD_OUT, TRAIN[4:6]])))
+def test_validation_data_of_training_subjects_alone_is_refused():
+    with pytest.raises(DataError, match=r"nothing is left\. Split by subject"):
+        fit(callback(), train=loader(Slices(TRAIN, IDS)), val=loader(Slices(HELD_OUT, IDS[:20])))
+
+
+def test_an_image_in_training_and_validation_data_is_said_and_left_out_of_the_null():
+    watch = callback()
+    with pytest.warns(UserWarning, match=r"2 of 22 held-out images are in the training set too.* held-out image 20"):
+        fit(watch, val=loader(torch.cat([HELD_OUT, TRAIN[4:6]])))
+    assert len(watch.detector.null.similarity) == 20
 
 
 def test_too_few_held_out_subjects_are_inconclusive_and_nothing_reads_as_clean():

@@ -71,8 +71,10 @@ def test_readme_code_runs_as_it_stands(block, tmp_path, monkeypatch):
 
 def test_readme_names_every_logged_scalar():
     train, held_out = Slices(0, 20), Slices(100, 25)
-    detector = MemorizationDetector().fit(train, held_out=held_out)
-    for key in detector.score(torch.rand(4, 1, 24, 24)).summary():
+    detector = MemorizationDetector(contrast=True).fit(train, held_out=held_out)
+    detector.power(2, changes=["exact"])
+    generated = torch.rand(4, 1, 24, 24)
+    for key in (*detector.score(generated).summary(), *detector.set_scores(generated), "alarm"):
         assert f"`{key}`" in README, key
 
 
@@ -81,7 +83,7 @@ def test_readme_links_and_pictures_exist():
         assert (Path(__file__).parents[1] / target).exists(), target
 
 
-@pytest.mark.parametrize("module", ["calibration"])
+@pytest.mark.parametrize("module", ["calibration", "multiplicity", "certificates", "set_scores"])
 def test_docstring_examples_run(module):
     failed, tried = doctest.testmod(importlib.import_module(f"mi_callback.{module}"), extraglobs={"torch": torch})
     assert tried > 0

@@ -108,7 +108,7 @@ def train(folder: Path, **asked: bool) -> Run:
             CSVLogger(folder, "csv", ""),
             TensorBoardLogger(folder, "tensorboard", ""),
         ]
-        callback = MemorizationCallback(n_samples=N, detector=detector(), **asked)
+        callback = MemorizationCallback(n_samples=N, detector=detector(), power=0, **asked)
         trainer = lp.Trainer(
             accelerator="cpu",
             max_epochs=1,
@@ -164,7 +164,7 @@ def places(run: Run, text: str) -> list[str]:
 def test_wandb_holds_every_scalar_of_the_summary(private: Run):
     (row,) = [row for row in private.history if "memorization/mi_max" in row]
     summary = private.callback.scores.summary()
-    assert len(summary) == 12
+    assert len(summary) == 13
     assert {key: row[f"memorization/{key}"] for key in summary} == pytest.approx(summary, rel=1e-5)
 
 
@@ -212,12 +212,12 @@ def test_an_error_about_patients_does_not_name_them():
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
-        callbacks=[MemorizationCallback(n_samples=N, detector=detector())],
+        callbacks=[MemorizationCallback(n_samples=N, detector=detector(), power=0)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     both = Hospital(TRAIN, "A"), Hospital(HELD_OUT, "A")
-    with pytest.raises(DataError, match="20 are on both sides") as raised:
+    with pytest.raises(DataError, match="20 held-out subjects were trained on") as raised:
         trainer.fit(Tiny(), *(DataLoader(side, 8) for side in both))
     assert "Janssen" not in str(raised.value)
 
@@ -290,7 +290,7 @@ class Adversarial(Tiny):
 @pytest.mark.parametrize("validation", [None, 0])
 def test_scalars_and_media_of_one_validation_stand_at_the_same_step(tmp_path: Path, module: type, validation: Any):
     logger = TensorBoardLogger(tmp_path, "tensorboard", "")
-    callback = MemorizationCallback(n_samples=N, detector=detector())
+    callback = MemorizationCallback(n_samples=N, detector=detector(), power=0)
     trainer = lp.Trainer(
         accelerator="cpu",
         max_epochs=2,
@@ -317,7 +317,7 @@ def test_the_csv_file_holds_finite_scalars_only(private: Run):
     header, *rows = (private.folder / "csv" / "metrics.csv").read_text().splitlines()
     (row,) = [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
     logged = {key: float(value) for key, value in row.items() if key.startswith("memorization/")}
-    assert set(logged) == {f"memorization/{key}" for key in private.callback.scores.summary()}
+    assert set(logged) == {f"memorization/{key}" for key in (*private.callback.scores.summary(), "alarm")}
     assert all(math.isfinite(value) for value in logged.values())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mi_callback.calibration import conformal_p_values
-from mi_callback.multiplicity import benjamini_hochberg, excess_p_value
+from mi_callback.multiplicity import excess_p_value, reject
 
 
 @pytest.mark.parametrize("fdr", [0.05, 0.2, 0.5])
@@ -19,7 +19,7 @@ def test_benjamini_hochberg_rejects_up_to_the_last_p_value_below_its_line(fdr, s
     ordered = sorted(p)
     last = max((i for i in range(1, 31) if ordered[i - 1] <= fdr * i / 30), default=0)
     expected = [bool(last) and value <= ordered[last - 1] for value in p]
-    assert benjamini_hochberg(torch.from_numpy(p), fdr).tolist() == expected
+    assert reject(torch.from_numpy(p), fdr).tolist() == expected
 
 
 @pytest.mark.parametrize(("n_subjects", "alpha", "n"), [(19, 0.05, 50), (40, 0.1, 20), (99, 0.05, 200), (30, 0.05, 80)])
@@ -48,7 +48,7 @@ def test_false_discoveries_stay_below_the_rate_that_was_asked_for():
     for _ in range(600):
         null = torch.from_numpy(rng.normal(size=200))
         queries = torch.from_numpy(np.concatenate([rng.normal(size=40), rng.normal(6, 0.5, size=10)]))
-        flagged = benjamini_hochberg(conformal_p_values(queries, null), 0.2)
+        flagged = reject(conformal_p_values(queries, null), 0.2)
         shares.append(float(flagged[:40].sum()) / max(1, int(flagged.sum())))
     assert np.mean(shares) <= 0.2 + 4 * np.std(shares) / 600**0.5
     assert flagged[40:].all()
@@ -56,4 +56,4 @@ def test_false_discoveries_stay_below_the_rate_that_was_asked_for():
 
 def test_the_order_of_images_is_irrelevant(generator):
     p = torch.rand(15, generator=generator)
-    assert torch.equal(benjamini_hochberg(p.flip(0), 0.5).flip(0), benjamini_hochberg(p, 0.5))
+    assert torch.equal(reject(p.flip(0), 0.5).flip(0), reject(p, 0.5))

@@ -1,21 +1,11 @@
-"""Which images make a null: thinning, folds, and what must not leak in."""
+"""Which images make a null: thinning and folds."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from mi_callback.errors import DataError
-from mi_callback.features import Features
-from mi_callback.nulls import folds, merge_identical, refuse_leaks, thin
-
-
-def features(thumbnails: torch.Tensor, subjects: list[str] | None = None) -> Features:
-    return Features({"layer": torch.rand(1, len(thumbnails), 4)}, thumbnails, subjects, None)
-
-
-def pictures(n: int, seed: int) -> torch.Tensor:
-    return torch.randint(0, 255, (n, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+from mi_callback.nulls import folds, thin
 
 
 @pytest.mark.parametrize("most", [1, 7, 29, 30, 31, None])
@@ -52,22 +42,3 @@ def test_folds_keep_subjects_whole_and_are_equally_large():
     sizes = Counter(dict(zip(groups, fold.tolist(), strict=True)).values()).values()
     assert max(sizes) - min(sizes) <= 1
     assert len(sizes) == 30
-
-
-def test_subjects_that_share_an_image_become_one_through_any_chain():
-    a, b, c, d = pictures(4, 0)
-    thumbnails = torch.stack([a, b, b, c, c, d])
-    merged = merge_identical(features(thumbnails, ["1", "1", "2", "2", "3", "4"]))
-    assert len(set(merged[:5])) == 1
-    assert merged[5] not in merged[:5]
-    assert len(set(merge_identical(features(pictures(6, 1))))) == 6
-
-
-def test_leaks_are_refused_by_position_never_by_id():
-    train, held_out = features(pictures(5, 0), list("abcde")), features(pictures(3, 1), ["x", "secret", "d"])
-    with pytest.raises(DataError, match=r"1 are on both sides, e\.g\. that of held-out image 2") as raised:
-        refuse_leaks(train, held_out)
-    assert "secret" not in str(raised.value)
-    with pytest.raises(DataError, match=r"1 of 3 are in the training set too, e\.g\. held-out image 1"):
-        refuse_leaks(train, features(torch.stack([*pictures(1, 1), train.thumbnails[4], *pictures(1, 2)])))
-    refuse_leaks(train, features(pictures(3, 1), ["x", "y", "z"]))

@@ -6,9 +6,9 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 
 from mi_callback.calibration import ROUNDING, conformal_p_values, smallest_p
+from mi_callback.certificates import memorization_rate
 from mi_callback.scores import Scores
 
 
@@ -36,6 +36,8 @@ def make(p_value, alpha=0.05, fdr=None, null_subjects=99, null_images=None, flag
         null_subjects=null_subjects,
         null_images=null_images or null_subjects,
         subjects_known=fields.pop("subjects_known", True),
+        group=fields.pop("group", torch.arange(n)),
+        **fields,
     )
 
 
@@ -52,7 +54,7 @@ def test_the_summary_is_made_of_plain_numbers_that_a_loop_gives_too():
     scores = make(p, mi=torch.tensor(mi, dtype=torch.float64), verified=torch.linspace(0.2, 0.97, 7),
                   match=torch.tensor([3, 3, 1, 0, 5, 2, 2]))  # fmt: skip
     summary = scores.summary()
-    interval = binomtest(3, 7).proportion_ci(0.95, method="exact")
+    limits = memorization_rate(3, 7, 0.05, 99)
     assert summary == {
         "mi_mean": pytest.approx(sum(mi) / 7),
         "mi_median": pytest.approx(sorted(mi)[3]),
@@ -64,9 +66,10 @@ def test_the_summary_is_made_of_plain_numbers_that_a_loop_gives_too():
         "flagged": 3,
         "flagged_expected": pytest.approx(7 * 0.05),
         "rate": pytest.approx(3 / 7),
-        "rate_lower": pytest.approx(interval.low),
-        "rate_upper": pytest.approx(interval.high),
+        "rate_lower": pytest.approx(limits.lower),
+        "rate_upper": pytest.approx(limits.upper),
         "matched_subjects": 2,
+        "distinct": 7,
     }
     assert all(type(value) is float for value in summary.values())
 
@@ -167,7 +170,7 @@ def test_the_text_names_the_smallest_number_of_subjects_that_would_do(alpha):
 
 def test_the_text_says_verdict_counts_and_what_a_unit_of_evidence_was():
     text = str(make([0.01] * 50 + [0.5] * 50))
-    assert text.startswith("memorized: 50 of 100 images flagged (at most 5.0 expected by chance), rate 50.0%")
+    assert text.startswith("memorized: 50 of 100 images flagged (at most 5.0 expected by chance), copies 36.2% to")
     assert "held_out null of 99 subjects" in text
     assert "null of 99 images" in str(make(uniform(5), subjects_known=False))
     assert "needs at least" not in text

@@ -1,0 +1,125 @@
+"""The same image or the same patient where they must not be: on both sides, or under two ids.
+
+A training patient among the held-out ones makes copies look normal. What is found is left out of the null and said,
+by position: ids are not put into messages, for a logger may carry them away.
+"""
+
+import warnings
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from mi_callback.errors import DataError
+from mi_callback.features import Features
+from mi_callback.poses import POSES, orbit
+
+COPY = 0.9
+"""Similarity from which a real image can be a copy of another."""
+
+OUTLYING = 6.0
+"""Robust standard deviations above the median of a null, on Fisher's scale, at which an image is no part of it."""
+
+FEWEST = 10
+"""Images in a null from which outliers can be told."""
+
+
+def without_leaks(train: Features, held_out: Features) -> Features:
+    """Held-out images of people who, by id or by an identical image (flipped or not), are not in the training set.
+
+    A person is left out with all images.
+
+    Raises:
+        DataError: If fewer than two images are left.
+    """
+    known = set(train.subjects or ())
+    by_id = [i for i, subject in enumerate(held_out.subjects or ()) if subject in known]
+    images = set(train.digests())
+    by_image = [i for i, digests in enumerate(_digests_in_poses(held_out)) if not digests.isdisjoint(images)]
+    found = sorted({*by_id, *by_image})
+    if not found:
+        return held_out
+    kept = ~_of_same_subjects(found, held_out.subjects, len(held_out))
+    what = (
+        f"{len(by_image)} of {len(held_out)} held-out images are in the training set too, and "
+        f"{len({held_out.subjects[i] for i in by_id} if held_out.subjects else ())} held-out subjects were trained on, "
+        f"e.g. that of held-out image {found[0]}"
+    )
+    if int(kept.sum()) < 2:
+        raise DataError(
+            f"needed held-out images that were not trained on, of other subjects; {what}; nothing is left. Split by "
+            "subject (mi_callback.images.split_by_subject), or calibrate without: null='cross_fit'."
+        )
+    warnings.warn(f"{what}. These people are left out: {int(kept.sum())} held-out images remain.", stacklevel=2)
+    return held_out.where(kept)
+
+
+def copies_in_null(similarity: Tensor) -> Tensor:
+    """Images of a null that resemble the training set as only a copy, or the same patient, would, bool `(m,)`.
+
+    They lie at `COPY` or above *and* more than `OUTLYING` robust standard deviations above the median: in a set where
+    all people look alike nothing is taken for a leak.
+    """
+    if len(similarity) < FEWEST:
+        return torch.zeros(len(similarity), dtype=torch.bool)
+    z = similarity.to(torch.float64).clamp(-1 + 1e-9, 1 - 1e-9).atanh()
+    spread = 1.4826 * (z - z.median()).abs().median()
+    return (similarity >= COPY) & (z > z.median() + OUTLYING * spread)
+
+
+def drop_copies(similarity: Tensor, subjects: Sequence[str] | None) -> Tensor:
+    """Which images of a held-out null to keep, `(m,)` bool: not those of people who seem to be trained on."""
+    found = copies_in_null(similarity).nonzero().flatten().tolist()
+    if not found:
+        return torch.ones(len(similarity), dtype=torch.bool)
+    kept = ~_of_same_subjects(found, subjects, len(similarity))
+    warnings.warn(
+        f"{len(found)} of {len(similarity)} held-out images resemble a training image as only a copy, or the same "
+        f"patient under another id, would (similarity up to {float(similarity.max()):.3f}, median "
+        f"{float(similarity.median()):.3f}). These people are left out of the null. Are they in the training set?",
+        stacklevel=2,
+    )
+    return kept
+
+
+def merge(subjects: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """A subject per image, where linked subjects, chains included, have become one."""
+    parent = {subject: subject for subject in subjects}
+
+    def root(subject: str) -> str:
+        while parent[subject] != subject:
+            subject = parent[subject]
+        return subject
+
+    for one, other in pairs:
+        parent[root(other)] = root(one)
+    return [root(subject) for subject in subjects]
+
+
+def merge_identical(features: Features) -> list[str]:
+    """A subject per image (its row, where subjects are unknown); subjects that share an image have become one."""
+    ids = features.subjects or [f"row {i}" for i in range(len(features))]
+    owner: dict[bytes, str] = {}
+    pairs = [
+        (owner.setdefault(digest, subject), subject) for digest, subject in zip(features.digests(), ids, strict=True)
+    ]
+    return merge(ids, pairs)
+
+
+def _digests_in_poses(features: Features) -> list[set[bytes]]:
+    flips = [POSES[pose] for pose in orbit("flips")]
+    return [
+        {blake2b(pose(image).contiguous().numpy().tobytes(), digest_size=16).digest() for pose in flips}
+        for image in features.thumbnails
+    ]
+
+
+def _of_same_subjects(rows: Sequence[int], subjects: Sequence[str] | None, n: int) -> Tensor:
+    """Images of any subject that one of `rows` is of, bool `(n,)`; these rows alone where subjects are unknown."""
+    if subjects is None:
+        chosen = torch.zeros(n, dtype=torch.bool)
+        chosen[list(rows)] = True
+        return chosen
+    people = {subjects[i] for i in rows}
+    return torch.tensor([subject in people for subject in subjects])

@@ -1,0 +1,139 @@
+"""Would a copy be found? Changed copies of training images, planted among the samples of the user's own detector."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mi_callback.certificates import clopper_pearson
+from mi_callback.errors import DataError
+from mi_callback.perturbations import PERTURBATIONS
+from mi_callback.preprocessing import check_images, normalise_intensity
+
+ENOUGH = 0.5
+"""Share of planted copies that a detector must find for its "clean" to mean anything."""
+
+Find = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images `(n, c, h, w)` → flagged, bool `(n,)`, and the training row that each matches, `(n,)`."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """Copies of n training images, every one changed in every way.
+
+    Attributes:
+        flagged: `{change: (n,)}` bool: was the copy flagged?
+        traced: `{change: (n,)}` bool: was its source, or another image of its subject, named as the match?
+        alpha: Level of the flags.
+    """
+
+    flagged: Mapping[str, Tensor]
+    traced: Mapping[str, Tensor]
+    alpha: float
+
+    @property
+    def n(self) -> int:
+        """Number of images planted, each once per change."""
+        return len(next(iter(self.flagged.values())))
+
+    @property
+    def overall(self) -> float:
+        """Share of all planted copies that were flagged, in [0, 1]."""
+        return self._per_image().mean().item()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Images found and images planted; an image counts by the share of its copies found, the sum rounded down.
+
+        The copies of one image are not independent: the image is the unit for an interval.
+        """
+        return math.floor(self._per_image().sum().item() + 1e-9), self.n
+
+    @property
+    def sees_copies(self) -> bool:
+        return self.overall >= ENOUGH
+
+    @property
+    def missed(self) -> list[str]:
+        """Changes of which fewer than `ENOUGH` copies were flagged."""
+        return [change for change in self.flagged if self.share(change) < ENOUGH]
+
+    def share(self, change: str) -> float:
+        """Share of copies so changed that were flagged."""
+        return self.flagged[change].double().mean().item()
+
+    def interval(self, change: str, confidence: float = 0.95) -> tuple[float, float]:
+        """Clopper-Pearson interval of `share`."""
+        return clopper_pearson(int(self.flagged[change].sum()), self.n, confidence)
+
+    def table(self) -> list[tuple[str, float, float, float, float]]:
+        """A row per change: name, share flagged, its 95 % limits, share traced to the right subject."""
+        return [
+            (change, self.share(change), *self.interval(change), self.traced[change].double().mean().item())
+            for change in self.flagged
+        ]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'copies changed by':18} flagged  95 % interval  right subject   ({self.n} images, p ≤ {self.alpha:g})"
+        ]
+        lines += [
+            f"{change:18} {share:7.0%}  {f'{lower:.0%} to {upper:.0%}':13}  {traced:13.0%}"
+            for change, share, lower, upper, traced in self.table()
+        ]
+        return "\n".join([*lines, f"{'all':18} {self.overall:7.0%}"])
+
+    def _per_image(self) -> Tensor:
+        return torch.stack([flagged.double() for flagged in self.flagged.values()]).mean(dim=0)
+
+
+def measure(
+    find: Find,
+    images: Sequence[Tensor],
+    rows: Sequence[int],
+    alpha: float,
+    subjects: Sequence[str] | None = None,
+    changes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Power:
+    """Plant copies of training images, one of each change, and look whether they are found.
+
+    Args:
+        find: Looks images up.
+        images: Training images `(c, h, w)`, in any intensity range; sizes may differ.
+        rows: Their rows in the training set.
+        alpha: Level of the flags.
+        subjects: Subject of every training row; a match in the right subject counts as traced.
+        changes: Names out of `PERTURBATIONS`; all of them when None.
+        seed: Of noise and warps.
+
+    Raises:
+        DataError: For no images, or a change that does not exist.
+    """
+    changes = list(PERTURBATIONS) if changes is None else list(changes)
+    if unknown := [change for change in changes if change not in PERTURBATIONS]:
+        raise DataError(f"needed changes out of {list(PERTURBATIONS)}; {unknown} came.")
+    if not images or not changes:
+        raise DataError(f"needed images and changes to plant; {len(images)} and {len(changes)} came.")
+
+    def same(match: int, row: int) -> bool:
+        return match == row or (subjects is not None and subjects[match] == subjects[row])
+
+    flagged: dict[str, Tensor] = {}
+    traced: dict[str, Tensor] = {}
+    sizes = {tuple(image.shape) for image in images}
+    for change in changes:
+        flagged[change], traced[change] = (torch.zeros(len(images), dtype=torch.bool) for _ in range(2))
+        generator = torch.Generator().manual_seed(seed)
+        for size in sizes:
+            places = [i for i, image in enumerate(images) if tuple(image.shape) == size]
+            batch = torch.stack([images[i] for i in places])
+            batch = check_images(batch, batch.shape[1])
+            found, match = find(PERTURBATIONS[change](normalise_intensity(batch, "quantile"), generator))
+            flagged[change][places] = found
+            traced[change][places] = torch.tensor(
+                [same(m, rows[i]) for m, i in zip(match.tolist(), places, strict=True)]
+            )
+    return Power(flagged, traced, alpha)

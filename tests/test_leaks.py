@@ -1,0 +1,87 @@
+"""What must not be on both sides, or under two ids: found, said, and kept out of the null."""
+
+import warnings
+
+import pytest
+import torch
+
+from mi_callback.errors import DataError
+from mi_callback.features import Features
+from mi_callback.leaks import copies_in_null, drop_copies, merge, merge_identical, without_leaks
+
+
+def features(thumbnails: torch.Tensor, subjects: list[str] | None = None) -> Features:
+    return Features({"layer": torch.rand(1, len(thumbnails), 4)}, thumbnails, subjects, None)
+
+
+def pictures(n: int, seed: int) -> torch.Tensor:
+    return torch.randint(0, 255, (n, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_subjects_that_share_an_image_become_one_through_any_chain():
+    a, b, c, d = pictures(4, 0)
+    thumbnails = torch.stack([a, b, b, c, c, d])
+    merged = merge_identical(features(thumbnails, ["1", "1", "2", "2", "3", "4"]))
+    assert len(set(merged[:5])) == 1
+    assert merged[5] not in merged[:5]
+    assert len(set(merge_identical(features(pictures(6, 1))))) == 6
+
+
+def test_people_on_both_sides_are_left_out_with_all_their_images_and_named_by_position():
+    train = features(pictures(5, 0), list("abcde"))
+    shared_image = train.thumbnails[4].flip(-1)  # mirrored: still that image
+    others = pictures(6, 1)
+    held_out = features(
+        torch.stack([others[0], others[1], shared_image, *others[3:]]), ["x", "secret", "x", "d", "y", "z"]
+    )
+    with pytest.warns(UserWarning, match=r"1 of 6 held-out images .* 1 held-out subjects .* held-out image 2") as said:
+        left = without_leaks(train, held_out)
+    assert left.subjects == ["secret", "y", "z"]
+    assert "secret" not in str(said[0].message)
+    assert torch.equal(left.thumbnails, held_out.thumbnails[[1, 4, 5]])
+
+
+def test_nothing_is_left_out_or_said_of_disjoint_sides():
+    train, held_out = features(pictures(5, 0), list("abcde")), features(pictures(3, 1), ["x", "y", "z"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert without_leaks(train, held_out) is held_out
+
+
+def test_without_ids_only_the_identical_images_are_left_out():
+    train = features(pictures(5, 0))
+    held_out = features(torch.cat([train.thumbnails[1:3], pictures(4, 1)]))
+    with pytest.warns(UserWarning, match="2 of 6"):
+        assert len(without_leaks(train, held_out)) == 4
+
+
+def test_a_held_out_set_of_training_people_is_refused():
+    train = features(pictures(5, 0), list("abcde"))
+    with pytest.raises(DataError, match=r"nothing is left\. Split by subject"):
+        without_leaks(train, features(pictures(4, 1), list("abca")))
+
+
+def test_patients_under_another_id_stand_out_of_the_null_and_leave_it_whole(generator):
+    similarity = 0.6 + 0.05 * torch.randn(60, generator=generator, dtype=torch.float64)
+    similarity[[7, 31]] = 0.97
+    subjects = [f"s{i // 3}" for i in range(60)]
+    assert copies_in_null(similarity).nonzero().flatten().tolist() == [7, 31]
+    with pytest.warns(UserWarning, match=r"2 of 60 held-out images resemble .* left out"):
+        kept = drop_copies(similarity, subjects)
+    assert (~kept).nonzero().flatten().tolist() == [6, 7, 8, 30, 31, 32]
+
+
+@pytest.mark.parametrize("centre", [0.3, 0.6, 0.95])
+def test_people_who_merely_look_alike_stay_in_the_null(centre):
+    # Normal on Fisher's scale: beyond six robust deviations with a probability of 1e-9.
+    z = torch.atanh(torch.tensor(centre)) + 0.2 * torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    assert drop_copies(z.tanh(), None).all()
+
+
+def test_of_a_small_null_nothing_can_be_told():
+    assert not copies_in_null(torch.tensor([0.1] * 8 + [0.99])).any()
+
+
+def test_linked_subjects_become_one():
+    assert len(set(merge(list("abcd"), [("a", "b"), ("c", "b")]))) == 2
+    assert merge(list("abab"), []) == list("abab")

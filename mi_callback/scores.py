@@ -113,7 +113,6 @@ class Scores:
             confidence=confidence,
             kind=self.null_kind,
         )
-        # Upwards, near-duplicates may all be copies: the share of flags counts, not that of groups.
         return interval.lower, self.certificate((1 + confidence) / 2).rate_upper
 
     def certificate(self, confidence: float = 0.95) -> Certificate:
@@ -122,9 +121,10 @@ class Scores:
         Raises:
             CalibrationError: If the null cannot resolve alpha.
         """
+        # Where near-duplicates are flagged, they may all be copies: the larger share counts, of images or of groups.
         share = float((self.p_value <= self.alpha + ROUNDING).double().mean())
         return certify(
-            math.ceil(share * self.n_distinct - ROUNDING),
+            max(self._distinct_flags[0], math.ceil(share * self.n_distinct - ROUNDING)),
             self.n_distinct,
             self.alpha,
             self.null_subjects,
@@ -271,8 +271,9 @@ class Scores:
         return summary
 
     def closest(self, n: int) -> list[int]:
-        """Positions of the n images most likely to be copies, worst first: by p-value, then by MI."""
-        order = sorted(range(len(self)), key=lambda i: (float(self.p_value[i]), -float(self.mi[i])))
+        """Positions of the n images most likely to be copies, worst first: by `p_tail` or p-value, then by MI."""
+        p = self.p_value if self.p_tail is None else self.p_tail
+        order = sorted(range(len(self)), key=lambda i: (float(p[i]), -float(self.mi[i])))
         return order[:n]
 
     def __str__(self) -> str:

@@ -117,8 +117,8 @@ def fit_tail(null: Null, seed: int = 0, share: float = 0.2) -> Tail:
     every copy, by construction. atanh moves the end to infinity; a beta tail becomes an exponential one.
 
     *ξ ≥ 0.* A negative shape claims that no novel image can be more similar than some value. With 200 subjects the
-    unrestricted estimate gives p = 0 at the true 1e-3 quantile in 8 to 18 % of nulls; restricted, p is between 0.3
-    and 8 times 1e-3 in 90 % of them, the exponential, logistic, Gumbel, normal and beta tails taken one by one. It errs
+    unrestricted estimate gives p = 0 at the true 1e-3 quantile in 8 to 18 % of nulls; restricted, p is between 0.2
+    and 9 times 1e-3 in 90 % of them, the exponential, logistic, Gumbel, normal and beta tails taken one by one. It errs
     upwards, most for the normal tail, which is lighter than exponential (median 3.9 times; at a tenth of the smallest
     conformal p about 6 times).
 

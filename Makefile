@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-statistics check bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -19,6 +19,9 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mi_callback
+
+test-statistics: $(VENV)/dev.stamp  ## test false-flag rates and error control at length, write examples/statistics/RESULTS.md (hours)
+	$(BIN)/python examples/statistics/run.py
 
 bench: $(VENV)/dev.stamp  ## measure detection on real slices, write examples/detection/RESULTS.md (long)
 	$(BIN)/python examples/detection/run.py

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ def audit(
     out: str | Path | None = None,
     size: tuple[int, int] = (128, 128),
     axis: int = 2,
+    power: int = 16,
+    set_scores: bool = False,
     progress: bool = False,
     **detector: Any,
 ) -> Scores:
@@ -27,9 +31,12 @@ def audit(
         generated: Folder of synthetic images.
         held_out: Folder of real images of other subjects; without it the null is made from training subjects.
         out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches) and
-            `summary.json` (aggregates alone); nothing is written when None.
+            `summary.json` (aggregates alone, with power and certificate); nothing is written when None.
         size: Height and width to which images are fitted, their proportions kept.
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial.
+        power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
+            `clean` and the certificate rest on.
+        set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
         detector: Arguments of `MemorizationDetector`.
 
     Raises:
@@ -38,13 +45,17 @@ def audit(
     synthetic = SliceFolder(generated, size, axis)
     training, novel = SliceFolder(train, size, axis), None if held_out is None else SliceFolder(held_out, size, axis)
     fitted = MemorizationDetector(**detector).fit(training, held_out=novel, progress=progress)
+    if power:
+        fitted.power(power)
     scores = fitted.score(synthetic, progress=progress)
     if out is not None:
-        write(scores, synthetic, training, Path(out))
+        write(scores, synthetic, training, Path(out), fitted.set_scores(synthetic) if set_scores else {})
     return scores
 
 
-def write(scores: Scores, synthetic: SliceFolder, real: SliceFolder, out: Path) -> None:
+def write(
+    scores: Scores, synthetic: SliceFolder, real: SliceFolder, out: Path, others: Mapping[str, float] | None = None
+) -> None:
     """`scores.csv` (patient data: readable by its owner alone) and `summary.json` into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "scores.csv").touch(mode=0o600)
@@ -67,6 +78,18 @@ def write(scores: Scores, synthetic: SliceFolder, real: SliceFolder, out: Path) 
                     scores.match_subject[i],
                 ]
             )
-    summary = {"verdict": scores.verdict, "n": len(scores), "alpha": scores.alpha, "null": scores.null_kind,
-               "null_subjects": scores.null_subjects, **scores.summary()}  # fmt: skip
+    summary: dict[str, Any] = {
+        "verdict": scores.verdict,
+        "doubts": scores.doubts,
+        "n": len(scores),
+        "alpha": scores.alpha,
+        "null": scores.null_kind,
+        "null_subjects": scores.null_subjects,
+        **scores.summary(),
+        **{key: value if math.isfinite(value) else None for key, value in (others or {}).items()},
+    }
+    if scores.power is not None:
+        summary["power_by_change"] = {change: scores.power.share(change) for change in scores.power.flagged}
+    if scores.calibrated:
+        summary["certificate"] = scores.certificate().statement
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

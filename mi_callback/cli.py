@@ -17,7 +17,7 @@ EXIT_CODES = {"clean": 0, "memorized": 2, "inconclusive": 3}
 def _run(config: DictConfig) -> None:
     from mi_callback.auditing import audit
 
-    options: dict[str, Any] = {key: config[key] for key in ("train", "generated", "held_out", "out", "axis")}
+    options: dict[str, Any] = {key: config[key] for key in ("train", "generated", "held_out", "out", "axis", "power", "set_scores")}
     if missing := [key for key in ("train", "generated") if options[key] is None]:
         print(f"mi-audit: needed {' and '.join(f'{key}=DIR' for key in missing)}; see mi-audit --help", file=sys.stderr)
         sys.exit(1)
@@ -27,7 +27,11 @@ def _run(config: DictConfig) -> None:
     except MemorizationError as error:
         print(f"mi-audit: {error}", file=sys.stderr)
         sys.exit(1)
-    print(scores)
+    print(str(scores).replace("; ", "\n  "))
+    if scores.power is not None:
+        print(f"\npower self-test, planted copies of training images:\n{scores.power}\n")
+    if scores.calibrated:
+        print(f"certificate: {scores.certificate()}")
     if config.out is not None:
         print(f"every image with its match (patient data): {config.out}/scores.csv")
     sys.exit(EXIT_CODES[scores.verdict])

@@ -17,7 +17,9 @@ EXIT_CODES = {"clean": 0, "memorized": 2, "inconclusive": 3}
 def _run(config: DictConfig) -> None:
     from mi_callback.auditing import audit
 
-    options: dict[str, Any] = {key: config[key] for key in ("train", "generated", "held_out", "out", "axis", "power", "set_scores")}
+    options: dict[str, Any] = {
+        key: config[key] for key in ("train", "generated", "held_out", "out", "axis", "power", "set_scores")
+    }
     if missing := [key for key in ("train", "generated") if options[key] is None]:
         print(f"mi-audit: needed {' and '.join(f'{key}=DIR' for key in missing)}; see mi-audit --help", file=sys.stderr)
         sys.exit(1)

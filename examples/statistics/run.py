@@ -267,9 +267,9 @@ def interval(values: list[float]) -> str:
 DISCOVERIES = (
     "The samples are novel slices, as from a generator that copies nothing; where the table says so, slices of twelve "
     "training subjects are among them. False: mean share of false ones among the flagged samples (by BH and BY, at "
-    "10 %), or among the subjects that the contrast discovers (at 10 %). Found: share of copies, or of copied subjects, "
-    "so flagged. Memorized: share of splits with this verdict, without and with the contrast as second opinion. Smooth: "
-    "every sample blurred by 1.5 px (Gaussian: half of the dimensions at .3 of their size); small: shrunk to 90 %. "
+    "10 %), or among the subjects that the contrast discovers (at 10 %). Found: share of copies, or of copied "
+    "subjects, so flagged. Memorized: share of splits with this verdict, without and with the contrast as second "
+    "opinion. Smooth: every sample blurred by 1.5 px (Gaussian: half of the dimensions at .3 of their size); small: shrunk to 90 %. "
     "Feature similarity decides."
 )
 VERIFIED_DISCOVERIES = f"As before with the default detector, {SHIFTED_SPLITS} splits: LNCC after registration decides."
@@ -345,8 +345,8 @@ def together(one: Features, other: Features) -> Features:
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 RUNS = (
-    f"A run is {LOOKS} validations with 64 samples each of a generator that copies nothing: drawn with replacement from "
-    "the novel slices (so that near-duplicates occur). Alarm: share of runs in which it was ever raised (at most .05 "
+    f"A run is {LOOKS} validations with 64 samples each of a generator that copies nothing: drawn with replacement "
+    "from the novel slices (so that near-duplicates occur). Alarm: share of runs in which it was ever raised (at most .05 "
     "promised). Memorized: share of single validations with this verdict (at most .05), and share of runs that had "
     "one, which no one promises: it is what looking every time does. Collapsed: the 64 samples of a validation are "
     "one image with a little noise. α = .1."

@@ -1,0 +1,89 @@
+"""A small smooth warp before an affine map: enough for an elastic copy, too little to turn one person into another."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mi_callback.warping import standardise, warp
+
+SIDE = 48
+"""Side, in pixels, at which the warp is fitted."""
+
+CONTROLS = 9
+"""Control points along a side; their spacing is a sixth of it (16 pixels of 96)."""
+
+STIFFNESS = 0.1
+"""Weight of the penalty on differences between neighbouring control points, relative to the data. With .1 copies
+warped by 2 px reach a median LNCC of .9 while novel images gain .05 (brain) to .14 (spine); with 2 copies stay below
+.8."""
+
+DAMPING = 1e-3
+ITERATIONS = 6
+
+
+def refine(fixed: Tensor, moving: Tensor, theta: Tensor) -> Tensor:
+    """Displacements that make `moving`, under an affine map after them, correlate best with `fixed`.
+
+    Cubic B-splines on a coarse grid, fitted by Gauss-Newton steps on the standardised difference with the gradient of
+    the fixed image, so that one factorisation serves all steps. Deterministic, and of fixed cost.
+
+    Args:
+        fixed, moving: `(p, 1, h, w)` in [0, 1], square.
+        theta: Affine map from fixed to moving coordinates, `(p, 2, 3)`.
+
+    Returns:
+        Displacements `(p, h, w, 2)` in normalised coordinates (x, y), to be added to the grid of the fixed image before
+        `theta`: see `warp`.
+
+    References:
+        Rueckert et al., "Nonrigid registration using free-form deformations", IEEE TMI 1999;
+        Klein et al., "Evaluation of optimization methods for nonrigid medical image registration", IEEE TIP 2007.
+    """
+    pairs, size = len(fixed), fixed.shape[-1]
+    small_fixed, small_moving = (F.adaptive_avg_pool2d(images, SIDE) for images in (fixed, moving))
+    splines, penalty = (matrix.to(fixed) for matrix in (_splines(SIDE), _penalty()))
+    template = standardise(small_fixed, torch.ones_like(small_fixed))
+    gradient = [torch.gradient(template, dim=axis)[0].flatten(1) * SIDE / 2 for axis in (-1, -2)]
+    scale, factor = _normal_equations(gradient, splines, penalty)
+    controls = fixed.new_zeros(pairs, 2, CONTROLS**2)
+    for _ in range(ITERATIONS):
+        moved, inside = warp(small_moving, theta, _field(controls, splines, SIDE))
+        residual = ((standardise(small_fixed, inside) - standardise(moved, inside)) * inside).flatten(1)
+        pull = torch.stack([(axis * residual) @ splines for axis in gradient], dim=1)
+        pull = pull - STIFFNESS * scale[:, None, None] * controls @ penalty
+        controls = controls + torch.cholesky_solve(pull.flatten(1)[..., None], factor)[..., 0].view_as(controls)
+    return _field(controls, _splines(size).to(fixed), size)
+
+
+def _field(controls: Tensor, splines: Tensor, side: int) -> Tensor:
+    return (controls @ splines.T).view(len(controls), 2, side, side).permute(0, 2, 3, 1)
+
+
+def _normal_equations(gradient: list[Tensor], splines: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale of the data term `(p,)` and Cholesky factor of the penalised Gauss-Newton matrix, `(p, 2 c², 2 c²)`."""
+    x, y = gradient
+    xx, xy, yy = ((splines.T * product[:, None]) @ splines for product in (x * x, x * y, y * y))
+    scale = (xx + yy).diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6) / 2
+    stiff = scale[:, None, None] * (STIFFNESS * penalty + DAMPING * torch.eye(len(penalty)).to(penalty))
+    rows = torch.cat([xx + stiff, xy], dim=2), torch.cat([xy, yy + stiff], dim=2)
+    return scale, torch.linalg.cholesky(torch.cat(rows, dim=1))
+
+
+@lru_cache
+def _splines(side: int) -> Tensor:
+    """Cubic B-spline of every control point at every pixel, `(side², CONTROLS²)`."""
+    place = (torch.arange(side) + 0.5) * (CONTROLS - 3) / side + 1
+    distance = (place[:, None] - torch.arange(CONTROLS)).abs()
+    near, far = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance).clamp_min(0) ** 3 / 6
+    line = torch.where(distance < 1, near, far)
+    return torch.einsum("ya,xb->yxab", line, line).reshape(side**2, CONTROLS**2)
+
+
+@lru_cache
+def _penalty() -> Tensor:
+    """Quadratic form of the differences between neighbouring control points, `(CONTROLS², CONTROLS²)`."""
+    difference = torch.eye(CONTROLS).diff(dim=0)
+    form, identity = difference.T @ difference, torch.eye(CONTROLS)
+    return torch.kron(form, identity) + torch.kron(identity, form)

@@ -1,0 +1,27 @@
+"""Images under a map, and what alignment compares of them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def warp(images: Tensor, theta: Tensor, displacement: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Images `(p, 1, h, w)` under a displacement and then an affine map, and 1 where these stay inside them."""
+    across, down = (torch.arange(side, device=images.device) for side in (images.shape[-1], images.shape[-2]))
+    x, y = (2 * (axis + 0.5) / len(axis) - 1 for axis in (across, down))
+    # As affine_grid does, but a sum of one row and one column: a hundred times faster on a CPU.
+    row = theta[:, None, None, :, 0] * x[:, None]
+    column = theta[:, None, None, :, 1] * y[:, None, None] + theta[:, None, None, :, 2]
+    grid = row + column
+    if displacement is not None:
+        grid = grid + (displacement.flatten(1, 2) @ theta[:, :, :2].transpose(1, 2)).view_as(grid)
+    inside = (grid.abs().amax(dim=-1, keepdim=True) <= 1).permute(0, 3, 1, 2).to(images.dtype)
+    return F.grid_sample(images, grid, align_corners=False, padding_mode="border"), inside
+
+
+def standardise(images: Tensor, mask: Tensor) -> Tensor:
+    """Zero mean and unit variance where the mask is 1."""
+    total = mask.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+    centred = images - (images * mask).sum(dim=(2, 3), keepdim=True) / total
+    variance = (centred.square() * mask).sum(dim=(2, 3), keepdim=True) / total
+    return centred / (variance + 1e-6).sqrt()

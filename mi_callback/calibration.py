@@ -31,15 +31,16 @@ class Null:
         similarity: Shape `(m,)`, float64.
         subjects: Subject of each, or None: then every image counts as its own subject.
         kind: How it was made (`held_out`, `cross_fit`, `train_halves`).
-        duplicate: Feature similarity of its closest image: images closer to each other are near-duplicates.
+        suspects: People in it who resemble training images as only copies do: if they were trained on, copies look
+            normal.
         correction: How much smaller its reference was than that of generated images; see `conformal_p_values`.
     """
 
     similarity: Tensor
     subjects: Subjects | None
     kind: NullKind
-    duplicate: float = 1.0
     correction: float = 1.0
+    suspects: int = 0
 
     def __post_init__(self) -> None:
         if len(self.similarity) < 2:

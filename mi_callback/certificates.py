@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mi_callback.calibration import ROUNDING, NullKind, smallest_p, subjects_needed
 from mi_callback.errors import CalibrationError
-from mi_callback.multiplicity import excess_p_value, flags_of_a_lucky_null
+from mi_callback.multiplicity import excess_p_value, false_flag_rate
 
 POWER_BUDGET = 0.2
 """Share of the permitted error that is spent on the power, where it was measured: with more than a few planted copies
@@ -132,7 +132,7 @@ def memorization_rate(
     A share r = π t + (1 − π) f is flagged, with t the probability to flag a copy and f that to flag a novel image.
 
     *Lower limit*: the smallest π at which so many flags are not surprising (probability above (1 − confidence) / 2).
-    f is not a parameter but was drawn with the null, from Beta(k, G + 1 − k), so it is integrated over, as in
+    f is not a parameter but was drawn with the null (`multiplicity.false_flag_rate`), so it is integrated over, as in
     `excess_p_value`: the limit is above 0 exactly where that p-value is small. t counts as 1, which makes π smallest.
 
     *Upper limit*: that of r over the lower limit of t, with f = 0: every flag may be a copy. f is known for images
@@ -147,7 +147,7 @@ def memorization_rate(
         n: Samples, independent of each other; near-duplicates count once (`multiplicity.distinct_flags`).
         alpha: Level of each flag.
         n_subjects: Subjects in the null, G.
-        several_each: Whether null subjects have several images; k is then rounded up (`flags_of_a_lucky_null`).
+        several_each: Whether null subjects have several images; their false-flag rate is then less certain.
         power: Planted copies found, and planted, at the same alpha and against the same null. When None, t = 1
             is *assumed*, and missed copies are missing from the result.
         confidence: Of the interval from `lower` to `upper`.
@@ -170,10 +170,10 @@ def memorization_rate(
     """
     _check(flagged, n, alpha, n_subjects, power, confidence, kind)
     error = (1 - confidence) / 2
-    k = flags_of_a_lucky_null(alpha, n_subjects, several_each)
-    lower = _rate_lower(flagged, n, alpha, n_subjects, several_each, error)
+    lower = _rate_lower(flagged, n, alpha, n_subjects, several_each, kind, error)
     upper, _ = _rate_upper(flagged, n, power, error)
-    false = min(alpha, k / (n_subjects + 1))
+    rate = false_flag_rate(alpha, n_subjects, several_each, kind) or (0.0, 1.0)
+    false = min(alpha, rate[0] / sum(rate))
     found = 1.0 if power is None else power[0] / power[1]
     excess = flagged / n - false
     estimate = excess / (found - false) if found > false else math.inf * (1 if excess > 0 else -1)
@@ -326,19 +326,21 @@ def _rate_upper(flagged: int, n: int, power: tuple[int, int] | None, error: floa
     return (rate / found if rate < found else 1.0), found
 
 
-def _rate_lower(flagged: int, n: int, alpha: float, n_subjects: int, several_each: bool, error: float) -> float:
+def _rate_lower(
+    flagged: int, n: int, alpha: float, n_subjects: int, several_each: bool, kind: NullKind, error: float
+) -> float:
     """Smallest share of copies at which as many flags have a probability above `error`."""
     import numpy as np
     from scipy.optimize import brentq
     from scipy.special import betainc, betaincinv
 
-    if excess_p_value(flagged, n, alpha, n_subjects, several_each) > error:
+    rate_of_null = false_flag_rate(alpha, n_subjects, several_each, kind)
+    if rate_of_null is None or excess_p_value(flagged, n, alpha, n_subjects, several_each, kind) > error:
         return 0.0
-    k = flags_of_a_lucky_null(alpha, n_subjects, several_each)
     # The integral over f becomes one over its quantiles sin² v, whose nodes crowd in the tails, where it is decided.
     v = (np.arange(QUANTILES) + 0.5) * math.pi / (2 * QUANTILES)
     weights = np.sin(2 * v) / np.sin(2 * v).sum()
-    false = betaincinv(k, n_subjects + 1 - k, np.sin(v) ** 2)
+    false = betaincinv(*rate_of_null, np.sin(v) ** 2)
 
     def surprise(rate: float) -> float:
         at_least = betainc(flagged, n - flagged + 1, rate + (1 - rate) * false)  # P(Binomial ≥ flagged)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mi_callback.calibration import ROUNDING, TIE
 from mi_callback.errors import CalibrationError
 
 DRAWS = 1999
@@ -53,8 +54,10 @@ def contrast(
         (1 + #held out) · G_T / (1 + G_H) / #trained ≤ fdr
 
     among those so far: knockoff+ with held-out subjects as decoys, for sides of unequal size. The p-value is that of a
-    permutation test of the labels; its statistic sums, over training subjects, the squared excess of their evidence
-    over the median.
+    permutation test of the labels; its statistic sums, over matched training subjects, 1 and the squared excess of
+    their evidence over the median, in robust standard deviations.
+
+    Copies of slices that the pool does not hold count for whom they resemble most.
 
     Args:
         similarity: To the closest image of the pool, `(n,)`; larger is closer.
@@ -106,10 +109,10 @@ def _evidence(similarity: Tensor, subject: Tensor) -> tuple[Tensor, Tensor]:
 def _knockoff_plus(evidence: Tensor, trained: Tensor, ratio: float, fdr: float) -> tuple[float, int]:
     """Lowest evidence at which the estimated share of false discoveries is at most `fdr`, and the discoveries."""
     decoys, targets = (~trained).cumsum(0), trained.cumsum(0)
-    estimate = (1 + decoys) * ratio / targets.clamp_min(1)
+    estimate = (1 + decoys).to(torch.float64) * ratio / targets.clamp_min(1)
     # Equal evidence stands or falls together.
     last_of_tie = torch.cat([evidence[1:] < evidence[:-1], torch.ones(1, dtype=torch.bool)])
-    good = ((estimate <= fdr) & (targets > 0) & last_of_tie).nonzero().flatten()
+    good = ((estimate <= fdr + ROUNDING) & (targets > 0) & last_of_tie).nonzero().flatten()
     if len(good) == 0:
         return torch.inf, 0
     return float(evidence[good[-1]]), int(targets[good[-1]])
@@ -117,14 +120,16 @@ def _knockoff_plus(evidence: Tensor, trained: Tensor, ratio: float, fdr: float) 
 
 def _permutation_p_value(evidence: Tensor, labels: Tensor, trained: Tensor, seed: int) -> float:
     """Monte Carlo p-value of the labels of the matched subjects, drawn without replacement from those of the pool."""
-    weight = (evidence - evidence.median()).clamp_min(0).square()
+    excess = (evidence - evidence.median()).clamp_min(0)
+    spread = 1.4826 * (evidence - evidence.median()).abs().median().clamp_min(TIE)
+    weight = 1 + (excess / spread).square()
     observed = float(weight @ labels.to(torch.float64))
     generator = torch.Generator().manual_seed(seed)
     pool = trained.to(torch.float64)
     at_least = 0
     for _ in range(DRAWS):
         drawn = pool[torch.randperm(len(pool), generator=generator)[: len(weight)]]
-        at_least += float(weight @ drawn) >= observed - 1e-12
+        at_least += float(weight @ drawn) >= observed * (1 - 1e-9)
     return (1 + at_least) / (1 + DRAWS)
 
 

@@ -126,6 +126,7 @@ class MemorizationDetector:
         self.planted: Reservoir | None = None
         self.reference: Reference | None = None
         self.null: Null | None = None
+        self.duplicate = 1.0
         self.tail: Tail | None = None
         self.measured_power: Power | None = None
         self._pool: Pool | None = None
@@ -190,8 +191,10 @@ class MemorizationDetector:
             null = nulls.cross_fit_null(train, self.fit_reference, self.match, size, seed, progress)
         else:
             null = nulls.train_halves_null(train, reference, self.match, self.whitening, size, seed, progress)
+        novel = held_out if kind == "held_out" else None
+        duplicate = nulls.closest_strangers(train, novel, reference, self.fit_reference, self.aggregation, size, seed)
         # All, or when something raised, nothing.
-        self.restore(train.in_pose(0), None if held_out is None else held_out.in_pose(0), reference, null)
+        self.restore(train.in_pose(0), None if held_out is None else held_out.in_pose(0), reference, null, duplicate)
         return self
 
     def fit_reference(self, train: Features) -> Reference:
@@ -204,6 +207,7 @@ class MemorizationDetector:
         held_out: Features | None,
         reference: Reference,
         null: Null,
+        duplicate: float,
         planted: Reservoir | None = None,
     ) -> None:
         """Take on a fitted state."""
@@ -215,6 +219,7 @@ class MemorizationDetector:
                 stacklevel=3,
             )
         self.train, self.held_out, self.reference, self.null, self.tail = train, held_out, reference, null, tail
+        self.duplicate = duplicate
         self.planted, self.measured_power, self._pool = planted, None, None
 
     # Scoring -----------------------------------------------------------------------------------------------------
@@ -238,8 +243,8 @@ class MemorizationDetector:
         mi = memorization_index(found.similarity, self.null)
         p_value = self.null.p_values(found.similarity)
         flagged = p_value <= self.alpha + ROUNDING if self.fdr is None else reject(p_value, self.fdr, self.procedure)
-        duplicates = self.reference.duplicates(generated, self.aggregation, self.null.duplicate)
         subjects = self.train.subjects
+        match_subject = [None if subjects is None else subjects[i] for i in found.row.tolist()]
         return Scores(
             similarity=found.neighbours.similarity,
             layer_similarity=found.neighbours.layer_similarity,
@@ -248,7 +253,7 @@ class MemorizationDetector:
             p_value=p_value,
             flagged=flagged,
             match=found.row,
-            match_subject=[None if subjects is None else subjects[i] for i in found.row.tolist()],
+            match_subject=match_subject,
             consensus=found.neighbours.consensus(found.row, found.pose),
             verified=found.verified,
             copied_fraction=found.copied_fraction,
@@ -260,7 +265,9 @@ class MemorizationDetector:
             null_subjects=self.null.n_subjects,
             null_images=len(self.null.similarity),
             subjects_known=self.null.subjects is not None,
-            group=groups_of_duplicates(len(generated), duplicates),
+            group=groups_of_duplicates(len(generated), self._duplicates(generated, found.row)),
+            procedure=self.procedure,
+            null_suspects=self.null.suspects,
             p_tail=None if self.tail is None else self.tail.extrapolate(found.similarity, p_value),
             contrast=self._contrast(generated, flagged) if self.contrast else None,
             power=self.measured_power,
@@ -293,7 +300,9 @@ class MemorizationDetector:
                     "needed training images to plant; a detector fitted from features keeps none. Pass images=… and "
                     "rows=…."
                 )
-            images, rows = self.planted.images[:n], self.planted.rows[:n]
+            # The first places of a reservoir are no random sample.
+            drawn = torch.randperm(len(self.planted.rows), generator=torch.Generator().manual_seed(self.seed))[:n]
+            images, rows = ([kept[i] for i in drawn.tolist()] for kept in (self.planted.images, self.planted.rows))
 
         def find(planted: Tensor) -> tuple[Tensor, Tensor]:
             assert self.reference is not None
@@ -324,9 +333,20 @@ class MemorizationDetector:
         assert samples is not None
         return set_scores(train, held_out, samples, self.seed)
 
+    def _duplicates(self, generated: Features, row: Tensor) -> Tensor:
+        """Pairs of near-duplicates among generated images: closer than any two strangers, and of the same person."""
+        assert self.reference is not None
+        assert self.train is not None
+        pairs = self.reference.duplicates(generated, self.aggregation, self.duplicate)
+        ids = self.train.subjects or [f"row {i}" for i in range(len(self.train))]
+        number = {subject: i for i, subject in enumerate(dict.fromkeys(ids))}
+        person = torch.tensor([number[ids[i]] for i in row.tolist()])
+        return pairs[person[pairs[:, 0]] == person[pairs[:, 1]]]
+
     def _contrast(self, generated: Features, flagged: Tensor) -> Contrast:
         assert self.train is not None
-        assert self.held_out is not None
+        if self.held_out is None:
+            raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
         if self._pool is None:
             self._pool = Pool.of(self.train, self.held_out, self.fit_reference, self.seed)
         pool = self._pool

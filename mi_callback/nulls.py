@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,10 +15,17 @@ from mi_callback.errors import CalibrationError
 from mi_callback.features import Features
 from mi_callback.matching import Match
 from mi_callback.retrieval import Reference
+from mi_callback.similarity import Aggregation
 from mi_callback.types import Subjects, Thumbnails
 
 FOLDS = 30
 """Folds of the cross-fitted null at most; each needs its own whitening and index."""
+
+SUSPECTS = {
+    True: "They are left out of the null.",
+    False: "They are too many to be left out: if they look alike by nature, that would flag novel people like them. So "
+    "copies may look normal, and nothing is called clean.",
+}
 
 HALVES = 10
 """Random halves of the paper's null."""
@@ -37,12 +45,23 @@ def held_out_null(
     seed: int,
     bar: bool,
 ) -> Null:
-    """Held-out images searched in the same index as generated ones will be; people who are in it are left out."""
+    """Held-out images searched in the same index as generated ones will be."""
     chosen = held_out.where(thin(held_out.subjects, len(held_out), size, seed))
     match = look(chosen, reference, train.thumbnails, "calibrating" if bar else None)
-    kept = leaks.drop_copies(match.similarity, chosen.subjects)
-    subjects = chosen.where(kept).subjects
-    return Null(match.similarity[kept], subjects, "held_out", _closest(match, kept))
+    similarity, subjects = match.similarity, chosen.subjects
+    who, people = leaks.suspects(similarity, subjects)
+    if people == 0:
+        return Null(similarity, subjects, "held_out")
+    left_out = leaks.few_enough(people, len(similarity) if subjects is None else len(set(subjects)))
+    warnings.warn(
+        f"{people} held-out people resemble a training image as only a copy, or the same patient under another id, "
+        f"would (similarity up to {float(similarity.max()):.3f}, median {float(similarity.median()):.3f}), e.g. that "
+        f"of calibration image {int(who.nonzero()[0])}. {SUSPECTS[left_out]} Are they in the training set?",
+        stacklevel=2,
+    )
+    if left_out:
+        return Null(similarity[~who], chosen.where(~who).subjects, "held_out")
+    return Null(similarity, subjects, "held_out", suspects=people)
 
 
 def cross_fit_null(
@@ -50,8 +69,8 @@ def cross_fit_null(
 ) -> Null:
     """Every training subject against the others: whitening and index refitted without its fold.
 
-    Training subjects who share an identical image, or resemble each other as only the same patient would, count as
-    one: looked up without each other they would be copies of each other, and real copies would look normal.
+    Training subjects who share an identical image count as one, and so do a few who resemble each other as only the
+    same patient would: looked up without each other they would be copies of each other, and copies would look normal.
 
     Raises:
         CalibrationError: For fewer than two training subjects.
@@ -59,9 +78,18 @@ def cross_fit_null(
     ids = train.subjects or [f"row {i}" for i in range(len(train))]
     groups = leaks.merge_identical(train)
     null, same = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
-    if same:
-        groups = leaks.merge(groups, same)
+    merged_groups = leaks.merge(groups, same)
+    people = len(set(groups)) - len(set(merged_groups))
+    if people and leaks.few_enough(people, len(set(groups))):
+        groups = merged_groups
         null, _ = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
+    elif people:
+        warnings.warn(
+            f"{people} training subjects resemble another one as only a copy, or the same patient under another id, "
+            f"would. {SUSPECTS[False]}",
+            stacklevel=2,
+        )
+        null = replace(null, suspects=people)
     if train.subjects is not None and (merged := len(set(ids)) - len(set(groups))):
         warnings.warn(
             f"{merged} training subjects hold an image that is, or seems to be, one of another subject; such subjects "
@@ -106,16 +134,35 @@ def _cross_fit(
         similarity,
         None if distinct else subjects,
         "cross_fit",
-        max(_closest(match) for match in matches),
         # Its own person is absent for a generated image of a novel one too; the others of the fold are not.
-        (total - 1) / (total - largest),
+        correction=(total - 1) / (total - largest),
     )
     return null, same
 
 
-def _closest(match: Match, kept: Tensor | None = None) -> float:
-    similarity = match.neighbours.similarity if kept is None else match.neighbours.similarity[kept]
-    return float(similarity.max()) if len(similarity) else -1.0
+def closest_strangers(
+    train: Features,
+    held_out: Features | None,
+    reference: Reference,
+    fit_reference: FitReference,
+    aggregation: Aggregation,
+    size: int | None,
+    seed: int,
+) -> float:
+    """Feature similarity of the two most similar novel images of different people; what is closer is a duplicate.
+
+    Novel to the whitening, as generated images are: held-out images, or without any the training images of one half of
+    the subjects under a whitening fitted on the other half. 1 where there are no two people.
+    """
+    novel = held_out
+    if novel is None:
+        groups = leaks.merge_identical(train)
+        half = folds(groups, 2, seed)
+        reference, novel = fit_reference(train.in_pose(0).where(half == 0)), train.where(half == 1)
+    chosen = novel.where(thin(novel.subjects, len(novel), size, seed))
+    closest = reference.closest_stranger(chosen, aggregation)
+    closest = closest[~leaks.copies_in_null(closest)]
+    return float(closest.max()) if len(closest) and float(closest.max()) > -1 else 1.0
 
 
 def train_halves_null(
@@ -142,7 +189,7 @@ def train_halves_null(
         matches.append(look(train.where(rows), whole.over(other), other.thumbnails, None))
         subjects += [ids[i] for i in rows.tolist()]
     similarity = torch.cat([match.similarity for match in matches])
-    return Null(similarity, subjects, "train_halves", max(_closest(match) for match in matches))
+    return Null(similarity, subjects, "train_halves")
 
 
 def thin(subjects: Subjects | None, n: int, most: int | None, seed: int = 0) -> Tensor:

@@ -1,7 +1,7 @@
 """Training and held-out images in one reference that does not say which is which."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mi_callback.features import Features, join
 from mi_callback.retrieval import Reference
+
+RANKS = 1000
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,14 @@ class Pool:
     def of(
         cls, train: Features, held_out: Features, fit_reference: Callable[[Features], Reference], seed: int
     ) -> "Pool":
-        """Pool both sides; no subject shows more images than the side with fewer images a subject has.
+        """Pool both sides; as many images a subject on one side as on the other, drawn at random.
 
         Labels are exchangeable only among people who are shown alike: with seventeen slices of each training subject
-        and four of each held-out one, the closest image would be a training image of anybody.
+        and four of each held-out one, the closest image would be a training image of anybody. Subjects are ranked by
+        their number of images, and those of equal rank show the smaller of their two numbers.
         """
-        most = min(_most_of_a_subject(train), _most_of_a_subject(held_out))
-        train, held_out = (side.where(_at_most(side, most, seed)) for side in (train, held_out))
+        shown = torch.minimum(*(_images_by_rank(side) for side in (train, held_out)))
+        train, held_out = (side.where(_drawn(side, shown, seed)) for side in (train, held_out))
         images = join(train, held_out)
         names = list(dict.fromkeys(images.subjects or ()))
         number = {name: i for i, name in enumerate(names)}
@@ -47,18 +50,24 @@ class Pool:
         return cls(images, fit_reference(images), subject, trained)
 
 
-def _most_of_a_subject(features: Features) -> int:
-    return 1 if features.subjects is None else max(Counter(features.subjects).values())
+def _images_by_rank(features: Features) -> Tensor:
+    """Number of images of the subject at each of `RANKS` quantiles, ascending."""
+    counts = torch.tensor(sorted(Counter(_subjects(features)).values()))
+    return counts[(torch.arange(RANKS) + 0.5).mul(len(counts) / RANKS).long()]
 
 
-def _at_most(features: Features, most: int, seed: int) -> Tensor:
-    """Positions of at most `most` images of each subject, drawn at random, ascending."""
+def _drawn(features: Features, shown: Tensor, seed: int) -> Tensor:
+    """Positions of images, ascending: of the subject at each quantile `shown` images, drawn at random."""
     generator = torch.Generator().manual_seed(seed)
-    taken: dict[object, int] = {}
-    kept = []
+    rows: dict[Hashable, list[int]] = {}
     for i in torch.randperm(len(features), generator=generator).tolist():
-        subject = i if features.subjects is None else features.subjects[i]
-        if taken.setdefault(subject, 0) < most:
-            taken[subject] += 1
-            kept.append(i)
-    return torch.tensor(sorted(kept))
+        rows.setdefault(_subjects(features)[i], []).append(i)
+    # Stable: subjects with equally many images stay in random order.
+    ranked = sorted(rows.values(), key=len)
+    ranks = [int((place + 0.5) * RANKS / len(ranked)) for place in range(len(ranked))]
+    kept = [own[: int(shown[rank])] for own, rank in zip(ranked, ranks, strict=True)]
+    return torch.tensor(sorted(i for own in kept for i in own))
+
+
+def _subjects(features: Features) -> Sequence[Hashable]:
+    return range(len(features)) if features.subjects is None else features.subjects

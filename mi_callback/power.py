@@ -27,11 +27,13 @@ class Power:
         flagged: `{change: (n,)}` bool: was the copy flagged?
         traced: `{change: (n,)}` bool: was its source, or another image of its subject, named as the match?
         alpha: Level of the flags.
+        rows: Training row of each image planted.
     """
 
     flagged: Mapping[str, Tensor]
     traced: Mapping[str, Tensor]
     alpha: float
+    rows: Sequence[int] = ()
 
     @property
     def n(self) -> int:
@@ -53,7 +55,8 @@ class Power:
 
     @property
     def sees_copies(self) -> bool:
-        return self.overall >= ENOUGH
+        """Whether at least `ENOUGH` of all copies were flagged, and of the unchanged ones if these were planted."""
+        return min(self.overall, self.share("exact") if "exact" in self.flagged else 1.0) >= ENOUGH
 
     @property
     def missed(self) -> list[str]:
@@ -136,4 +139,4 @@ def measure(
             traced[change][places] = torch.tensor(
                 [same(m, rows[i]) for m, i in zip(match.tolist(), places, strict=True)]
             )
-    return Power(flagged, traced, alpha)
+    return Power(flagged, traced, alpha, list(rows))

@@ -1,6 +1,6 @@
 """Whitened features of a training set, one index a layer: which training images are near, in which pose."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -114,21 +114,40 @@ class Reference:
 
     def duplicates(self, images: Features, aggregation: Aggregation, similarity: float) -> Tensor:
         """Pairs of the n images that resemble each other more than `similarity`, in any pose of the first, `(k, 2)`."""
+        found = [
+            torch.stack([rows[first], second], dim=1)
+            for rows, alike in self._among(images, aggregation)
+            for first, second in [(alike > similarity).nonzero().unbind(dim=1)]
+        ]
+        pairs = torch.cat(found)
+        return pairs[pairs[:, 0] < pairs[:, 1]]
+
+    def closest_stranger(self, images: Features, aggregation: Aggregation) -> Tensor:
+        """Similarity of each of the n images to the closest one of another subject, in any of its poses, `(n,)`.
+
+        −1 where there is no other subject. None of the images may be part of what the whitening was fitted on.
+        """
+        ids = images.subjects or [f"row {i}" for i in range(len(images))]
+        number = {subject: i for i, subject in enumerate(dict.fromkeys(ids))}
+        subject = torch.tensor([number[one] for one in ids])
+        closest = torch.full((len(images),), -1.0, dtype=torch.float64)
+        for rows, alike in self._among(images, aggregation):
+            strange = alike.masked_fill(subject[rows, None] == subject, -1.0)
+            closest[rows] = torch.maximum(closest[rows], strange.amax(dim=1))
+        return closest
+
+    def _among(self, images: Features, aggregation: Aggregation) -> Iterator[tuple[Tensor, Tensor]]:
+        """Similarity of images to each other, block by block and pose by pose: rows `(b,)` and `(b, n)`."""
         device = next(iter(self.whitenings.values())).mean.device
         poses = len(next(iter(images.layers.values())))
-        plain, *_ = turned = [
+        turned = [
             [F.normalize(self.whitenings[layer](images.layers[layer][pose].to(device)), dim=1) for layer in self.layers]
             for pose in range(poses)
         ]
-        pairs = []
         for rows in torch.arange(len(images)).split(max(1, 2**22 // len(images))):
             for features in turned:
-                cosines = [one[rows] @ other.T for one, other in zip(features, plain, strict=True)]
-                alike = aggregate(torch.stack(cosines, dim=-1), aggregation, self.layers) > similarity
-                first, second = alike.nonzero().cpu().unbind(dim=1)
-                pairs.append(torch.stack([rows[first], second], dim=1))
-        found = torch.cat(pairs)
-        return found[found[:, 0] < found[:, 1]]
+                cosines = [one[rows] @ other.T for one, other in zip(features, turned[0], strict=True)]
+                yield rows, aggregate(torch.stack(cosines, dim=-1), aggregation, self.layers).cpu()
 
     def _search_pose(
         self, queries: dict[str, Tensor], aggregation: Aggregation, candidates: int

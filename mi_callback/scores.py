@@ -7,19 +7,17 @@ from typing import Literal
 
 from torch import Tensor
 
-from mi_callback.calibration import ROUNDING, NullKind, smallest_p, subjects_needed
+from mi_callback import judgement
+from mi_callback.calibration import ROUNDING, NullKind, smallest_p
 from mi_callback.certificates import Certificate, certify, memorization_rate
 from mi_callback.contrast import Contrast
-from mi_callback.multiplicity import alarm, distinct_flags, excess_p_value
+from mi_callback.multiplicity import Procedure, distinct_flags
 from mi_callback.power import Power
 
 Verdict = Literal["clean", "memorized", "inconclusive"]
 
 FAR = -2.0
 """Median MI below which samples are too unlike real images for their novelty to mean much."""
-
-LEVEL = 0.05
-"""Probability with which independent novel images are called memorized, at most."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class Scores:
         null_images: Number of images in the null.
         subjects_known: Whether subject ids were given; without them every image counts as its own subject.
         group: Number of the group of near-duplicates each image is in; `(n,)`.
+        procedure: How flags were chosen under `fdr`.
+        null_suspects: People in the null who resemble training images as only copies do.
         p_tail: `p_value`, extrapolated beyond the null by a fitted tail: for ranking alone; None unless asked for.
         contrast: Second opinion: are samples closer to training than to held-out people? None unless asked for.
         power: What the detector found of planted copies; None where it was not measured.
@@ -72,6 +72,8 @@ class Scores:
     null_images: int
     subjects_known: bool
     group: Tensor
+    procedure: Procedure = "bh"
+    null_suspects: int = 0
     p_tail: Tensor | None = None
     contrast: Contrast | None = None
     power: Power | None = None
@@ -104,8 +106,10 @@ class Scores:
         Raises:
             CalibrationError: If the null cannot resolve alpha.
         """
+        distinct, _ = self.distinct_flags(self.alpha)
         interval = memorization_rate(
-            self._distinct_flags[0],
+            # Where near-duplicates are not flagged, the smaller share counts: of images or of groups.
+            min(distinct, math.floor(self.flags(self.alpha)[0] / len(self) * self.n_distinct + ROUNDING)),
             self.n_distinct,
             self.alpha,
             self.null_subjects,
@@ -122,9 +126,9 @@ class Scores:
             CalibrationError: If the null cannot resolve alpha.
         """
         # Where near-duplicates are flagged, they may all be copies: the larger share counts, of images or of groups.
-        share = float((self.p_value <= self.alpha + ROUNDING).double().mean())
+        distinct, _ = self.distinct_flags(self.alpha)
         return certify(
-            max(self._distinct_flags[0], math.ceil(share * self.n_distinct - ROUNDING)),
+            max(distinct, math.ceil(self.flags(self.alpha)[0] / len(self) * self.n_distinct - ROUNDING)),
             self.n_distinct,
             self.alpha,
             self.null_subjects,
@@ -137,12 +141,7 @@ class Scores:
     def resolvable(self) -> bool:
         """Whether a single copy could be flagged with as few subjects as the null has (under `fdr` true if any is)."""
         found = self.fdr is not None and self.n_flagged > 0
-        return found or smallest_p(self.null_subjects, self.null_kind) <= self._level + ROUNDING
-
-    @property
-    def _level(self) -> float:
-        """The p-value at which a single image is flagged."""
-        return self.alpha if self.fdr is None else self.fdr / len(self)
+        return found or smallest_p(self.null_subjects, self.null_kind) <= self.level + ROUNDING
 
     @property
     def calibrated(self) -> bool:
@@ -163,68 +162,38 @@ class Scores:
 
     @property
     def verdict(self) -> Verdict:
-        """`memorized`: more distinct flags than novel images would get (5 % level; under `fdr`: any flag).
-        `clean`: no evidence of memorization, no proof of its absence. `inconclusive`: one of `doubts`.
+        """`memorized`: more distinct flags than novel images would get (5 % level). `clean`: no evidence of it, and no
+        proof of its absence. `inconclusive`: one of `doubts`. See `mi_callback.judgement`.
         """
         if self.doubts:
             return "inconclusive"
-        return "memorized" if self._null_says_memorized else "clean"
+        return "memorized" if judgement.says_memorized(self) else "clean"
 
     @property
     def doubts(self) -> list[str]:
         """Why neither clean nor memorized can be said; empty where one of them can."""
-        if not bool(self.p_value.isfinite().all()):
-            return ["some p-values are not finite"]
-        if self.null_kind == "train_halves":
-            return ["the train_halves null is not calibrated"]
-        if not self.resolvable:
-            needed, of = subjects_needed(self._level, self.null_kind), self.null_kind.replace("held_out", "held-out")
-            return [f"to flag a single image at {self._level:.3g} needs at least {needed} {of} subjects"]
-        if self.fdr is None and self._excess(self.n_distinct, self.n_distinct) > LEVEL:
-            return [f"too few distinct images ({self.n_distinct}) for any number of flags to be more than chance"]
-        if not self._null_says_memorized and self.power is not None and not self.power.sees_copies:
-            return [f"the detector finds {self.power.overall:.0%} of planted copies: it would not see memorization"]
-        return self._disagreement()
+        return judgement.doubts(self)
 
-    def _disagreement(self) -> list[str]:
-        """Between null and contrast, where the contrast is there and could have decided."""
-        if self.contrast is None:
-            return []
-        closer, decides = self.contrast.p_value <= LEVEL, self.contrast.least <= LEVEL
-        if self._null_says_memorized and not closer and decides:
-            return [
-                f"flagged images are as close to held-out as to training subjects (contrast p = "
-                f"{self.contrast.p_value:.2g}): the samples differ from real images (too smooth?), rather than copy"
-            ]
-        if not self._null_says_memorized and closer:
-            return [
-                f"images are closer to training than to held-out subjects (contrast p = {self.contrast.p_value:.2g}), "
-                "yet no more are flagged than novel ones would be: noisy samples, or a training set that is overfit?"
-            ]
-        return []
-
-    @property
-    def _null_says_memorized(self) -> bool:
-        if self.fdr is not None:
-            return self.n_flagged > 0
-        return self._excess(*self._distinct_flags) <= LEVEL
-
-    def _excess(self, flagged: int, n: int) -> float:
-        return excess_p_value(flagged, n, self.alpha, self.null_subjects, self.several_each)
-
-    def alarm(self, look: int, risk: float = LEVEL) -> bool:
+    def alarm(self, look: int, risk: float = judgement.LEVEL) -> bool:
         """Whether look number `look` (from 1) at a run shows more flags than a whole run without memorization would.
 
-        See `multiplicity.alarm`. False where nothing can be flagged: ask `calibrated` first.
+        As the p-values, it takes novel samples to resemble real images of other people; a contrast that sees no copying
+        where it could silences it. See `multiplicity.alarm`. False where nothing can be flagged: see `calibrated`.
         """
-        if not self.calibrated:
-            return False
-        return alarm(*self._distinct_flags, look, self.alpha, self.null_subjects, self.several_each, risk)
+        return judgement.alarm(self, look, risk)
+
+    def flags(self, level: float) -> tuple[int, int]:
+        """Images with p ≤ level, and images."""
+        return int((self.p_value <= level + ROUNDING).sum()), len(self)
+
+    def distinct_flags(self, level: float) -> tuple[int, int]:
+        """The same, where near-duplicates count once."""
+        return distinct_flags(self.p_value <= level + ROUNDING, self.group)
 
     @property
-    def _distinct_flags(self) -> tuple[int, int]:
-        """Images with p ≤ alpha, and images, where near-duplicates count once."""
-        return distinct_flags(self.p_value <= self.alpha + ROUNDING, self.group)
+    def level(self) -> float:
+        """The p-value at which a single image is flagged."""
+        return self.alpha if self.fdr is None else self.fdr / len(self)
 
     @property
     def matched_subjects(self) -> int:
@@ -301,6 +270,8 @@ class Scores:
     @staticmethod
     def _contrast_in_words(contrast: Contrast) -> str:
         near = f"contrast p = {contrast.p_value:.2g}"
+        if contrast.p_value > judgement.LEVEL and contrast.least > judgement.DECISIVE:
+            near += ", too few people flagged for it to decide"
         if contrast.leaked:
             return f"{near}, {contrast.leaked} training subjects copied at a false discovery rate of {contrast.fdr:g}"
         return f"{near}, no subject copied for sure at a false discovery rate of {contrast.fdr:g}"

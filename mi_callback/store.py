@@ -57,8 +57,9 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "layers": list(train.layers),
         "null_kind": detector.null.kind,
         "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
-        "null_duplicate": detector.null.duplicate,
+        "duplicate": detector.duplicate,
         "null_correction": detector.null.correction,
+        "null_suspects": detector.null.suspects,
         "held_out_subjects": None if held_out is None else held_out.subjects,
         "planted": None if planted is None else planted.rows,
     }
@@ -112,13 +113,13 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         tensors["null"],
         header["null_subjects"],
         header["null_kind"],
-        header["null_duplicate"],
         header["null_correction"],
+        header["null_suspects"],
     )
     planted = None
     if header["planted"] is not None:
         planted = Reservoir.of(header["planted"], [tensors[f"planted/{row}"] for row in header["planted"]])
-    detector.restore(train, held_out, detector.fit_reference(train), null, planted)
+    detector.restore(train, held_out, detector.fit_reference(train), null, header["duplicate"], planted)
 
 
 def settings(detector: "MemorizationDetector") -> dict[str, Any]:

@@ -7,8 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from mi_callback import MemorizationDetector, build_encoder
+from mi_callback import power as power_module
 from mi_callback.errors import CalibrationError, DataError, EncoderError, StateError
+from mi_callback.features import extract
+from mi_callback.multiplicity import reject
 from mi_callback.preprocessing import preprocess
+from mi_callback.set_scores import set_scores
 
 
 def people(n: int, seed: int, side: int = 32) -> torch.Tensor:
@@ -203,6 +207,174 @@ def test_false_discovery_rate_control_flags_the_copies():
     assert scores.flagged_expected == pytest.approx(0.1 * scores.n_flagged)
 
 
+# Promises: power, contrast, tail, near-duplicates
+
+
+EASY = ["exact", "noise_0.01", "intensity_0.9", "gamma_1.4", "blur_1", "flip_horizontal"]
+
+
+def test_planted_copies_are_found_and_what_was_found_goes_into_later_scores():
+    detector = make(poses="flips").fit(TRAIN, subjects=ids("a", 60, 2), held_out=HELD_OUT)
+    assert detector.score(NOVEL[:2]).power is None
+    power = detector.power(n=20, changes=EASY)
+    assert (power.n, power.alpha) == (20, 0.05)
+    assert list(power.flagged) == EASY
+    assert all(power.share(change) > 0.9 for change in EASY)
+    assert all(traced.double().mean() > 0.9 for traced in power.traced.values())
+    assert detector.score(NOVEL).power is power
+    detector.fit(TRAIN, held_out=HELD_OUT)
+    assert detector.score(NOVEL[:2]).power is None  # another fit, another power
+
+
+def test_planted_copies_are_verified_as_samples_are():
+    detector = make(verify=True, candidates=8).fit(TRAIN, held_out=HELD_OUT[:20])
+    moved = detector.power(n=6, changes=["exact", "rotation_5"])
+    assert moved.share("exact") == 1
+    assert moved.traced["exact"].all()
+    assert moved.share("rotation_5") > 0.8
+
+
+def test_any_training_image_may_be_planted(monkeypatch):
+    rows, measure = set(), power_module.measure
+
+    def note(find, images, planted, *rest):
+        rows.update(planted)
+        return measure(find, images, planted, *rest)
+
+    monkeypatch.setattr(power_module, "measure", note)
+    for seed in range(8):
+        make(seed=seed).fit(TRAIN[:20], held_out=HELD_OUT).power(n=10, changes=["exact"])
+    assert max(rows) > 9
+
+
+def test_a_detector_that_is_blind_to_a_change_says_so_and_never_clean():
+    detector = make(poses="none").fit(TRAIN, held_out=HELD_OUT)
+    detector.power(n=30, changes=["exact", "flip_horizontal"])
+    assert detector.measured_power.missed == ["flip_horizontal"]
+    scores = detector.score(NOVEL)
+    assert "copies changed by flip_horizontal would be missed" in str(scores)
+    assert scores.verdict == "clean"  # half of the copies would do
+    detector.power(n=30, changes=["flip_horizontal"])
+    assert detector.score(NOVEL).verdict == "inconclusive"
+    assert detector.score(torch.cat([TRAIN[:20], NOVEL])).verdict == "memorized"
+
+
+def test_images_to_plant_may_be_given_to_a_detector_fitted_from_features(tmp_path):
+    source = make().fit(TRAIN, held_out=HELD_OUT)
+    detector = make().fit_features(source.train, source.held_out)
+    with pytest.raises(StateError, match=r"fitted from features keeps none. Pass images=… and rows=…"):
+        detector.power()
+    given = detector.power(images=list(TRAIN[:10]), rows=range(10), changes=["exact", "blur_1"])
+    assert given.n == 10
+    assert given.traced["exact"].all()
+    assert given.table() == source.power(n=10, changes=["exact", "blur_1"]).table()
+    # A restored detector has images to plant where the saved one had.
+    source.save(tmp_path / "state")
+    assert make().load(tmp_path / "state").power(n=10, changes=["exact", "blur_1"]).table() == given.table()
+
+
+def with_contrast(**options) -> MemorizationDetector:
+    detector = make(contrast=True, **options)
+    return detector.fit(TRAIN, subjects=ids("a", 60, 2), held_out=HELD_OUT, held_out_subjects=ids("b", 40, 2))
+
+
+def test_copies_of_many_people_are_memorization_in_the_second_opinion_too():
+    detector = with_contrast()
+    scores = detector.score(torch.cat([TRAIN[::3] + 0.01 * people(20, 9), NOVEL]))
+    assert scores.contrast.p_value <= 0.005
+    assert scores.contrast.leaked >= 15
+    assert scores.contrast.in_train[:20].all()
+    assert scores.contrast.flagged[:20].all()
+    assert scores.contrast.expected_share == pytest.approx(30 / 50)
+    assert scores.verdict == "memorized"
+    assert "training subjects copied at a false discovery rate of 0.1" in str(scores)
+
+
+def test_an_exact_replay_is_memorization_in_the_second_opinion_too():
+    scores = with_contrast().score(TRAIN[:30])
+    assert scores.contrast.leaked >= 15
+    assert scores.verdict == "memorized"
+
+
+def test_novel_images_look_like_either_side_in_the_second_opinion():
+    detector = with_contrast()
+    opinions = [detector.score(people(50, 100 + seed)).contrast for seed in range(20)]
+    # One pool and many sets of samples: the labels are drawn once. Copies would give 1 / 2000 every time.
+    assert sum(opinion.p_value <= 0.05 for opinion in opinions) <= 5
+    assert sum(float(opinion.in_train.double().mean()) for opinion in opinions) / 20 == pytest.approx(0.6, abs=0.15)
+    assert detector.score(NOVEL).verdict == "clean"
+
+
+def test_copies_of_held_out_people_are_no_memorization():
+    scores = with_contrast().score(torch.cat([HELD_OUT[::2] + 0.01 * people(20, 9), NOVEL]))
+    assert scores.contrast.p_value > 0.5
+    assert not scores.contrast.in_train[:20].any()
+    assert scores.contrast.leaked == 0
+
+
+def test_the_second_opinion_is_one_per_detector_and_leaves_the_first_alone():
+    detector, plain = with_contrast(), make()
+    plain.fit(TRAIN, subjects=ids("a", 60, 2), held_out=HELD_OUT, held_out_subjects=ids("b", 40, 2))
+    scores, alone = detector.score(NOVEL), plain.score(NOVEL)
+    assert alone.contrast is None
+    assert torch.equal(scores.p_value, alone.p_value)
+    assert torch.equal(scores.match, alone.match)
+    again = detector.score(NOVEL).contrast
+    assert again.p_value == scores.contrast.p_value
+    # Fitted anew, it is looked up among the new people.
+    detector.fit(people(12, 5), held_out=HELD_OUT[:6])
+    assert detector.score(NOVEL).contrast.expected_share == pytest.approx(12 / 18)
+
+
+def test_an_extrapolated_tail_ranks_beyond_the_null_and_flags_nothing():
+    held_out, samples = people(120, 7), torch.cat([TRAIN[:10] + 0.05 * people(10, 9), NOVEL])
+    plain, tailed = make().fit(TRAIN, held_out=held_out), make(tail="gpd").fit(TRAIN, held_out=held_out)
+    scores = tailed.score(samples)
+    assert plain.score(samples).p_tail is None
+    assert torch.equal(scores.p_value, plain.score(samples).p_value)
+    assert torch.equal(scores.flagged, plain.score(samples).flagged)
+    assert (scores.p_tail <= scores.p_value).all()
+    assert (scores.p_tail > 0).all()
+    assert scores.p_value[:10].unique().numel() < 10  # ties at 1 / (G + 1) …
+    assert scores.p_tail[:10].unique().numel() == 10  # … which the tail breaks
+    assert (scores.p_tail[:10] < 1 / 121).all()
+
+
+def test_a_tail_needs_many_subjects():
+    with pytest.raises(CalibrationError, match="at least 100 subjects in the null; 40 came"):
+        make(tail="gpd").fit(TRAIN, held_out=HELD_OUT)
+
+
+def test_samples_that_are_near_duplicates_of_one_another_are_one_group():
+    twins = NOVEL[:1] + 0.001 * people(6, 8)
+    scores = make(poses="flips").fit(TRAIN, held_out=HELD_OUT).score(torch.cat([twins, twins[:1].flip(-1), NOVEL[1:9]]))
+    assert scores.group[:7].unique().numel() == 1
+    assert scores.n_distinct == 9
+    assert int((scores.group == scores.group[0]).sum()) == 7
+
+
+@pytest.mark.parametrize("procedure", ["bh", "by"])
+def test_the_false_discovery_rate_is_controlled_by_the_procedure_that_was_asked_for(procedure):
+    samples = torch.cat([TRAIN[:4], NOVEL])
+    scores = make(fdr=0.3, procedure=procedure).fit(TRAIN, held_out=people(99, 9)).score(samples)
+    assert torch.equal(scores.flagged, reject(scores.p_value, 0.3, procedure))
+    # p is at least 1 / 100: enough for four of 54 by Benjamini-Hochberg, not with the price of Benjamini-Yekutieli.
+    assert bool(scores.flagged[:4].all()) == (procedure == "bh")
+
+
+def test_scores_of_the_whole_set_are_those_of_the_whitened_features():
+    detector = make().fit(TRAIN, held_out=HELD_OUT)
+    found = detector.set_scores(NOVEL)
+    assert set(found) == {"ct", "authpct", "fid", "kid", "vendi", "mifid"}
+    novel = extract(NOVEL, detector.encoder)
+    sides = [detector.reference.whitened(side) for side in (detector.train, detector.held_out, novel)]
+    assert found == pytest.approx(set_scores(*sides, seed=0))
+    copies = detector.set_scores(TRAIN[:40])
+    assert copies["ct"] < -3 < found["ct"]
+    assert copies["authpct"] < 0.1 < found["authpct"]
+    assert set(make(null="cross_fit").fit(TRAIN).set_scores(NOVEL)) == {"authpct", "fid", "kid", "vendi", "mifid"}
+
+
 def test_the_paper_scale_runs_from_novel_to_memorized():
     scores = make(oni_scale="paper").fit(TRAIN, held_out=HELD_OUT).score(torch.cat([TRAIN[:3], NOVEL[:3]]))
     torch.testing.assert_close(scores.oni, -scores.mi.tanh())
@@ -301,6 +473,8 @@ def test_the_published_null_is_refused_where_it_is_undefined():
         ({"fdr": 1.5}, CalibrationError, "fdr between 0 and 1"),
         ({"null": "guess"}, CalibrationError, "held_out, cross_fit"),
         ({"poses": "all"}, DataError, "flips"),
+        ({"procedure": "bonferroni"}, CalibrationError, r"procedure out of \['bh', 'by'\]; 'bonferroni' came"),
+        ({"tail": "weibull"}, CalibrationError, r"tail out of \[None, 'gpd'\]; 'weibull' came"),
         ({"candidates": 0}, DataError, "candidates of at least 1"),
         ({"encoder": "nothing"}, EncoderError, "bundled"),
         ({"encoder": torch.nn.Identity()}, EncoderError, "declared layers"),
@@ -314,8 +488,11 @@ def test_wrong_options_are_refused_at_once(options, error, message):
 def test_options_that_need_data_are_refused_with_the_fix():
     with pytest.raises(CalibrationError, match="cross_fit"):
         make(null="held_out").fit(TRAIN)
-    with pytest.raises(StateError, match=r"fit\(train"):
-        make().score(NOVEL)
+    for ask in (make().score, make().set_scores, lambda _: make().power()):
+        with pytest.raises(StateError, match=r"fit\(train"):
+            ask(NOVEL)
+    with pytest.raises(CalibrationError, match=r"held-out images for contrast=True; none came. Pass held_out=…"):
+        make(contrast=True).fit(TRAIN)
     with pytest.raises(EncoderError, match="aggregation"):
         make(aggregation="median").fit(TRAIN, held_out=HELD_OUT)
     with pytest.raises(DataError, match="one subject per image"):

@@ -1,5 +1,6 @@
 """Images in any container → features per layer and pose, with subjects and thumbnails."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from mi_callback.encoders import Layer, build_encoder
 from mi_callback.errors import DataError, EncoderError
-from mi_callback.features import IMAGE_KEYS, SUBJECT_KEYS, Features, encode, extract, read_batch
+from mi_callback.features import IMAGE_KEYS, SUBJECT_KEYS, Features, Reservoir, encode, extract, join, read_batch
 from mi_callback.images import SliceFolder
 from mi_callback.poses import POSES, orbit
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
@@ -109,6 +110,77 @@ def test_where_takes_rows_of_everything(images, encoder, rows):
     assert found.subjects == [subjects[i] for i in places]
     assert found.sources == [f"{subjects[i]}.png" for i in places]
     assert same(found, extract(images[places], encoder, ["identity", "flip_vertical"]))
+
+
+@pytest.mark.parametrize("poses", [1, 4])
+def test_joined_are_the_images_of_one_side_and_then_of_the_other_as_they_came(images, encoder, poses):
+    one = extract(images[:4], encoder, orbit("flips")[:poses])
+    both = join(one, extract(images[4:], encoder, orbit("flips")))
+    assert same(both, extract(images, encoder, ["identity"]))
+    assert len(both) == 7
+
+
+def test_people_of_joined_sides_are_different_and_those_of_one_side_stay_the_same(images, encoder):
+    one, other = extract(images[:4], encoder, subjects=list("aabc")), extract(images[4:], encoder, subjects=list("acc"))
+    unknown = extract(images[4:], encoder)
+    for first, second, people in ((one, other, [2, 1, 1, 1, 2]), (one, unknown, [2, 1, 1, 1, 1, 1])):
+        subjects = join(first, second).subjects
+        assert list(Counter(subjects).values()) == people
+        assert not set(subjects[:4]) & set(subjects[4:])
+    numbers = extract(images[4:], encoder, subjects=["0", "1", "2"])
+    assert len(set(join(unknown, numbers).subjects)) == 6
+
+
+# Promise: a sample of a stream
+
+
+def filled(size: int, n: int, seed: int = 0, batch_size: int = 3) -> Reservoir:
+    """A reservoir that was offered n images, image i being full of i."""
+    reservoir = Reservoir(size, seed)
+    for batch in torch.arange(n).float().view(n, 1, 1, 1).expand(n, 1, 2, 2).split(batch_size):
+        reservoir.offer(batch)
+    return reservoir
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8])
+def test_a_stream_no_longer_than_the_reservoir_is_kept_whole(n):
+    assert filled(8, n).rows == list(range(n))
+
+
+@pytest.mark.parametrize("n", [7, 9, 30])
+def test_a_reservoir_holds_distinct_rows_with_their_images(n):
+    reservoir = filled(8, n)
+    assert len(set(reservoir.rows)) == len(reservoir.images) == min(8, n)
+    for row, image in zip(reservoir.rows, reservoir.images, strict=True):
+        assert torch.equal(image, torch.full((1, 2, 2), float(row)))
+
+
+@pytest.mark.parametrize(("size", "n"), [(1, 5), (8, 40)])
+def test_every_position_of_a_stream_is_kept_equally_often(size, n):
+    kept = Counter(row for seed in range(800) for row in filled(size, n, seed, n).rows)
+    # Both are Binomial(800, 1 / 5), whose standard deviation is 11.3.
+    assert all(abs(kept[row] - 160) < 4.5 * 11.3 for row in range(n))
+
+
+def test_a_reservoir_depends_on_its_seed_and_not_on_the_batches():
+    assert filled(8, 40, seed=1, batch_size=1).rows == filled(8, 40, seed=1, batch_size=40).rows
+    assert filled(8, 40, seed=1).rows != filled(8, 40, seed=2).rows
+
+
+def test_a_reservoir_keeps_images_as_they_came_while_features_are_made(images, encoder):
+    reservoir, before = Reservoir(3, seed=0), images.clone()
+    found = extract(images, encoder, batch_size=2, keep=reservoir)
+    assert same(found, extract(images, encoder))
+    images.zero_()  # kept are copies, not views of a batch
+    assert all(torch.equal(image, before[row]) for row, image in zip(reservoir.rows, reservoir.images, strict=True))
+    assert len(reservoir.rows) == 3
+
+
+def test_a_reservoir_that_was_filled_before_holds_what_it_held():
+    images = [torch.rand(1, 2, 2), torch.rand(1, 3, 3)]
+    reservoir = Reservoir.of([5, 2], images)
+    assert reservoir.rows == [5, 2]
+    assert all(torch.equal(one, other) for one, other in zip(reservoir.images, images, strict=True))
 
 
 # Promise: any container

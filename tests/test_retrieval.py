@@ -84,7 +84,63 @@ def test_search_is_the_naive_loop_over_poses_layers_and_training_images(poses, b
         assert found.candidate_poses[i, :8].tolist() == [int(own[:, j].argmax()) for j in ranked[:8]]
 
 
+@pytest.mark.parametrize("aggregation", ["geometric", "mean", "minimum"])
+@pytest.mark.parametrize("poses", [1, 4])
+def test_duplicates_are_the_pairs_that_a_double_loop_over_poses_finds(poses, aggregation):
+    train, images = features(30, seed=0), features(14, poses, seed=1)
+    reference = Reference.fit(train, "shrunk")
+    plain = Features({layer: bank[:1] for layer, bank in images.layers.items()}, images.thumbnails, None, None)
+    own = combine(naive_cosines(reference, plain, images), aggregation)  # (poses, n, n): pose of the first alone
+    expected = {(i, j) for i, j in itertools.combinations(range(14), 2) if own[:, i, j].max() > 0.25}
+    found = reference.duplicates(images, aggregation, 0.25)
+    assert found.dtype == torch.long
+    assert set(map(tuple, found.tolist())) == expected
+    assert 0 < len(expected) < 14 * 13 / 2
+
+
+@pytest.mark.parametrize("mode", ["shrunk", "standard", "none"])
+def test_whitened_are_the_layers_side_by_side_each_of_unit_length(mode):
+    train, images = features(30, seed=0), features(5, 4, seed=1)
+    reference = Reference.fit(train, mode)
+    found = reference.whitened(images)
+    assert (found.shape, found.dtype) == ((5, 13), torch.float32)
+    for i in range(5):
+        row = []
+        for layer, bank in images.layers.items():
+            whitening = reference.whitenings[layer]
+            moved = (bank[0, i].double().numpy() - whitening.mean.numpy()) @ whitening.matrix.numpy()
+            row += (moved / np.linalg.norm(moved)).tolist()
+        assert found[i].tolist() == pytest.approx(row, abs=1e-5)
+
+
 # Promise
+
+
+@pytest.mark.parametrize("pose", range(4))
+def test_near_duplicates_are_found_in_any_pose(pose):
+    train, images = features(60, widths=(24, 30)), features(6, 4, seed=1, widths=(24, 30))
+    for bank in images.layers.values():  # the second in one pose is the fifth as it came, but for a little
+        bank[pose, 1] = bank[0, 4] + 0.05 * bank[1, 0]
+    assert Reference.fit(train, "shrunk").duplicates(images, "geometric", 0.9).tolist() == [[1, 4]]
+
+
+def test_without_near_duplicates_there_are_no_pairs():
+    reference = Reference.fit(features(30), "shrunk")
+    assert reference.duplicates(features(9, 4, seed=1), "geometric", 0.9999).shape == (0, 2)
+    assert reference.duplicates(features(1, 4, seed=1), "geometric", -1.0).shape == (0, 2)
+
+
+def test_more_images_than_one_block_holds_are_all_compared():
+    n = 2100  # blocks have 2 ** 22 / n < n rows
+    train, images = features(30, widths=(3,)), features(n, seed=1, widths=(3,))
+    images.layers["layer0"][0, 2095] = images.layers["layer0"][0, 2090]
+    reference = Reference.fit(train, "shrunk")
+    vectors = reference.whitened(images)
+    expected = (vectors @ vectors.T > 0.9999).triu(1).nonzero()
+    found = reference.duplicates(images, "mean", 0.9999)
+    # Pairs at the limit itself fall to either side.
+    assert len(set(map(tuple, found.tolist())) ^ set(map(tuple, expected.tolist()))) <= 0.01 * len(expected)
+    assert [2090, 2095] in found.tolist()
 
 
 @pytest.mark.parametrize("backend", ["auto", "faiss"])

@@ -1,5 +1,6 @@
 """What was found, per generated image, and its aggregates."""
 
+import itertools
 import math
 from dataclasses import FrozenInstanceError, replace
 
@@ -8,7 +9,11 @@ import pytest
 import torch
 
 from mi_callback.calibration import ROUNDING, conformal_p_values, smallest_p
-from mi_callback.certificates import memorization_rate
+from mi_callback.certificates import certify, memorization_rate
+from mi_callback.contrast import Contrast
+from mi_callback.errors import CalibrationError
+from mi_callback.multiplicity import alarm
+from mi_callback.power import Power
 from mi_callback.scores import Scores
 
 
@@ -39,6 +44,18 @@ def make(p_value, alpha=0.05, fdr=None, null_subjects=99, null_images=None, flag
         group=fields.pop("group", torch.arange(n)),
         **fields,
     )
+
+
+def opinion(p_value: float, least: float = 1e-3, leaked: int = 0, fdr: float = 0.1) -> Contrast:
+    """What a contrast says; which images it says it of does not matter to the verdict."""
+    return Contrast(p_value, least, torch.ones(1).bool(), torch.ones(1).bool(), leaked, 0.5, fdr)
+
+
+def planted(found: int, n: int = 20) -> Power:
+    return Power({"exact": torch.arange(n) < found, "blur_1": torch.arange(n) < found}, {}, 0.05)
+
+
+MEMORIZED, CLEAN = [0.01] * 50 + [0.5] * 50, [0.5] * 100
 
 
 def uniform(n: int, seed: int = 0) -> torch.Tensor:
@@ -95,6 +112,42 @@ def test_the_closest_are_ordered_by_p_value_and_then_by_index():
     assert scores.closest(99) == [2, 1, 3, 0]
 
 
+def test_the_limits_of_the_rate_are_those_of_the_certificates_of_distinct_images():
+    # Ten images, three of them near-duplicates with one flag among them, and two lone flags.
+    p, group = [0.01, 0.5, 0.5, 0.01, 0.01, *[0.5] * 5], torch.tensor([0, 0, 0, 1, 2, 3, 4, 5, 6, 7])
+    for power in (None, planted(15)):
+        scores = make(p, group=group, power=power)
+        assert scores.n_distinct == 8
+        counts = None if power is None else (15, 20)
+        # Upper: the share of flagged images (3 of 10) is larger than that of groups (2 of 8), and rounded up.
+        assert scores.certificate(0.9) == certify(3, 8, 0.05, 99, counts, 0.9)
+        lower, upper = scores.rate_interval(0.95)
+        assert lower == memorization_rate(2, 8, 0.05, 99).lower
+        assert upper == certify(3, 8, 0.05, 99, counts, 0.975).rate_upper
+        assert scores.summary()["rate_lower"] == lower
+        assert scores.summary()["rate_upper"] == upper
+
+
+def test_an_alarm_is_that_of_the_distinct_flags():
+    p, group = [0.01] * 16 + [0.5] * 24, torch.tensor([0] * 6 + list(range(1, 35)))
+    raised = set()
+    for null_subjects, null_images, look in itertools.product((19, 99), (None, 400), (1, 5, 100)):
+        scores = make(p, group=group, null_subjects=null_subjects, null_images=null_images)
+        raised.add(scores.alarm(look))
+        for risk in (0.05, 0.5):
+            # 99 subjects resolve .01, where all eleven are flagged too: two levels, half of the risk for each.
+            levels = (0.05,) if null_subjects == 19 else (0.01, 0.05)
+            null = null_subjects, null_images is not None, risk / len(levels)
+            assert scores.alarm(look, risk) == any(alarm(11, 35, look, level, *null) for level in levels)
+    assert raised == {True, False}
+
+
+def test_contrast_and_power_are_in_the_summary_where_they_were_asked_for():
+    assert not {"contrast_p", "leaked_subjects", "power"} & set(make(CLEAN).summary())
+    summary = make(CLEAN, contrast=opinion(0.25, leaked=3), power=planted(15)).summary()
+    assert (summary["contrast_p"], summary["leaked_subjects"], summary["power"]) == (0.25, 3, 0.75)
+
+
 # Promise
 
 
@@ -107,14 +160,29 @@ def test_as_many_flags_as_novel_images_get_are_clean():
     assert make([0.5] * 100).verdict == "clean"
 
 
-def test_under_a_false_discovery_rate_any_flag_is_memorization():
-    assert make([0.01] + [0.5] * 99, fdr=0.1, flagged=[True] + [False] * 99).verdict == "memorized"
-    assert make([0.01] + [0.5] * 99, fdr=0.1, flagged=[False] * 100, null_subjects=999).verdict == "clean"
+def test_under_a_false_discovery_rate_a_flag_that_is_sure_is_memorization():
+    def scores(p: float, flagged: bool) -> Scores:
+        return make([p] + [0.5] * 99, fdr=0.1, flagged=[flagged] + [False] * 99, null_subjects=9999)
+
+    assert scores(0.0001, True).verdict == "memorized"
+    # At ten per cent it is discovered, at five it is not: all flags may be false, more often than a verdict may be.
+    assert scores(0.0009, True).verdict == "inconclusive"
+    assert scores(0.0009, True).doubts == ["with probability up to 0.1 all 1 flags are false"]
+    assert scores(0.01, False).verdict == "clean"
+
+
+def test_few_copies_that_lie_beyond_the_whole_null_are_memorization_too():
+    few = [0.005] * 6 + [0.5] * 114
+    # Six of 120 are what novel images get at alpha; that all six are beyond 199 people is not.
+    assert make(few, null_subjects=199).verdict == "memorized"
+    assert make([0.04] * 6 + [0.5] * 114, null_subjects=199).verdict == "clean"
 
 
 def test_where_no_outcome_could_have_been_called_memorized_nothing_is_called_clean():
-    # One image: even flagged it is what one novel image in ten does.
-    assert make([0.01], alpha=0.1).verdict == "inconclusive"
+    # One image: even beyond all nine people it is what one novel image in ten does.
+    assert make([0.1], alpha=0.1, null_subjects=9).verdict == "inconclusive"
+    # At 1 / (G + 1) = .01 it is what one in a hundred does, and two levels are looked at.
+    assert make([0.01], alpha=0.1).verdict == "memorized"
     # One copy among a hundred needs p = .001 under fdr = .1, which 99 subjects cannot give.
     assert make([0.01] + [0.5] * 99, fdr=0.1, flagged=[False] * 100).verdict == "inconclusive"
     # The paper's null is not calibrated.
@@ -156,6 +224,128 @@ def test_p_values_that_are_not_finite_are_inconclusive():
     assert make([0.01, math.nan]).verdict == "inconclusive"
 
 
+def test_copies_that_are_near_duplicates_of_one_another_are_one_observation():
+    one_image = make([0.01] * 50 + [0.5] * 50, group=torch.tensor([0] * 50 + list(range(1, 51))))
+    assert one_image.n_distinct == 51
+    # More flags than chance, but of one observation: not memorized, and not clean either.
+    assert one_image.verdict == "inconclusive"
+    assert "50 flags match 50 training subjects" in one_image.doubts[0]
+    assert not one_image.alarm(1)
+    # Yet they may all be copies: the upper limit does not hide them.
+    assert one_image.rate_interval()[1] > 0.5
+    assert make(MEMORIZED).alarm(1)
+
+
+def test_a_collapsed_generator_is_inconclusive_and_the_text_says_why():
+    scores = make([0.1] * 100, group=torch.zeros(100, dtype=torch.long), alpha=0.1, null_subjects=9)
+    assert scores.verdict == "inconclusive"
+    assert scores.doubts == ["too few distinct images (1) for any number of flags to be more than chance"]
+    assert "near-duplicates of one another: 1 distinct ones" in str(scores)
+    assert "near-duplicates" not in str(make(CLEAN))
+
+
+def test_near_duplicates_count_for_the_smaller_share_at_least_and_the_larger_at_most():
+    # A hundred near-duplicates that are not flagged, and 28 distinct copies: 22 % of the samples.
+    scores = make([0.5] * 100 + [0.01] * 28, group=torch.tensor([0] * 100 + list(range(1, 29))))
+    lower, upper = scores.rate_interval()
+    assert lower <= 28 / 128 <= upper
+
+
+def test_people_in_the_null_who_look_like_copies_forbid_clean_but_not_memorized():
+    assert make(CLEAN, null_suspects=3).verdict == "inconclusive"
+    assert "3 people of the null resemble training images" in make(CLEAN, null_suspects=3).doubts[0]
+    assert make(MEMORIZED, null_suspects=3).verdict == "memorized"
+
+
+def test_a_detector_that_would_not_see_copies_never_says_clean():
+    blind, sharp = planted(3), planted(18)
+    assert make(CLEAN, power=sharp).verdict == "clean"
+    scores = make(CLEAN, power=blind)
+    assert scores.verdict == "inconclusive"
+    assert scores.doubts == ["the detector finds 15% of planted copies: it would not see memorization"]
+    assert scores.doubts[0] in str(scores)
+    assert "copies changed by exact, blur_1 would be missed" in str(scores)
+    assert "would be missed" not in str(make(CLEAN, power=sharp))
+    # What it does find is there: flags need no power.
+    assert make(MEMORIZED, power=blind).verdict == "memorized"
+
+
+def test_the_text_says_whether_seeing_every_copy_was_assumed_or_measured():
+    assert "(95 % CI if every copy is seen)" in str(make(CLEAN))
+    assert "(95 % CI)" in str(make(CLEAN, power=planted(18)))
+    assert "ASSUMING" in make(CLEAN).certificate().statement
+    assert "18 of 20" in make(CLEAN, power=planted(18)).certificate().statement
+    assert make(CLEAN, power=planted(12)).rate_interval()[1] > make(CLEAN, power=planted(20)).rate_interval()[1]
+
+
+@pytest.mark.parametrize(
+    ("p_value", "contrast", "verdict"),
+    [
+        (MEMORIZED, opinion(0.01), "memorized"),
+        (MEMORIZED, opinion(0.5), "inconclusive"),
+        (MEMORIZED, opinion(0.5, least=0.06), "memorized"),  # too few people for the contrast to have a say
+        (CLEAN, opinion(0.5), "clean"),
+        (CLEAN, opinion(0.01), "inconclusive"),
+    ],
+)
+def test_null_and_contrast_have_to_agree_where_the_contrast_could_have_decided(p_value, contrast, verdict):
+    scores = replace(make(p_value), contrast=contrast)
+    assert scores.verdict == verdict
+    assert bool(scores.doubts) == (verdict == "inconclusive")
+    assert str(scores).startswith(verdict)
+
+
+def test_the_text_says_how_null_and_contrast_disagree():
+    smooth = replace(make(MEMORIZED), contrast=opinion(0.52))
+    assert "as close to held-out as to training subjects (contrast p = 0.52)" in str(smooth)
+    assert "too smooth?" in str(smooth)
+    noisy = replace(make(CLEAN), contrast=opinion(0.013))
+    assert "closer to training than to held-out subjects (contrast p = 0.013)" in str(noisy)
+
+
+def test_the_text_says_what_the_contrast_found():
+    agreed = str(replace(make(MEMORIZED), contrast=opinion(0.0005, leaked=7, fdr=0.2)))
+    assert "contrast p = 0.0005, 7 training subjects copied at a false discovery rate of 0.2" in agreed
+    assert "no subject copied for sure" in str(replace(make(CLEAN), contrast=opinion(0.4)))
+    assert "contrast" not in str(make(CLEAN))
+
+
+def test_without_doubts_there_is_a_verdict_and_a_doubt_is_said_in_the_text():
+    assert make(CLEAN).doubts == make(MEMORIZED).doubts == []
+    doubtful = {
+        "some p-values are not finite": make([0.01, math.nan]),
+        "the train_halves null is not calibrated": make(MEMORIZED, null_kind="train_halves"),
+        "to flag a single image at 0.05 needs at least 19 held-out subjects": make(CLEAN, null_subjects=18),
+        "to flag a single image at 0.05 needs at least 39 cross_fit subjects": make(
+            CLEAN, null_subjects=30, null_kind="cross_fit"
+        ),
+        "to flag a single image at 0.001 needs at least 999 held-out subjects": make(
+            CLEAN, fdr=0.1, flagged=[False] * 100
+        ),
+    }
+    for doubt, scores in doubtful.items():
+        assert scores.doubts == [doubt]
+        assert doubt in str(scores)
+        assert scores.verdict == "inconclusive"
+
+
+def test_no_alarm_is_raised_where_nothing_can_be_flagged():
+    assert not make(MEMORIZED, null_subjects=18).alarm(1)
+    assert not make(MEMORIZED, null_kind="train_halves").alarm(1)
+    assert make(MEMORIZED, null_subjects=19).alarm(1)
+
+
+def test_the_closest_are_ordered_by_the_extrapolated_p_value_where_there_is_one():
+    scores = make([0.01, 0.01, 0.5, 0.01], p_tail=torch.tensor([1e-3, 1e-6, 0.5, 1e-4]))
+    assert scores.closest(3) == [1, 3, 0]
+
+
+def test_samples_unlike_any_real_image_are_pointed_out():
+    far = str(make(CLEAN, mi=torch.full((100,), -3.0)))
+    assert "look less like real images than these like each other" in far
+    assert "look less like real images" not in str(make(CLEAN))
+
+
 def test_without_verification_nothing_is_said_about_it():
     assert "verified_max" not in make(uniform(5)).summary()
     assert "verified_max" in make(uniform(5), verified=uniform(5)).summary()
@@ -190,6 +380,13 @@ def test_scores_of_one_image_have_a_summary():
 
 
 # Refusal
+
+
+def test_a_rate_is_refused_where_the_null_cannot_resolve_alpha():
+    scores = make(CLEAN, null_subjects=18)
+    for ask in (scores.rate_interval, scores.certificate):
+        with pytest.raises(CalibrationError, match="at least 19 held_out subjects for a rate of copies"):
+            ask()
 
 
 def test_scores_cannot_be_changed_afterwards():

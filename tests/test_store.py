@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mi_callback import MemorizationDetector, build_encoder, store
 from mi_callback.encoders import HookedEncoder
-from mi_callback.errors import StateError
+from mi_callback.errors import CalibrationError, StateError
+from mi_callback.features import Features, extract
 from mi_callback.scores import Scores
 
 
@@ -104,6 +105,93 @@ def test_subjects_sources_thumbnails_and_null_come_back(tmp_path: Path):
     assert list(restored.null.subjects) == HELD_OUT_SUBJECTS
     assert restored.null.kind == "held_out"
     assert torch.equal(restored.null.similarity, saved.null.similarity)
+
+
+def assert_same_side(first: Features, second: Features) -> None:
+    assert first.subjects == second.subjects
+    assert torch.equal(first.thumbnails, second.thumbnails)
+    assert list(first.layers) == list(second.layers)
+    for layer, bank in first.layers.items():
+        assert len(bank) == 1  # pose 0 alone is kept
+        assert torch.equal(bank, second.layers[layer])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_held_out_images_come_back_with_their_subjects(tmp_path: Path, known: bool):
+    saved = fitted() if known else unfitted().fit(TRAIN, held_out=HELD_OUT)
+    saved.save(tmp_path / "state")
+    restored = unfitted().load(tmp_path / "state")
+    assert restored.held_out.subjects == (HELD_OUT_SUBJECTS if known else None)
+    assert_same_side(saved.held_out, restored.held_out)
+    assert_same_side(saved.train, restored.train)
+    assert saved.set_scores(GENERATED) == restored.set_scores(GENERATED)
+
+
+def test_without_held_out_images_none_come_back(tmp_path: Path):
+    fitted(null="cross_fit").save(tmp_path / "state")
+    assert unfitted(null="cross_fit").load(tmp_path / "state").held_out is None
+
+
+def test_images_to_plant_come_back_and_are_found_again(tmp_path: Path):
+    saved = fitted()
+    saved.save(tmp_path / "state")
+    restored = unfitted().load(tmp_path / "state")
+    assert restored.planted.rows == saved.planted.rows == list(range(24))
+    for one, other in zip(restored.planted.images, TRAIN, strict=True):
+        assert torch.equal(one, other)
+    changes = ["exact", "noise_0.02", "flip_vertical"]
+    first, second = saved.power(n=8, changes=changes), restored.power(n=8, changes=changes)
+    assert first.table() == second.table()
+    assert restored.score(GENERATED).power == second
+
+
+def test_a_power_that_was_measured_before_is_measured_again_after_load(tmp_path: Path):
+    saved = fitted()
+    saved.power(n=4, changes=["exact"])
+    saved.save(tmp_path / "state")
+    assert unfitted().load(tmp_path / "state").score(GENERATED).power is None
+
+
+def test_a_detector_fitted_from_features_comes_back_with_nothing_to_plant(tmp_path: Path):
+    source = fitted()
+    features = extract(HELD_OUT, source.encoder, source.poses, subjects=HELD_OUT_SUBJECTS)
+    unfitted().fit_features(source.train, features).save(tmp_path / "state")
+    restored = unfitted().load(tmp_path / "state")
+    assert restored.planted is None
+    assert_equal(restored.score(GENERATED), source.score(GENERATED))
+
+
+@pytest.mark.parametrize("null", ["held_out", "cross_fit"])
+def test_what_the_null_says_of_duplicates_and_of_its_smaller_reference_comes_back(tmp_path: Path, null: str):
+    # 40 training subjects in 30 folds: a null image misses another subject than its own.
+    train, subjects = images(80, 1), [f"sub-{i // 2:02d}" for i in range(80)]
+    held_out = HELD_OUT if null == "held_out" else None
+    saved = unfitted(null=null).fit(train, subjects=subjects, held_out=held_out)
+    saved.save(tmp_path / "state")
+    restored = unfitted(null=null).load(tmp_path / "state")
+    assert saved.null.correction == (1.0 if null == "held_out" else pytest.approx(39 / 38))
+    assert saved.duplicate < 1
+    assert (restored.duplicate, restored.null.correction) == (saved.duplicate, saved.null.correction)
+    # A sample and its slightly changed twin are one group before and after.
+    twins = torch.cat([GENERATED, GENERATED[:1] + 1e-3])
+    first, second = saved.score(twins), restored.score(twins)
+    assert first.group[0] == first.group[8]
+    assert torch.equal(first.group, second.group)
+    assert_equal(first, second)
+
+
+def test_a_contrast_after_load_is_that_before(tmp_path: Path):
+    saved = fitted(contrast=True)
+    saved.save(tmp_path / "state")
+    first, second = (d.score(GENERATED).contrast for d in (saved, unfitted(contrast=True).load(tmp_path / "state")))
+    assert (first.p_value, first.least, first.leaked) == (second.p_value, second.least, second.leaked)
+    assert torch.equal(first.in_train, second.in_train)
+
+
+def test_a_contrast_without_held_out_images_in_the_state_is_refused(tmp_path: Path):
+    fitted(null="cross_fit").save(tmp_path / "state")
+    with pytest.raises((StateError, CalibrationError), match="held-out"):
+        unfitted(null="cross_fit", contrast=True).load(tmp_path / "state").score(GENERATED)
 
 
 def test_the_level_of_the_flags_may_change_between_save_and_load(tmp_path: Path):

@@ -269,8 +269,8 @@ DISCOVERIES = (
     "training subjects are among them. False: mean share of false ones among the flagged samples (by BH and BY, at "
     "10 %), or among the subjects that the contrast discovers (at 10 %). Found: share of copies, or of copied "
     "subjects, so flagged. Memorized: share of splits with this verdict, without and with the contrast as second "
-    "opinion. Smooth: every sample blurred by 1.5 px (Gaussian: half of the dimensions at .3 of their size); small: shrunk to 90 %. "
-    "Feature similarity decides."
+    "opinion. Smooth: every sample blurred by 1.5 px (Gaussian: half of the dimensions at .3 of their size); small: "
+    "shrunk to 90 %. Feature similarity decides."
 )
 VERIFIED_DISCOVERIES = f"As before with the default detector, {SHIFTED_SPLITS} splits: LNCC after registration decides."
 COPIED = 12
@@ -346,8 +346,8 @@ def together(one: Features, other: Features) -> Features:
 
 RUNS = (
     f"A run is {LOOKS} validations with 64 samples each of a generator that copies nothing: drawn with replacement "
-    "from the novel slices (so that near-duplicates occur). Alarm: share of runs in which it was ever raised (at most .05 "
-    "promised). Memorized: share of single validations with this verdict (at most .05), and share of runs that had "
+    "from the novel slices (so that near-duplicates occur). Alarm: share of runs in which it was ever raised (at most "
+    ".05 promised). Memorized: share of single validations with this verdict (at most .05), and share of runs that had "
     "one, which no one promises: it is what looking every time does. Collapsed: the 64 samples of a validation are "
     "one image with a little noise. α = .1."
 )

@@ -1,0 +1,94 @@
+"""A query is found by its features and decided by its registration."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mi_callback.features import Features
+from mi_callback.matching import Matcher
+from mi_callback.perturbations import affine
+from mi_callback.poses import orbit
+from mi_callback.preprocessing import thumbnails
+from mi_callback.registration import SIZE
+from mi_callback.retrieval import Reference
+
+ORBIT = orbit("flips")
+
+
+def people(n: int) -> torch.Tensor:
+    """Smooth random images `(n, 1, 48, 48)` with dark borders."""
+    coarse = torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    axis = torch.linspace(-1, 1, 48)
+    outline = (axis[:, None] ** 2 + axis**2 < 0.8).float()
+    return (0.2 + F.interpolate(coarse, (48, 48), mode="bicubic").clamp_min(0)) * outline
+
+
+def features(images: torch.Tensor, vectors: torch.Tensor) -> Features:
+    """Images with made-up features `(poses, n, d)`."""
+    return Features({"all": vectors}, thumbnails(images, SIZE), None, None)
+
+
+def matcher(**options) -> Matcher:
+    settings = {"poses": ORBIT, "aggregation": "geometric", "candidates": 4, "verify": True}
+    return Matcher(**(settings | options), device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[Features, Reference, Features]:
+    """Five training images, and a moved and flipped copy of row 2 whose features look more like those of row 4."""
+    images, vectors = people(5), torch.eye(5)
+    train = features(images, vectors[None])
+    copy = affine(images[2:3], rotation=4.0, shift_x=0.02).flip(-1)
+    query = torch.full((4, 1, 5), -1.0)
+    query[0, 0] = vectors[4] + 0.2 * vectors[1]
+    query[ORBIT.index("flip_horizontal"), 0] = 0.5 * vectors[2] + 0.4 * vectors[3]
+    return train, Reference.fit(train, "none"), features(copy, query)
+
+
+def test_the_best_aligned_candidate_is_the_match(case):
+    train, reference, query = case
+    found = matcher()(query, reference, train.thumbnails)
+    assert found.neighbours.match.tolist() == [4]
+    assert found.row.tolist() == [2]
+    assert ORBIT[int(found.pose)] == "flip_horizontal"
+    assert found.similarity.dtype == torch.float64
+    assert float(found.verified) > 0.9
+    assert float(found.copied_fraction) > 0.7
+    assert torch.equal(found.similarity, found.verified)
+
+
+def test_without_verification_the_features_decide_and_nothing_is_said_about_alignment(case):
+    train, reference, query = case
+    found = matcher(verify=False)(query, reference, train.thumbnails)
+    assert (int(found.row), int(found.pose)) == (4, 0)
+    assert torch.equal(found.similarity, found.neighbours.similarity)
+    assert found.verified.isnan().all()
+    assert found.copied_fraction.isnan().all()
+
+
+def test_what_is_no_candidate_is_not_aligned(case):
+    train, reference, query = case
+    found = matcher(candidates=1)(query, reference, train.thumbnails)
+    assert int(found.row) == 4
+    assert float(found.verified) < 0.9
+
+
+def test_fewer_training_images_than_candidates_are_no_problem(case):
+    train, _, query = case
+    two = train.where(torch.tensor([0, 2]))
+    found = matcher(candidates=8)(query, Reference.fit(two, "none"), two.thumbnails)
+    assert int(found.row) == 1
+    assert (found.neighbours.candidates[0] == -1).sum() == 6
+
+
+def test_a_batch_is_matched_as_its_queries_one_by_one(case):
+    train, reference, query = case
+    other = features(people(5)[:1], torch.eye(5)[0].expand(4, 1, 5))
+    both = Features({"all": torch.cat([query.layers["all"], other.layers["all"]], dim=1)},
+                    torch.cat([query.thumbnails, other.thumbnails]), None, None)  # fmt: skip
+    together = matcher()(both, reference, train.thumbnails)
+    for i, one in enumerate((query, other)):
+        alone = matcher()(one, reference, train.thumbnails)
+        assert (int(alone.row), int(alone.pose)) == (int(together.row[i]), int(together.pose[i]))
+        assert float(alone.verified) == pytest.approx(float(together.verified[i]), abs=1e-4)
+    assert together.row.tolist() == [2, 0]

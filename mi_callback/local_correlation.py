@@ -1,9 +1,9 @@
 """Local normalised cross-correlation (LNCC): whose anatomy is this, whatever its contrast and brightness?"""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
+
+from mi_callback.smoothing import box_mean
 
 WINDOW = 9
 """Side, in pixels, of the neighbourhoods of the LNCC."""
@@ -22,7 +22,7 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> tup
         Weighted mean `(p,)`, weighted share of windows with LNCC ≥ `COPIED` `(p,)`, map `(p, 1, h, w)`.
     """
     maps = torch.cat([generated, aligned, generated.square(), aligned.square(), generated * aligned, inside], dim=1)
-    mean_g, mean_a, square_g, square_a, product, mean_inside = _box_mean(maps).unsqueeze(2).unbind(dim=1)
+    mean_g, mean_a, square_g, square_a, product, mean_inside = box_mean(maps, WINDOW).unsqueeze(2).unbind(dim=1)
     var_g = (square_g - mean_g.square()).clamp_min(0)
     var_a = (square_a - mean_a.square()).clamp_min(0)
     floor = 0.005**2  # about one 8-bit quantisation step: less contrast than that is not structure
@@ -36,16 +36,3 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> tup
     score = trust * (weight * correlation).sum(dim=(1, 2, 3)) / total
     copied = (weight * (correlation >= COPIED)).sum(dim=(1, 2, 3)) / structure
     return score, copied, correlation * overlap
-
-
-def _box_mean(maps: Tensor) -> Tensor:
-    """Mean over WINDOW × WINDOW pixels, fewer at the border, of `(…, h, w)`: a band matrix along each axis."""
-    vertical, horizontal = (_band(side).to(maps) for side in maps.shape[-2:])
-    return vertical @ maps @ horizontal.T
-
-
-@lru_cache
-def _band(side: int) -> Tensor:
-    place = torch.arange(side)
-    near = ((place[:, None] - place).abs() <= WINDOW // 2).float()
-    return near / near.sum(dim=1, keepdim=True)

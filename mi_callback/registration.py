@@ -8,10 +8,18 @@ from torch import Tensor
 from mi_callback.affine import align_coarsely, align_finely
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import local_correlation
+from mi_callback.smoothing import gaussian, local_contrast
 from mi_callback.warping import warp
 
 SIZE = 96
 """Side, in pixels, at which images are compared."""
+
+STRUCTURE = (8.0, 0.05)
+"""Scale, in pixels, and smallest deviation of the local contrast that is aligned."""
+
+SMOOTHING = 0.7
+"""Standard deviation, in pixels, of the blur before the comparison. Noise of .02 takes LNCC down to .82, where the most
+similar people are; after the blur it is .93 against .89."""
 
 KEPT = 3
 """Candidates of one image that go on to the finest level: the first, and those that correlate best one level before."""
@@ -72,11 +80,16 @@ def register(generated: Tensor, reference: Tensor, group: Tensor | None = None, 
         theta=theta,
     )
     for rows in _best_of_group(correlation.cpu(), group, KEPT, first=True).to(device).split(chunk):
-        theta[rows] = align_finely(*images(rows), theta[rows])
+        theta[rows] = align_finely(*_structure(*images(rows)), theta[rows])
         _compare(result, rows, *images(rows))
     for rows in _best_of_group(result.lncc.cpu(), group, 1).to(device).split(chunk):
-        _compare(result, rows, *images(rows), refine(*images(rows), theta[rows]))
+        _compare(result, rows, *images(rows), refine(*_structure(*images(rows)), theta[rows]))
     return result
+
+
+def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """What the finer steps align: a bias field would pull the images apart. Coarse ones need the whole brightness."""
+    return local_contrast(generated, *STRUCTURE), local_contrast(reference, *STRUCTURE)
 
 
 def _as_float(images: Tensor) -> Tensor:
@@ -104,7 +117,7 @@ def _compare(
 ) -> None:
     """Compare under the maps found, and take down what is better than what is there."""
     aligned, inside = warp(reference, result.theta[rows], displacement)
-    lncc, copied, lncc_map = local_correlation(generated, aligned, inside)
+    lncc, copied, lncc_map = local_correlation(gaussian(generated, SMOOTHING), gaussian(aligned, SMOOTHING), inside)
     better = lncc > result.lncc[rows]
     rows = rows[better]
     result.lncc[rows], result.copied_fraction[rows] = lncc[better], copied[better]

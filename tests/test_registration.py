@@ -218,7 +218,7 @@ def test_groups_do_not_compete_with_each_other_in_whatever_order_they_come():
 
 def test_a_flip_is_not_an_affine_map_that_registration_tries():
     reference = smooth(4)
-    assert register(as_bytes(reference.flip(-1)), as_bytes(reference)).lncc.max() < 0.8
+    assert register(as_bytes(reference.flip(-1)), as_bytes(reference)).lncc.max() < 0.85
 
 
 # Refusal: nothing to compare

@@ -41,6 +41,19 @@ def test_copies_are_named_in_the_files(folders, tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["verdict"] == "memorized"
     assert "sub-" not in json.dumps(summary)
+    assert summary["power"] == pytest.approx(sum(summary["power_by_change"].values()) / 18)
+    assert summary["power_by_change"]["exact"] == 1
+    assert summary["certificate"] == scores.certificate().statement
+    assert not {"ct", "fid"} & set(summary)
+
+
+def test_set_level_scores_and_no_power_are_given_when_asked_for(folders, tmp_path):
+    where = folders / "train", folders / "synthetic", folders / "held", tmp_path
+    scores = audit(*where, size=(32, 32), power=0, set_scores=True, **OPTIONS)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {"ct", "authpct", "fid", "kid", "vendi", "mifid"} <= set(summary)
+    assert scores.power is None
+    assert "ASSUMING" in summary["certificate"]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +72,9 @@ def test_exit_codes(folders, arguments, code):
     command = [sys.executable, "-m", "mi_callback.cli", "train=train", *arguments, "detector.verify=false"]
     ran = subprocess.run([*command, "detector.encoder=pixels"], cwd=folders, capture_output=True, text=True)
     assert ran.returncode == code, ran.stdout + ran.stderr
+    if code in (0, 2):
+        assert "certificate: at most" in ran.stdout
+        assert "power self-test" in ran.stdout
 
 
 def test_an_empty_folder_is_refused(folders, tmp_path):

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from mi_callback import MemorizationCallback, MemorizationDetector, build_encoder
 from mi_callback.encoders import HookedEncoder
+from mi_callback.encoders.base import Layer
 from mi_callback.encoders.pixels import Pyramid
 from mi_callback.errors import CalibrationError, DataError, SamplerError, StateError
 
@@ -555,6 +556,53 @@ def test_the_readmes_stopping_rule_stops_a_copying_generator_and_no_other():
     assert stopped.current_epoch == 1
     assert len(novel.history) == 4
     assert finished.current_epoch == 4
+
+
+def test_an_alarm_stays_raised_and_is_remembered_by_a_checkpoint(tmp_path: Path):
+    def first_only(module: Any, n: int) -> Tensor:
+        return TRAIN[:n] if module.current_epoch == 0 else images(n, 77)
+
+    watch = callback(sampler=first_only)
+    trainer = fit(watch, max_epochs=2)
+    assert [record.scores.flagged.all().item() for record in watch.history] == [True, False]
+    assert scalars(trainer)["alarm"] == 1
+    trainer.save_checkpoint(path := tmp_path / "run.ckpt")
+    resumed = callback(sampler=first_only)
+    trainer = fit(resumed, max_epochs=3, fit_options={"ckpt_path": path})
+    assert len(resumed.history) == 1
+    assert scalars(trainer)["alarm"] == 1
+    assert resumed.state_dict()["looks"] == 3
+
+
+def test_the_power_self_test_is_said_logged_and_forbids_clean_where_copies_are_not_seen(said: list[str]):
+    trainer = fit(callback(power=2))
+    assert scalars(trainer)["power"] > 0.5
+    assert any("power self-test: of copies of 2 training images, changed in 18 ways" in line for line in said)
+
+    class Blind:
+        """Features that have nothing to do with the image."""
+
+        name, layers, size, channels, intensity = "blind", {"noise": Layer("BC")}, (16, 16), 1, "minmax"
+        generator = torch.Generator().manual_seed(0)
+
+        def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
+            return {"noise": torch.randn(len(pixels), 8, generator=self.generator)}
+
+        def fingerprint(self) -> str:
+            return "blind"
+
+    watch = callback(power=2, detector=options(encoder=Blind()))
+    with pytest.warns(UserWarning, match="so it never says clean"):
+        fit(watch)
+    assert watch.scores.verdict == "inconclusive"
+
+
+def test_set_level_scores_are_logged_when_asked_for():
+    others = {"ct", "authpct", "fid", "kid", "vendi", "mifid"}
+    assert not others & set(scalars(fit(callback())))
+    logged = scalars(fit(callback(set_scores=True, n_samples=24)))
+    assert others <= set(logged)
+    assert all(math.isfinite(value) for value in logged.values())
 
 
 def test_bad_samples_end_training_or_are_said_and_skipped_as_asked():

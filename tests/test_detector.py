@@ -422,6 +422,24 @@ def test_a_blurred_training_image_among_the_held_out_ones_is_found_by_its_simila
     assert torch.equal(leaked.null.similarity, make().fit(TRAIN, held_out=HELD_OUT).null.similarity)
 
 
+def test_many_who_look_like_copies_stay_in_the_null_and_forbid_clean():
+    blurred = torch.nn.functional.avg_pool2d(TRAIN[7:11], 3, 1, 1)
+    with pytest.warns(UserWarning, match=r"4 held-out people .* nothing is called clean"):
+        detector = make().fit(TRAIN, held_out=torch.cat([HELD_OUT, blurred]))
+    assert len(detector.null.similarity) == 44
+    scores = detector.score(NOVEL)
+    assert scores.null_suspects == 4
+    assert scores.verdict == "inconclusive"
+
+
+def test_one_person_under_two_ids_counts_once_in_the_cross_fitted_null_though_the_image_was_changed():
+    blurred = torch.nn.functional.avg_pool2d(TRAIN[7:8], 3, 1, 1)
+    with pytest.warns(UserWarning, match="1 training subjects hold an image that is, or seems to be"):
+        detector = make(null="cross_fit").fit(torch.cat([TRAIN, blurred]), subjects=ids("a", 61))
+    assert detector.null.n_subjects == 60
+    assert detector.null.similarity.max() < 0.9
+
+
 def broken(fill) -> torch.Tensor:
     images = NOVEL[:4].clone()
     images[2] = fill

@@ -16,6 +16,10 @@ ENCODER_SHARE = 0.5
 """Share of subjects that the bundled encoder was trained on (examples/train_encoder.py); they stay out of the demo."""
 
 
+FOLD_SIZE, FOLD_DEPTH = 1.5, 0.25
+"""Scale, in voxels of 3 mm, and relative brightness of what is each template person's own."""
+
+
 class Cohort(Dataset[dict[str, Any]]):
     """Slices in memory with their subjects: images `(n, 1, h, w)` in [0, 1]."""
 
@@ -52,11 +56,12 @@ def real_cohort(root: Path, size: int) -> Cohort:
 
 
 def template_cohort(size: int, seed: int, subjects: int, slices: int = 8) -> Cohort:
-    """Subjects made from the MNI152 template that nilearn carries: each has its own anatomy (a smooth random warp and
-    an affine map), contrast curve, bias field and Rician noise.
+    """Subjects made from the MNI152 template that nilearn carries: each has its own anatomy (a smooth random warp, an
+    affine map, and folds of its own, for a warp alone can be undone), contrast curve, bias field and Rician noise.
     """
     from monai.transforms import (
         Compose,
+        GaussianSmooth,
         RandAdjustContrast,
         RandAffine,
         RandBiasField,
@@ -79,8 +84,11 @@ def template_cohort(size: int, seed: int, subjects: int, slices: int = 8) -> Coh
         ]
     ).set_random_state(seed)
     images, ids = [], []
+    generator, smooth = torch.Generator().manual_seed(seed), GaussianSmooth(sigma=FOLD_SIZE)
     for subject in range(subjects):
-        volume = torch.as_tensor(np.asarray(person(template)))[0]
+        folds = torch.as_tensor(np.asarray(smooth(torch.randn(template.shape, generator=generator))))
+        folded = torch.as_tensor(template) * (1 + FOLD_DEPTH * folds / folds.std()).clamp_min(0)
+        volume = torch.as_tensor(np.asarray(person(folded.numpy())))[0]
         levels = torch.linspace(0.35, 0.65, slices).mul(volume.shape[2]).long()
         images.append(volume[:, :, levels].permute(2, 1, 0).flip(1)[:, None])
         ids += [f"template-{subject:03d}"] * slices

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def audit(
     synthetic = SliceFolder(generated, size, axis)
     training, novel = SliceFolder(train, size, axis), None if held_out is None else SliceFolder(held_out, size, axis)
     fitted = MemorizationDetector(**detector).fit(training, held_out=novel, progress=progress)
+    for name, folder in (("training", training), ("held-out", novel)):
+        if folder is not None and folder.subjects is None:
+            warnings.warn(
+                f"no subject ids for the {name} images: each counts as its own person, which is too optimistic where "
+                "several show the same one. Add a manifest.csv (columns file, subject), or one folder per subject.",
+                stacklevel=2,
+            )
     if power:
         fitted.power(power)
     scores = fitted.score(synthetic, progress=progress)

@@ -301,6 +301,13 @@ class MemorizationCallback(Callback):
         if detector.measured_power is not None and null.resolves(detector.alpha):
             self._say_what_was_seen(detector.measured_power)
         level = detector.alpha if detector.fdr is None else detector.fdr
+        if detector.fdr is not None and not null.resolves(detector.fdr / self.n_samples):
+            one, ten = (subjects_needed(k * detector.fdr / self.n_samples, null.kind) for k in (1, 10))
+            rank_zero_warn(
+                f"memorization: at a false discovery rate of {detector.fdr:g} among {self.n_samples} samples one copy "
+                f"alone needs {one} {unit} in the null, ten copies need {ten}; there are {null.n_subjects}. Without "
+                "any flag the result is inconclusive."
+            )
         if not null.resolves(level):
             rank_zero_warn(
                 f"memorization: inconclusive. With {null.n_subjects} {unit} in the {null.kind} null no p-value is "
@@ -329,9 +336,12 @@ class MemorizationCallback(Callback):
             self.scores = self.detector.score(self.samples)
             others = self.detector.set_scores(self.samples) if self.set_scores else {}
         self._looks += 1
-        self._alarmed = self._alarmed or self.scores.alarm(self._looks)
+        before = self._alarmed
+        self._alarmed = before or self.scores.alarm(self._looks)
         # Loggers lose NaN without a word: a set-level score that is undefined for these samples is left out.
         self._summary = self.scores.summary() | {key: value for key, value in others.items() if value == value}
+        if self.scores.calibrated and self._alarmed and not before:
+            rank_zero_info(f"memorization: alarm raised at epoch {trainer.current_epoch}.")
         if self.scores.calibrated:
             self._summary["alarm"] = float(self._alarmed)
         self.history.append(Record(trainer.current_epoch, trainer.global_step, self.scores))

@@ -268,6 +268,7 @@ class MemorizationDetector:
             group=groups_of_duplicates(len(generated), self._duplicates(generated, found.row)),
             procedure=self.procedure,
             null_suspects=self.null.suspects,
+            like_copies=leaks.like_copies(found.similarity, self.null.similarity),
             p_tail=None if self.tail is None else self.tail.extrapolate(found.similarity, p_value),
             contrast=self._contrast(generated, flagged) if self.contrast else None,
             power=self.measured_power,

@@ -57,9 +57,14 @@ def _of_clean(scores: "Scores") -> list[str]:
         found.append(f"with probability up to {scores.fdr:g} all {scores.n_flagged} flags are false")
     elif scores.fdr is None and _chance(scores, scores.flags) <= LEVEL:
         found.append(
-            "most flagged images are near-duplicates of one another, as one copied image drawn again and again would "
-            f"be, or one novel image that chance has flagged: {scores.n_flagged} flags match "
-            f"{scores.matched_subjects} training subjects"
+            f"{scores.n_flagged} flagged images are more than chance explains, but near-duplicates count once, and "
+            f"{scores.distinct_flags(scores.alpha)[0]} of {scores.n_distinct} distinct ones are not: one image copied "
+            f"again and again, or drawn again and again ({scores.matched_subjects} training subjects match)"
+        )
+    if scores.like_copies is not None and bool(scores.like_copies.any()):
+        found.append(
+            f"{int(scores.like_copies.sum())} images resemble a training image as only copies do, too few for their "
+            "number to be proof: look at the pairs"
         )
     if scores.power is not None and not scores.power.sees_copies:
         found.append(f"the detector finds {scores.power.overall:.0%} of planted copies: it would not see memorization")
@@ -70,8 +75,8 @@ def _of_clean(scores: "Scores") -> list[str]:
         )
     if scores.contrast is not None and scores.contrast.p_value <= LEVEL:
         found.append(
-            f"images are closer to training than to held-out subjects (contrast p = {scores.contrast.p_value:.2g}), "
-            "yet no more are flagged than novel ones would be: noisy samples, or a training set that is overfit?"
+            "images are closer to training than to held-out subjects, yet no more are flagged than novel ones would "
+            "be: a few copies, or copies that noise or blur hides? Look at the closest pairs"
         )
     return found
 
@@ -80,8 +85,8 @@ def _of_memorized(scores: "Scores") -> list[str]:
     if scores.contrast is None or not _contrast_objects(scores):
         return []
     return [
-        "flagged images are as close to held-out as to training subjects (contrast p = "
-        f"{scores.contrast.p_value:.2g}): the samples differ from real images (too smooth?), rather than copy"
+        "flagged images are as close to held-out as to training subjects: the samples differ from real images (too "
+        "smooth?), rather than copy"
     ]
 
 

@@ -56,17 +56,23 @@ def without_leaks(train: Features, held_out: Features) -> Features:
     return held_out.where(kept)
 
 
-def copies_in_null(similarity: Tensor) -> Tensor:
-    """Images of a null that resemble the training set as only a copy, or the same patient, would, bool `(m,)`.
+def like_copies(similarity: Tensor, null: Tensor) -> Tensor:
+    """Images that resemble the training set as only a copy, or the same patient, would, bool `(n,)`.
 
-    They lie at `COPY` or above *and* more than `OUTLYING` robust standard deviations above the median: in a set where
-    all people look alike nothing is taken for a leak.
+    They lie at `COPY` or above *and* more than `OUTLYING` robust standard deviations above the median of the null: in
+    a set where all people look alike nothing is taken for a copy. An extrapolation: it can forbid to say clean, and
+    never makes anything memorized.
     """
-    if len(similarity) < FEWEST:
+    if len(null) < FEWEST:
         return torch.zeros(len(similarity), dtype=torch.bool)
-    z = similarity.to(torch.float64).clamp(-1 + 1e-9, 1 - 1e-9).atanh()
-    spread = 1.4826 * (z - z.median()).abs().median()
-    return (similarity >= COPY) & (z > z.median() + OUTLYING * spread)
+    z, others = (values.to(torch.float64).clamp(-1 + 1e-9, 1 - 1e-9).atanh() for values in (similarity, null))
+    spread = 1.4826 * (others - others.median()).abs().median()
+    return (similarity >= COPY) & (z > others.median() + OUTLYING * spread)
+
+
+def copies_in_null(similarity: Tensor) -> Tensor:
+    """Images of a null that are `like_copies` against the others, bool `(m,)`."""
+    return like_copies(similarity, similarity)
 
 
 def suspects(similarity: Tensor, subjects: Sequence[str] | None) -> tuple[Tensor, int]:

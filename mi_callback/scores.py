@@ -47,6 +47,7 @@ class Scores:
         group: Number of the group of near-duplicates each image is in; `(n,)`.
         procedure: How flags were chosen under `fdr`.
         null_suspects: People in the null who resemble training images as only copies do.
+        like_copies: Whether an image resembles its match as only a copy would, far beyond the null; bool `(n,)`.
         p_tail: `p_value`, extrapolated beyond the null by a fitted tail: for ranking alone; None unless asked for.
         contrast: Second opinion: are samples closer to training than to held-out people? None unless asked for.
         power: What the detector found of planted copies; None where it was not measured.
@@ -74,6 +75,7 @@ class Scores:
     group: Tensor
     procedure: Procedure = "bh"
     null_suspects: int = 0
+    like_copies: Tensor | None = None
     p_tail: Tensor | None = None
     contrast: Contrast | None = None
     power: Power | None = None
@@ -235,7 +237,7 @@ class Scores:
         summary["distinct"] = float(self.n_distinct)
         if self.contrast is not None:
             summary |= {"contrast_p": self.contrast.p_value, "leaked_subjects": float(self.contrast.leaked)}
-        if self.power is not None:
+        if self.power is not None and self.calibrated:
             summary["power"] = self.power.overall
         return summary
 
@@ -261,10 +263,10 @@ class Scores:
             text += f"; the images are near-duplicates of one another: {self.n_distinct} distinct ones"
         if self.contrast is not None:
             text += f"; {self._contrast_in_words(self.contrast)}"
-        if self.power is not None and self.power.missed:
+        if self.power is not None and self.calibrated and self.power.missed:
             text += f"; copies changed by {', '.join(self.power.missed)} would be missed"
         if float(self.mi.median()) < FAR:
-            text += "; the samples look less like real images than these like each other, which says little on copying"
+            text += "; the samples are far from real images (blurred or noisy?): too early to judge copying"
         return text
 
     @staticmethod

@@ -72,9 +72,8 @@ def test_exit_codes(folders, arguments, code):
     command = [sys.executable, "-m", "mi_callback.cli", "train=train", *arguments, "detector.verify=false"]
     ran = subprocess.run([*command, "detector.encoder=pixels"], cwd=folders, capture_output=True, text=True)
     assert ran.returncode == code, ran.stdout + ran.stderr
-    if code in (0, 2):
-        assert "certificate: at most" in ran.stdout
-        assert "power self-test" in ran.stdout
+    assert ("certificate: at most" in ran.stdout) == (code == 0)
+    assert ("power self-test" in ran.stdout) == (code in (0, 2))
 
 
 def test_an_empty_folder_is_refused(folders, tmp_path):

@@ -546,7 +546,7 @@ def test_building_the_bundled_encoder_draws_no_random_number():
 
 
 def stop_on_evidence() -> EarlyStopping:
-    return EarlyStopping(monitor="memorization/alarm", mode="min", divergence_threshold=0.5, patience=10**6)
+    return EarlyStopping(monitor="memorization/alarm", mode="max", stopping_threshold=0.5, patience=10**6)
 
 
 def test_the_readmes_stopping_rule_stops_a_copying_generator_and_no_other():

@@ -57,12 +57,13 @@ def mi_by_epoch(axes: Axes, name: str, callback: MemorizationCallback) -> Axes:
     axes.set_ylabel("Memorization Index (MI)")
     axes.annotate(
         "line: median; band: novel images, ±2 σ₀; red: flagged",
-        (0.01, 0.02),
+        (0.01, 0.98),
         xycoords="axes fraction",
-        va="bottom",
+        va="top",
         fontsize=7.5,
         color=MUTED,
     )
+    axes.margins(y=0.12)
     axes.set_xticks(epochs)
     return axes
 

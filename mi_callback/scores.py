@@ -263,6 +263,8 @@ class Scores:
             text += f"; the images are near-duplicates of one another: {self.n_distinct} distinct ones"
         if self.contrast is not None:
             text += f"; {self._contrast_in_words(self.contrast)}"
+        if self.power is None and self.verdict == "clean":
+            text += "; untested: no copies were planted to see whether they would be found (power)"
         if self.power is not None and self.calibrated and self.power.missed:
             text += f"; copies changed by {', '.join(self.power.missed)} would be missed"
         if float(self.mi.median()) < FAR:

@@ -282,6 +282,8 @@ def test_a_detector_that_would_not_see_copies_never_says_clean():
 def test_the_text_says_whether_seeing_every_copy_was_assumed_or_measured():
     assert "(95 % CI if every copy is seen)" in str(make(CLEAN))
     assert "(95 % CI)" in str(make(CLEAN, power=planted(18)))
+    assert "untested: no copies were planted" in str(make(CLEAN))
+    assert "untested" not in str(make(CLEAN, power=planted(18)))
     assert "ASSUMING" in make(CLEAN).certificate().statement
     assert "18 of 20" in make(CLEAN, power=planted(18)).certificate().statement
     assert make(CLEAN, power=planted(12)).rate_interval()[1] > make(CLEAN, power=planted(20)).rate_interval()[1]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.warping import standardise, warp
+from mi_callback.warping import pixel_centres, standardise, warp
 
 LEVELS = ((24, 12), (48, 8), (96, 4))
 """Side of each pyramid level and Gauss-Newton iterations there."""
@@ -47,7 +47,7 @@ def _gauss_newton(fixed: Tensor, moving: Tensor, theta: Tensor, iterations: int)
     # d template / d parameters of x ↦ x + A (x, y, 1), in normalised coordinates.
     gradient_x = torch.gradient(template, dim=-1)[0] * side / 2
     gradient_y = torch.gradient(template, dim=-2)[0] * side / 2
-    axis = (torch.arange(side, device=fixed.device) + 0.5) * 2 / side - 1
+    axis = pixel_centres(side, fixed.device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     terms = torch.stack([x, y, torch.ones_like(x)])
     jacobian = torch.cat([gradient_x * terms, gradient_y * terms], dim=1).flatten(2)
@@ -55,13 +55,14 @@ def _gauss_newton(fixed: Tensor, moving: Tensor, theta: Tensor, iterations: int)
     damping = 1e-2 * torch.eye(6, device=fixed.device)
     for iteration in range(iterations + 1):
         warped, inside = warp(moving, theta)
-        correlation = _correlation(fixed, warped, inside)
+        ours, theirs = standardise(fixed, inside), standardise(warped, inside)
+        correlation = _correlation(ours, theirs, inside)
         better = correlation > best
         best = torch.where(better, correlation, best)
         best_theta = torch.where(better[:, None, None], theta, best_theta)
         if iteration == iterations:
             break
-        residual = (standardise(warped, inside) - standardise(fixed, inside)) * inside
+        residual = (theirs - ours) * inside
         weighted = jacobian * inside.flatten(2)
         hessian = weighted @ jacobian.transpose(1, 2)
         hessian = hessian + damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6)[:, None, None]
@@ -84,7 +85,8 @@ def _shrink(images: Tensor, side: int) -> Tensor:
 
 
 def _correlation(fixed: Tensor, warped: Tensor, inside: Tensor) -> Tensor:
+    """Of standardised images over the overlap, `(p,)`; −1 where that is less than a quarter of the image."""
     total = inside.sum(dim=(1, 2, 3))
-    product = (standardise(fixed, inside) * standardise(warped, inside) * inside).sum(dim=(1, 2, 3))
+    product = (fixed * warped * inside).sum(dim=(1, 2, 3))
     enough = total >= 0.25 * inside[0].numel()
     return torch.where(enough, product / total.clamp_min(1), torch.full_like(total, -1.0))

@@ -93,9 +93,19 @@ def subject_weights(subjects: Subjects | None, n: int) -> Tensor:
     """1 / (number of images of the same subject) per image, float64; ones without subjects."""
     if subjects is None:
         return torch.ones(n, dtype=torch.float64)
-    position = {subject: i for i, subject in enumerate(dict.fromkeys(subjects))}
-    rows = torch.tensor([position[subject] for subject in subjects])
-    return 1 / torch.bincount(rows).to(torch.float64)[rows]
+    number = numbered(subjects)
+    return 1 / torch.bincount(number).to(torch.float64)[number]
+
+
+def numbered(subjects: Subjects) -> Tensor:
+    """Number of the subject of each image, from 0, in the order of their first images; `(n,)`."""
+    number = {subject: i for i, subject in enumerate(dict.fromkeys(subjects))}
+    return torch.tensor([number[subject] for subject in subjects])
+
+
+def robust_std(values: Tensor) -> Tensor:
+    """Standard deviation from the median absolute deviation, as of a normal distribution."""
+    return 1.4826 * (values - values.median()).abs().median()
 
 
 def smallest_p(n_subjects: int, kind: NullKind = "held_out") -> float:

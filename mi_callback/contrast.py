@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mi_callback.calibration import ROUNDING, TIE
+from mi_callback.calibration import ROUNDING, TIE, robust_std
 from mi_callback.errors import CalibrationError
 
 DRAWS = 1999
@@ -121,8 +121,7 @@ def _knockoff_plus(evidence: Tensor, trained: Tensor, ratio: float, fdr: float) 
 def _permutation_p_value(evidence: Tensor, labels: Tensor, trained: Tensor, seed: int) -> float:
     """Monte Carlo p-value of the labels of the matched subjects, drawn without replacement from those of the pool."""
     excess = (evidence - evidence.median()).clamp_min(0)
-    spread = 1.4826 * (evidence - evidence.median()).abs().median().clamp_min(TIE)
-    weight = 1 + (excess / spread).square()
+    weight = 1 + (excess / robust_std(evidence).clamp_min(1.4826 * TIE)).square()
     observed = float(weight @ labels.to(torch.float64))
     generator = torch.Generator().manual_seed(seed)
     pool = trained.to(torch.float64)

@@ -15,6 +15,7 @@ from mi_callback.calibration import (
     NullKind,
     OniScale,
     memorization_index,
+    numbered,
     overfit_novelty_index,
 )
 from mi_callback.contrast import Contrast, contrast
@@ -120,7 +121,6 @@ class MemorizationDetector:
         # Apple's MPS has no float64, in which whitening accumulates.
         self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.batch_size, self.null_size, self.seed = batch_size, null_size, seed
-        self.match = Matcher(self.poses, aggregation, candidates, verify, self.search_device)
         self.train: Features | None = None
         self.held_out: Features | None = None
         self.planted: Reservoir | None = None
@@ -130,6 +130,11 @@ class MemorizationDetector:
         self.tail: Tail | None = None
         self.measured_power: Power | None = None
         self._pool: Pool | None = None
+
+    @property
+    def match(self) -> Matcher:
+        """How images are looked up under this detector's settings."""
+        return Matcher(self.poses, self.aggregation, self.candidates, self.verify, self.search_device)
 
     # Fitting -----------------------------------------------------------------------------------------------------
 
@@ -166,7 +171,7 @@ class MemorizationDetector:
         planted = Reservoir(PLANTED, self.seed)
         training = self._extract(train, orbit_of_train, subjects, "training features", progress, planted, **read)
         novel = None
-        if held_out is not None:
+        if held_out is not None and (kind == "held_out" or self.contrast):
             novel = self._extract(held_out, self.poses, held_out_subjects, "held-out features", progress, **read)
         self.fit_features(training, novel, progress)
         self.planted = planted
@@ -339,9 +344,7 @@ class MemorizationDetector:
         assert self.reference is not None
         assert self.train is not None
         pairs = self.reference.duplicates(generated, self.aggregation, self.duplicate)
-        ids = self.train.subjects or [f"row {i}" for i in range(len(self.train))]
-        number = {subject: i for i, subject in enumerate(dict.fromkeys(ids))}
-        person = torch.tensor([number[ids[i]] for i in row.tolist()])
+        person = numbered(self.train.ids)[row]
         return pairs[person[pairs[:, 0]] == person[pairs[:, 1]]]
 
     def _contrast(self, generated: Features, flagged: Tensor) -> Contrast:

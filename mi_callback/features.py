@@ -53,9 +53,14 @@ class Features:
         layers = {layer: features[position : position + 1] for layer, features in self.layers.items()}
         return replace(self, layers=layers)
 
+    @property
+    def ids(self) -> list[str]:
+        """One id per image: its subject, or where subjects are unknown its row."""
+        return self.subjects or [f"row {i}" for i in range(len(self))]
+
     def digests(self) -> list[bytes]:
         """A hash per thumbnail: equal for identical images."""
-        return [blake2b(thumbnail.numpy().tobytes(), digest_size=16).digest() for thumbnail in self.thumbnails]
+        return [digest(thumbnail) for thumbnail in self.thumbnails]
 
     def where(self, rows: Tensor) -> "Features":
         """The images at `rows` (positions or a bool mask)."""
@@ -69,18 +74,25 @@ class Features:
         )
 
 
-def join(one: Features, other: Features) -> Features:
-    """The images of both, in pose 0; subjects of different sides are different people, and unknown ones their own."""
+def digest(thumbnail: Tensor) -> bytes:
+    """A hash of one thumbnail `(side, side)`."""
+    return blake2b(thumbnail.contiguous().numpy().tobytes(), digest_size=16).digest()
 
-    def ids(side: str, features: Features) -> list[str]:
-        return [f"{side} {subject}" for subject in features.subjects or range(len(features))]
 
+def concatenate(one: Features, other: Features) -> Features:
+    """The images of both, in the poses that both have; of nobody, for ids of different sources may coincide."""
     return Features(
-        {layer: torch.cat([one.layers[layer][:1], other.layers[layer][:1]], dim=1) for layer in one.layers},
+        {layer: torch.cat([one.layers[layer], other.layers[layer]], dim=1) for layer in one.layers},
         torch.cat([one.thumbnails, other.thumbnails]),
-        ids("0", one) + ids("1", other),
+        None,
         None,
     )
+
+
+def join(one: Features, other: Features) -> Features:
+    """The images of both, in pose 0; subjects of different sides are different people, and unknown ones their own."""
+    people = [f"{side} {subject}" for side, features in enumerate((one, other)) for subject in features.ids]
+    return replace(concatenate(one.in_pose(0), other.in_pose(0)), subjects=people)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ warped by 2 px reach a median LNCC of .9 while novel images gain .05 (brain) to 
 .8."""
 
 DAMPING = 1e-3
+"""Added to the diagonal, relative to the data: control points without structure under them stay where they are."""
+
 ITERATIONS = 6
+"""Gauss-Newton steps."""
 
 
 def refine(fixed: Tensor, moving: Tensor, theta: Tensor) -> Tensor:

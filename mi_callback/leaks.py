@@ -7,13 +7,13 @@ then nothing reads as clean. All is said, by position: ids are not put into mess
 
 import warnings
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
+from mi_callback.calibration import robust_std
 from mi_callback.errors import DataError
-from mi_callback.features import Features
+from mi_callback.features import Features, digest
 from mi_callback.poses import POSES, orbit
 
 COPY = 0.9
@@ -66,8 +66,7 @@ def like_copies(similarity: Tensor, null: Tensor) -> Tensor:
     if len(null) < FEWEST:
         return torch.zeros(len(similarity), dtype=torch.bool)
     z, others = (values.to(torch.float64).clamp(-1 + 1e-9, 1 - 1e-9).atanh() for values in (similarity, null))
-    spread = 1.4826 * (others - others.median()).abs().median()
-    return (similarity >= COPY) & (z > others.median() + OUTLYING * spread)
+    return (similarity >= COPY) & (z > others.median() + OUTLYING * robust_std(others))
 
 
 def copies_in_null(similarity: Tensor) -> Tensor:
@@ -107,20 +106,14 @@ def merge(subjects: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[str
 
 def merge_identical(features: Features) -> list[str]:
     """A subject per image (its row, where subjects are unknown); subjects that share an image have become one."""
-    ids = features.subjects or [f"row {i}" for i in range(len(features))]
     owner: dict[bytes, str] = {}
-    pairs = [
-        (owner.setdefault(digest, subject), subject) for digest, subject in zip(features.digests(), ids, strict=True)
-    ]
-    return merge(ids, pairs)
+    images = zip(features.digests(), features.ids, strict=True)
+    return merge(features.ids, [(owner.setdefault(image, subject), subject) for image, subject in images])
 
 
 def _digests_in_poses(features: Features) -> list[set[bytes]]:
     flips = [POSES[pose] for pose in orbit("flips")]
-    return [
-        {blake2b(pose(image).contiguous().numpy().tobytes(), digest_size=16).digest() for pose in flips}
-        for image in features.thumbnails
-    ]
+    return [{digest(pose(image)) for pose in flips} for image in features.thumbnails]
 
 
 def _of_same_subjects(rows: Sequence[int], subjects: Sequence[str] | None, n: int) -> Tensor:

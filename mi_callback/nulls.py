@@ -75,7 +75,6 @@ def cross_fit_null(
     Raises:
         CalibrationError: For fewer than two training subjects.
     """
-    ids = train.subjects or [f"row {i}" for i in range(len(train))]
     groups = leaks.merge_identical(train)
     null, same = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
     merged_groups = leaks.merge(groups, same)
@@ -90,7 +89,7 @@ def cross_fit_null(
             stacklevel=2,
         )
         null = replace(null, suspects=people)
-    if train.subjects is not None and (merged := len(set(ids)) - len(set(groups))):
+    if train.subjects is not None and (merged := len(set(train.ids)) - len(set(groups))):
         warnings.warn(
             f"{merged} training subjects hold an image that is, or seems to be, one of another subject; such subjects "
             "count as one in the null. Are they the same person?",
@@ -180,8 +179,7 @@ def train_halves_null(
             f"{whitening!r}; {len(train)} came: all pairs would be equally similar. Use null='held_out' or 'cross_fit'."
         )
     generator = torch.Generator().manual_seed(seed)
-    ids = train.subjects or [f"row {i}" for i in range(len(train))]
-    most = None if size is None else max(1, size // HALVES)
+    ids, most = train.ids, None if size is None else max(1, size // HALVES)
     matches, subjects = [], []
     for _ in tqdm(range(HALVES), desc="calibrating", unit="half", disable=not bar, leave=False):
         order = torch.randperm(len(train), generator=generator)

@@ -1,16 +1,18 @@
 """Training and held-out images in one reference that does not say which is which."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mi_callback.calibration import numbered
 from mi_callback.features import Features, join
 from mi_callback.retrieval import Reference
 
 RANKS = 1000
+"""Quantiles at which numbers of images are matched."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +44,27 @@ class Pool:
         shown = torch.minimum(*(_images_by_rank(side) for side in (train, held_out)))
         train, held_out = (side.where(_drawn(side, shown, seed)) for side in (train, held_out))
         images = join(train, held_out)
-        names = list(dict.fromkeys(images.subjects or ()))
-        number = {name: i for i, name in enumerate(names)}
-        subject = torch.tensor([number[name] for name in images.subjects or ()])
-        trained = torch.zeros(len(names), dtype=torch.bool)
+        subject = numbered(images.ids)
+        trained = torch.zeros(int(subject.max()) + 1, dtype=torch.bool)
         trained[subject[: len(train)]] = True
         return cls(images, fit_reference(images), subject, trained)
 
 
 def _images_by_rank(features: Features) -> Tensor:
     """Number of images of the subject at each of `RANKS` quantiles, ascending."""
-    counts = torch.tensor(sorted(Counter(_subjects(features)).values()))
+    counts = torch.tensor(sorted(Counter(features.ids).values()))
     return counts[(torch.arange(RANKS) + 0.5).mul(len(counts) / RANKS).long()]
 
 
 def _drawn(features: Features, shown: Tensor, seed: int) -> Tensor:
     """Positions of images, ascending: of the subject at each quantile `shown` images, drawn at random."""
     generator = torch.Generator().manual_seed(seed)
-    rows: dict[Hashable, list[int]] = {}
+    ids = features.ids
+    rows: dict[str, list[int]] = {}
     for i in torch.randperm(len(features), generator=generator).tolist():
-        rows.setdefault(_subjects(features)[i], []).append(i)
+        rows.setdefault(ids[i], []).append(i)
     # Stable: subjects with equally many images stay in random order.
     ranked = sorted(rows.values(), key=len)
     ranks = [int((place + 0.5) * RANKS / len(ranked)) for place in range(len(ranked))]
     kept = [own[: int(shown[rank])] for own, rank in zip(ranked, ranks, strict=True)]
     return torch.tensor(sorted(i for own in kept for i in own))
-
-
-def _subjects(features: Features) -> Sequence[Hashable]:
-    return range(len(features)) if features.subjects is None else features.subjects

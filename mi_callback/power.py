@@ -126,15 +126,16 @@ def measure(
 
     flagged: dict[str, Tensor] = {}
     traced: dict[str, Tensor] = {}
-    sizes = {tuple(image.shape) for image in images}
+    batches = []
+    for size in {tuple(image.shape) for image in images}:
+        places = [i for i, image in enumerate(images) if tuple(image.shape) == size]
+        batch = torch.stack([images[i] for i in places])
+        batches.append((places, normalise_intensity(check_images(batch, batch.shape[1]), "quantile")))
     for change in changes:
         flagged[change], traced[change] = (torch.zeros(len(images), dtype=torch.bool) for _ in range(2))
         generator = torch.Generator().manual_seed(seed)
-        for size in sizes:
-            places = [i for i, image in enumerate(images) if tuple(image.shape) == size]
-            batch = torch.stack([images[i] for i in places])
-            batch = check_images(batch, batch.shape[1])
-            found, match = find(PERTURBATIONS[change](normalise_intensity(batch, "quantile"), generator))
+        for places, batch in batches:
+            found, match = find(PERTURBATIONS[change](batch, generator))
             flagged[change][places] = found
             traced[change][places] = torch.tensor(
                 [same(m, rows[i]) for m, i in zip(match.tolist(), places, strict=True)]

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mi_callback.calibration import numbered
 from mi_callback.errors import StateError
 from mi_callback.features import Features
 from mi_callback.index import Backend, Index, build_index
 from mi_callback.similarity import Aggregation, aggregate
+from mi_callback.types import LayerFeatures
 from mi_callback.whitening import Mode, Whitening, fit_whitening
 
 PER_SUBJECT = 2
@@ -108,9 +109,7 @@ class Reference:
 
     def whitened(self, images: Features) -> Tensor:
         """Whitened features of pose 0, unit length per layer, layers side by side: `(n, d)` float32 on the CPU."""
-        device = next(iter(self.whitenings.values())).mean.device
-        whitened = [self.whitenings[layer](images.layers[layer][0].to(device)) for layer in self.layers]
-        return torch.cat([F.normalize(features, dim=1) for features in whitened], dim=1).cpu()
+        return torch.cat(list(self._whiten(images.pose(0)).values()), dim=1).cpu()
 
     def duplicates(self, images: Features, aggregation: Aggregation, similarity: float) -> Tensor:
         """Pairs of the n images that resemble each other more than `similarity`, in any pose of the first, `(k, 2)`."""
@@ -127,9 +126,7 @@ class Reference:
 
         −1 where there is no other subject. None of the images may be part of what the whitening was fitted on.
         """
-        ids = images.subjects or [f"row {i}" for i in range(len(images))]
-        number = {subject: i for i, subject in enumerate(dict.fromkeys(ids))}
-        subject = torch.tensor([number[one] for one in ids])
+        subject = numbered(images.ids)
         closest = torch.full((len(images),), -1.0, dtype=torch.float64)
         for rows, alike in self._among(images, aggregation):
             strange = alike.masked_fill(subject[rows, None] == subject, -1.0)
@@ -138,23 +135,23 @@ class Reference:
 
     def _among(self, images: Features, aggregation: Aggregation) -> Iterator[tuple[Tensor, Tensor]]:
         """Similarity of images to each other, block by block and pose by pose: rows `(b,)` and `(b, n)`."""
-        device = next(iter(self.whitenings.values())).mean.device
         poses = len(next(iter(images.layers.values())))
-        turned = [
-            [F.normalize(self.whitenings[layer](images.layers[layer][pose].to(device)), dim=1) for layer in self.layers]
-            for pose in range(poses)
-        ]
+        turned = [list(self._whiten(images.pose(pose)).values()) for pose in range(poses)]
         for rows in torch.arange(len(images)).split(max(1, 2**22 // len(images))):
             for features in turned:
                 cosines = [one[rows] @ other.T for one, other in zip(features, turned[0], strict=True)]
                 yield rows, aggregate(torch.stack(cosines, dim=-1), aggregation, self.layers).cpu()
 
+    def _whiten(self, features: LayerFeatures) -> LayerFeatures:
+        """Features of one pose, whitened, of unit length, on the device of the whitenings."""
+        device = next(iter(self.whitenings.values())).mean.device
+        return {layer: self.whitenings[layer](features[layer].to(device)) for layer in self.layers}
+
     def _search_pose(
         self, queries: dict[str, Tensor], aggregation: Aggregation, candidates: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Per layer nearest cosine and row `(n, layers)`; rows near in any layer and their own score `(n, k)`."""
-        device = next(iter(self.whitenings.values())).mean.device
-        whitened = {layer: self.whitenings[layer](queries[layer].to(device)) for layer in self.layers}
+        whitened = self._whiten(queries)
         hits = [self.indexes[layer].search(whitened[layer], candidates * PER_SUBJECT) for layer in self.layers]
         rows = torch.cat([hit[1] for hit in hits], dim=1)
         cosines = torch.stack([self._cosines(layer, whitened[layer], rows) for layer in self.layers], dim=-1)

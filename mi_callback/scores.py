@@ -111,7 +111,7 @@ class Scores:
         distinct, _ = self.distinct_flags(self.alpha)
         interval = memorization_rate(
             # Where near-duplicates are not flagged, the smaller share counts: of images or of groups.
-            min(distinct, math.floor(self.flags(self.alpha)[0] / len(self) * self.n_distinct + ROUNDING)),
+            min(distinct, math.floor(self._share_of_groups + ROUNDING)),
             self.n_distinct,
             self.alpha,
             self.null_subjects,
@@ -130,7 +130,7 @@ class Scores:
         # Where near-duplicates are flagged, they may all be copies: the larger share counts, of images or of groups.
         distinct, _ = self.distinct_flags(self.alpha)
         return certify(
-            max(distinct, math.ceil(self.flags(self.alpha)[0] / len(self) * self.n_distinct - ROUNDING)),
+            max(distinct, math.ceil(self._share_of_groups - ROUNDING)),
             self.n_distinct,
             self.alpha,
             self.null_subjects,
@@ -193,6 +193,12 @@ class Scores:
         return distinct_flags(self.p_value <= level + ROUNDING, self.group)
 
     @property
+    def _share_of_groups(self) -> float:
+        """Distinct images of which as large a share is flagged as of all images."""
+        flagged, n = self.flags(self.alpha)
+        return flagged / n * self.n_distinct
+
+    @property
     def level(self) -> float:
         """The p-value at which a single image is flagged."""
         return self.alpha if self.fdr is None else self.fdr / len(self)
@@ -250,10 +256,10 @@ class Scores:
     def __str__(self) -> str:
         null = f"{self.null_kind} null of {self.null_subjects} {'subjects' if self.subjects_known else 'images'}"
         mi = f"MI median {float(self.mi.median()):.2f}, max {float(self.mi.max()):.2f}"
-        doubts = "".join(f"; {doubt}" for doubt in self.doubts)
+        verdict, doubts = self.verdict, "".join(f"; {doubt}" for doubt in self.doubts)
         if not self.resolvable:
-            return f"{self.verdict}: {mi}, {null}{doubts}"
-        text = f"{self.verdict}: {self.n_flagged} of {len(self)} images flagged ({self._expected_in_words()}), "
+            return f"{verdict}: {mi}, {null}{doubts}"
+        text = f"{verdict}: {self.n_flagged} of {len(self)} images flagged ({self._expected_in_words()}), "
         if self.calibrated:
             lower, upper = self.rate_interval()
             assumed = "" if self.power else " if every copy is seen"
@@ -263,7 +269,7 @@ class Scores:
             text += f"; the images are near-duplicates of one another: {self.n_distinct} distinct ones"
         if self.contrast is not None:
             text += f"; {self._contrast_in_words(self.contrast)}"
-        if self.power is None and self.verdict == "clean":
+        if self.power is None and verdict == "clean":
             text += "; untested: no copies were planted to see whether they would be found (power)"
         if self.power is not None and self.calibrated and self.power.missed:
             text += f"; copies changed by {', '.join(self.power.missed)} would be missed"

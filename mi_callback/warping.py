@@ -7,8 +7,7 @@ from torch import Tensor
 
 def warp(images: Tensor, theta: Tensor, displacement: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Images `(p, 1, h, w)` under a displacement and then an affine map, and 1 where these stay inside them."""
-    across, down = (torch.arange(side, device=images.device) for side in (images.shape[-1], images.shape[-2]))
-    x, y = (2 * (axis + 0.5) / len(axis) - 1 for axis in (across, down))
+    y, x = (pixel_centres(side, images.device) for side in images.shape[-2:])
     # As affine_grid does, but a sum of one row and one column: a hundred times faster on a CPU.
     row = theta[:, None, None, :, 0] * x[:, None]
     column = theta[:, None, None, :, 1] * y[:, None, None] + theta[:, None, None, :, 2]
@@ -17,6 +16,11 @@ def warp(images: Tensor, theta: Tensor, displacement: Tensor | None = None) -> t
         grid = grid + (displacement.flatten(1, 2) @ theta[:, :, :2].transpose(1, 2)).view_as(grid)
     inside = (grid.abs().amax(dim=-1, keepdim=True) <= 1).permute(0, 3, 1, 2).to(images.dtype)
     return F.grid_sample(images, grid, align_corners=False, padding_mode="border"), inside
+
+
+def pixel_centres(side: int, device: torch.device) -> Tensor:
+    """Normalised coordinates of the pixels along an axis, from −1 to 1 between the outer edges, `(side,)`."""
+    return (torch.arange(side, device=device) + 0.5) * 2 / side - 1
 
 
 def standardise(images: Tensor, mask: Tensor) -> Tensor:

@@ -178,6 +178,12 @@ def test_the_cross_fitted_null_flags_novel_images_at_most_at_the_nominal_rate(n,
     assert shares.mean() <= alpha + 4 * shares.std() / len(shares) ** 0.5
 
 
+def test_a_cross_fitted_null_that_was_asked_for_needs_nothing_of_held_out_images():
+    shared = make(null="cross_fit").fit(TRAIN, ids("a", 60), held_out=TRAIN[:20], held_out_subjects=ids("a", 20))
+    alone = make(null="cross_fit").fit(TRAIN, ids("a", 60))
+    assert torch.equal(shared.null.similarity, alone.null.similarity)
+
+
 def test_one_person_under_two_ids_does_not_disable_the_cross_fitted_null():
     doubled = torch.cat([TRAIN, TRAIN[:3]])
     with pytest.warns(UserWarning, match="3 training subjects hold an image that is"):

@@ -25,7 +25,7 @@ from torch import Tensor
 from mi_callback import MemorizationDetector, __version__
 from mi_callback.calibration import ROUNDING
 from mi_callback.errors import CalibrationError
-from mi_callback.features import Features, extract
+from mi_callback.features import Features, concatenate, extract
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.loggers import markdown_table
 from mi_callback.multiplicity import reject
@@ -304,7 +304,7 @@ def one_discovery(
     if copies is not None:
         copied = set(sorted(set(training.subjects))[:COPIED])
         source = slices.features(copies).where(train)
-        samples = together(samples, source.where(torch.tensor([s in copied for s in source.subjects])))
+        samples = concatenate(samples, source.where(torch.tensor([s in copied for s in source.subjects])))
     poses = "none" if isinstance(slices, Gaussian) else "flips"
     fitted = detector(poses=poses, contrast=True, alpha=0.1, verify=verify)
     fitted.fit_features(training, slices.features().where(held_out))
@@ -331,15 +331,6 @@ def over_splits(values: list[float | None]) -> str:
 
 def found(flagged: Tensor) -> float | None:
     return float(flagged.double().mean()) if len(flagged) else None
-
-
-def together(one: Features, other: Features) -> Features:
-    return Features(
-        {layer: torch.cat([one.layers[layer], other.layers[layer]], dim=1) for layer in one.layers},
-        torch.cat([one.thumbnails, other.thumbnails]),
-        None,
-        None,
-    )
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
@@ -376,7 +367,7 @@ def one_run(slices: Slices, split: tuple[Tensor, Tensor, Tensor], kind: str, see
             samples = plain.where(torch.randint(len(plain), (64,), generator=generator))
         else:
             row = int(torch.randint(len(plain), (1,), generator=generator))
-            samples = together(plain.where(torch.full((32,), row)), noisy.where(torch.full((32,), row)))
+            samples = concatenate(plain.where(torch.full((32,), row)), noisy.where(torch.full((32,), row)))
         scores = fitted.score_features(samples)
         alarms.append(scores.alarm(look))
         verdicts.append(scores.verdict == "memorized")

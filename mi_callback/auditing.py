@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mi_callback.detector import MemorizationDetector
+from mi_callback.errors import DataError
+from mi_callback.evidence import write as write_evidence
 from mi_callback.images import SliceFolder
 from mi_callback.scores import Scores
 
@@ -22,6 +24,7 @@ def audit(
     axis: int = 2,
     power: int = 16,
     set_scores: bool = False,
+    evidence: int = 40,
     progress: bool = False,
     **detector: Any,
 ) -> Scores:
@@ -31,18 +34,22 @@ def audit(
         train: Folder of the images that the generator learned from.
         generated: Folder of synthetic images.
         held_out: Folder of real images of other subjects; without it the null is made from training subjects.
-        out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches) and
-            `summary.json` (aggregates alone, with power and certificate); nothing is written when None.
+        out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches),
+            `summary.json` (aggregates alone, with power and certificate) and `evidence/`; nothing is written when None.
         size: Height and width to which images are fitted, their proportions kept.
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
             `clean` and the certificate rest on.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
+        evidence: Flagged images, most certain first, that are drawn into `evidence/` in `out`, each beside its match
+            (patient data: see `mi_callback.evidence`); 0 for none.
         detector: Arguments of `MemorizationDetector`.
 
     Raises:
-        DataError, CalibrationError: As `SliceFolder` and `MemorizationDetector.fit`.
+        DataError, CalibrationError: If `evidence` is negative; as `SliceFolder` and `MemorizationDetector.fit`.
     """
+    if evidence < 0:
+        raise DataError(f"needed evidence of at least 0 flags; {evidence!r} came.")
     synthetic = SliceFolder(generated, size, axis)
     training, novel = SliceFolder(train, size, axis), None if held_out is None else SliceFolder(held_out, size, axis)
     fitted = MemorizationDetector(**detector).fit(training, held_out=novel, progress=progress)
@@ -58,6 +65,9 @@ def audit(
     scores = fitted.score(synthetic, progress=progress)
     if out is not None:
         write(scores, synthetic, training, Path(out), fitted.set_scores(synthetic) if set_scores else {})
+        if evidence:
+            proofs = fitted.evidence(synthetic, scores, evidence)
+            write_evidence(proofs, Path(out) / "evidence", left_out=scores.n_flagged - len(proofs))
     return scores
 
 

@@ -18,7 +18,7 @@ def _run(config: DictConfig) -> None:
     from mi_callback.auditing import audit
 
     options: dict[str, Any] = {
-        key: config[key] for key in ("train", "generated", "held_out", "out", "axis", "power", "set_scores")
+        key: config[key] for key in ("train", "generated", "held_out", "out", "axis", "power", "set_scores", "evidence")
     }
     if missing := [key for key in ("train", "generated") if options[key] is None]:
         print(f"mi-audit: needed {' and '.join(f'{key}=DIR' for key in missing)}; see mi-audit --help", file=sys.stderr)
@@ -36,6 +36,8 @@ def _run(config: DictConfig) -> None:
         print(f"certificate: {scores.certificate()}")
     if config.out is not None:
         print(f"every image with its match (patient data): {config.out}/scores.csv")
+        if config.evidence and scores.n_flagged:
+            print(f"flagged images beside their matches (patient data): {config.out}/evidence/gallery.png")
     sys.exit(EXIT_CODES[scores.verdict])
 
 

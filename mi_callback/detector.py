@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, Subset
 
 from mi_callback import leaks, nulls, power, registration, store
 from mi_callback.calibration import (
@@ -21,7 +22,8 @@ from mi_callback.calibration import (
 from mi_callback.contrast import Contrast, contrast
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError
-from mi_callback.features import Features, Reservoir, extract
+from mi_callback.evidence import Evidence, collect
+from mi_callback.features import Features, Reservoir, extract, read_batches
 from mi_callback.index import Backend
 from mi_callback.matching import Matcher
 from mi_callback.multiplicity import Procedure, groups_of_duplicates, reject
@@ -29,6 +31,7 @@ from mi_callback.pool import Pool
 from mi_callback.poses import POSES, Orbit, orbit
 from mi_callback.power import Power
 from mi_callback.preprocessing import check_images, thumbnails
+from mi_callback.registration import Alignment
 from mi_callback.retrieval import Reference
 from mi_callback.scores import Scores
 from mi_callback.set_scores import set_scores
@@ -361,19 +364,70 @@ class MemorizationDetector:
         """The n generated images most likely to be copies beside their matches, worst first.
 
         Args:
-            generated: The images that `scores` belong to, `(m, c, h, w)`.
+            generated: The images that `scores` belong to, `(m, c, h, w)`, or a Dataset of them.
 
         Returns:
             `(n, 1, size, 2 size)` in [0, 1]: generated, in the pose in which the match was found, and the training
             image aligned to it. Patient data.
         """
+        worst = scores.closest(n)
+        shown, _ = self._shown(generated, scores, worst, None)
+        posed, alignment = self._align(shown, scores, worst)
+        return torch.cat([posed.float() / 255, alignment.aligned], dim=2)[:, None]
+
+    def evidence(
+        self, generated: Any, scores: Scores, n: int | None = None, image_key: SubjectKey = None
+    ) -> list[Evidence]:
+        """What each flag is proved with, most certain first: see `mi_callback.evidence`, which draws it. Patient data.
+
+        Args:
+            generated: The images that `scores` belong to, `(m, c, h, w)`, or a Dataset of them, of which only flagged
+                ones are read.
+            n: Flags at most; all of them when None.
+            image_key: Where items hold their image.
+
+        Raises:
+            StateError: If the detector is not fitted.
+            DataError: If the images cannot be indexed, are not as many as the scores, or n is negative.
+        """
+        if n is not None and n < 0:
+            raise DataError(f"needed a number of flags of at least 0, or None for all; {n!r} came.")
+        rows = [i for i in scores.closest(len(scores)) if scores.flagged[i]][:n]
+        shown, files = self._shown(generated, scores, rows, image_key)
+        if not rows:
+            return []
+        _, alignment = self._align(shown, scores, rows)
+        assert self.train is not None
+        assert self.null is not None
+        match, sources = scores.match[rows], self.train.sources
+        match_files = [None if sources is None else sources[i] for i in match.tolist()]
+        return collect(scores, rows, shown, self.train.thumbnails[match], alignment, self.null, files, match_files)
+
+    def _shown(
+        self, generated: Any, scores: Scores, rows: list[int], image_key: SubjectKey
+    ) -> tuple[Tensor, list[str | None]]:
+        """Thumbnails of the generated images at `rows`, as they came, uint8 `(k, side, side)`, and their files."""
         if self.train is None:
             raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-        worst = scores.closest(n)
-        shown = thumbnails(check_images(generated[worst].cpu(), generated.shape[1]), registration.SIZE)
-        posed = torch.stack([POSES[scores.pose[i]](image) for i, image in zip(worst, shown, strict=True)])
-        aligned = registration.register(posed, self.train.thumbnails[scores.match[worst]]).aligned
-        return torch.cat([posed.float() / 255, aligned], dim=2)[:, None]
+        if isinstance(generated, (list, tuple, IterableDataset)) or not hasattr(generated, "__getitem__"):
+            raise DataError(
+                f"needed images by position, a tensor (m, c, h, w) or a Dataset; {type(generated).__name__} came. "
+                "Batches: torch.cat(batches)."
+            )
+        if len(generated) != len(scores):
+            raise DataError(f"needed the images that were scored ({len(scores)}); {len(generated)} came.")
+        # One at a time: their sizes may differ.
+        batches = list(read_batches(Subset(generated, rows), 1, None, image_key, None))
+        images = [check_images(batch.images.cpu(), self.encoder.channels) for batch in batches]
+        none = torch.zeros(0, registration.SIZE, registration.SIZE, dtype=torch.uint8)
+        shown = torch.cat([none, *(thumbnails(image, registration.SIZE) for image in images)])
+        return shown, [None if batch.sources is None else batch.sources[0] for batch in batches]
+
+    def _align(self, shown: Tensor, scores: Scores, rows: list[int]) -> tuple[Tensor, Alignment]:
+        """Thumbnails of the generated images at `rows` as posed when they were matched, and their matches aligned."""
+        assert self.train is not None
+        posed = torch.stack([POSES[scores.pose[i]](image) for i, image in zip(rows, shown, strict=True)])
+        return posed, registration.register(posed, self.train.thumbnails[scores.match[rows]])
 
     # State -------------------------------------------------------------------------------------------------------
 

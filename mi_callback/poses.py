@@ -22,6 +22,9 @@ POSES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Name → change of the *query*, on `(…, h, w)`, exact on the pixel grid. Quarter turns swap h and w."""
 
+_INVERSE = {"rotation_90": "rotation_270", "rotation_270": "rotation_90"}
+"""Poses that are not their own inverse."""
+
 _ORBITS = {"none": 1, "flips": 4, "dihedral": 8}
 
 
@@ -34,3 +37,8 @@ def orbit(name: Orbit) -> list[str]:
     if name not in _ORBITS:
         raise DataError(f"needed poses out of {list(_ORBITS)}; {name!r} came.")
     return list(POSES)[: _ORBITS[name]]
+
+
+def undo(pose: str, images: Tensor) -> Tensor:
+    """Images `(…, h, w)` in a pose → as they were before."""
+    return POSES[_INVERSE.get(pose, pose)](images)

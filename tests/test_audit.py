@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mi_callback import audit, build_encoder
@@ -45,6 +46,23 @@ def test_copies_are_named_in_the_files(folders, tmp_path):
     assert summary["power_by_change"]["exact"] == 1
     assert summary["certificate"] == scores.certificate().statement
     assert not {"ct", "fid"} & set(summary)
+    flagged = [f"evidence_{i:04}.png" for i, row in enumerate(rows) if row["flagged"] == "True"]
+    assert {file.name for file in (tmp_path / "evidence").iterdir()} == {*flagged, "gallery.png"}
+
+
+@pytest.mark.parametrize(("most", "files"), [(3, 4), (0, 0)])
+def test_the_number_of_flags_drawn_is_chosen(folders, tmp_path, monkeypatch, most, files):
+    said = []
+    monkeypatch.setattr("mi_callback.evidence.draw_gallery", lambda shown, left_out: said.append(left_out) or Figure())
+    where = folders / "train", folders / "synthetic", folders / "held", tmp_path
+    scores = audit(*where, size=(32, 32), power=0, evidence=most, **OPTIONS)
+    assert len(list(tmp_path.glob("evidence/*"))) == files
+    assert said == ([scores.n_flagged - most] if most else [])
+
+
+def test_a_negative_number_of_flags_is_refused(folders):
+    with pytest.raises(DataError, match="evidence of at least 0 flags; -1 came"):
+        audit(folders / "train", folders / "synthetic", evidence=-1, **OPTIONS)
 
 
 def test_set_level_scores_and_no_power_are_given_when_asked_for(folders, tmp_path):
@@ -74,6 +92,16 @@ def test_exit_codes(folders, arguments, code):
     assert ran.returncode == code, ran.stdout + ran.stderr
     assert ("certificate: at most" in ran.stdout) == (code == 0)
     assert ("power self-test" in ran.stdout) == (code in (0, 2))
+
+
+def test_the_command_draws_flags_into_out(folders, tmp_path):
+    command = [sys.executable, "-m", "mi_callback.cli", "train=train", "generated=synthetic", "held_out=held"]
+    settings = [f"out={tmp_path}", "evidence=2", "power=0", "detector.verify=false", "detector.encoder=pixels"]
+    command += [*settings, "detector.alpha=0.1"]
+    ran = subprocess.run(command, cwd=folders, capture_output=True, text=True)
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert f"{tmp_path}/evidence/gallery.png" in ran.stdout
+    assert len(list((tmp_path / "evidence").glob("evidence_*.png"))) == 2
 
 
 def test_an_empty_folder_is_refused(folders, tmp_path):

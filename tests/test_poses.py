@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_callback.errors import DataError
-from mi_callback.poses import POSES, orbit
+from mi_callback.poses import POSES, orbit, undo
 
 
 @pytest.fixture
@@ -32,6 +32,12 @@ def test_a_pose_moves_pixels_as_its_name_says(image, name):
     posed = POSES[name](image)
     for y, x in itertools.product(range(5), range(5)):
         assert posed[0, y, x] == image[(0, *SOURCE[name](y, x, 5))]
+
+
+@pytest.mark.parametrize("name", POSES)
+def test_a_pose_is_undone(image, name):
+    assert torch.equal(undo(name, POSES[name](image)), image)
+    assert torch.equal(POSES[name](undo(name, image)), image)
 
 
 @pytest.mark.parametrize(("name", "size"), [("none", 1), ("flips", 4), ("dihedral", 8)])

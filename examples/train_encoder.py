@@ -1,13 +1,13 @@
 """Train the bundled encoder for copy detection from folders of slices or volumes.
 
-    python examples/train_encoder.py DATA/slices DATA/volumes:0 --out mi_callback/encoders/weights --minutes 30
+    python examples/train_encoder.py DATA/slices DATA/volumes:0 --out mi_callback/encoders/weights --steps 6000
 
 Each step embeds two independently changed versions of the same slices; a slice must be closer to its own other
 version than to any other slice of the batch (InfoNCE), and all embeddings spread out (KoLeo, Sablayrolles et al.
 2019). Neighbouring slices of one subject sit in the same batch as hard negatives. Subjects are split by a hash
 of their id: those held out are never trained on, and measure the encoder at the end (see the model card).
 
-The run is resumable: the same command goes on from `--state` until `--minutes` are used up, then measures and writes
+The run is resumable: the same command goes on from `--state` until `--steps` are done, then measures and writes
 `bundled.safetensors` and `MODEL_CARD.md` into `--out`.
 """
 
@@ -58,8 +58,9 @@ class CopyEmbedding(nn.Module):
         self.head = nn.Sequential(nn.BatchNorm1d(sum(WIDTHS[1:]), affine=False), nn.Linear(sum(WIDTHS[1:]), 128))
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.network(images.contiguous(memory_format=torch.channels_last))[1:]
-        pooled = [generalised_mean(stage.flatten(2)) for stage in maps]
+        with torch.autocast("cpu", torch.bfloat16):  # 1.7 times the speed where the processor has it
+            maps = self.network(images.contiguous(memory_format=torch.channels_last))[1:]
+        pooled = [generalised_mean(stage.float().flatten(2)) for stage in maps]
         return F.normalize(self.head(torch.cat(pooled, dim=1)), dim=1)
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("data", nargs="+", help="folder, or folder:axis for volumes (0 sagittal, 1 coronal, 2 axial)")
     parser.add_argument("--out", type=Path, default=Path("encoder"))
     parser.add_argument("--state", type=Path, default=Path("encoder/training.pt"), help="resumable training state")
-    parser.add_argument("--minutes", type=float, default=30, help="training time in all; the schedule follows it")
+    parser.add_argument("--steps", type=int, default=6000, help="in all; the learning rate follows them")
     parser.add_argument("--share", type=float, default=0.5, help="share of subjects trained on; the rest measure")
     parser.add_argument("--unseen", nargs="*", default=[], help="folders that are only measured on")
     parser.add_argument("--source", nargs="*", default=[], help="lines on the data and their licences, for the card")
@@ -85,14 +86,14 @@ def main() -> None:
             f"{len(set(part.subjects))} of {len(set(folder.subjects))} subjects"
         )
     options.state.parent.mkdir(parents=True, exist_ok=True)
-    model, history = train(trained, options)
+    model, history, minutes = train(trained, options)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = {key: value.contiguous() for key, value in model.network.state_dict().items()}
     save_file(weights, options.out / WEIGHTS)
     unseen = [keep(folder, ~split_by_subject(folder.subjects, options.share)) for folder in folders]
     unseen += [load(argument) for argument in options.unseen]
     measured = [row for folder in unseen if len(set(folder.subjects)) >= 4 for row in measure(options.out, folder)]
-    card = model_card(options, trained, history, measured)
+    card = model_card(options, trained, history, minutes, measured)
     (options.out / "MODEL_CARD.md").write_text(card)
     print(f"{card}\nwrote {options.out / WEIGHTS} and MODEL_CARD.md")
 
@@ -126,7 +127,8 @@ def keep(folder: Slices, mask: Tensor) -> Slices:
     return Slices(folder.name, folder.images[mask], subjects)
 
 
-def train(folders: list[Slices], options: argparse.Namespace) -> tuple[CopyEmbedding, list[tuple[int, float]]]:
+def train(folders: list[Slices], options: argparse.Namespace) -> tuple[CopyEmbedding, list[tuple[int, float]], float]:
+    """The trained model, InfoNCE every 50 steps, and the minutes that it took."""
     torch.manual_seed(options.seed)
     model = CopyEmbedding().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
@@ -138,11 +140,11 @@ def train(folders: list[Slices], options: argparse.Namespace) -> tuple[CopyEmbed
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
         step, used, history = state["step"], state["used"], state["history"]
-    bar = tqdm(total=round(options.minutes * 60), initial=round(used), unit="s", desc="training")
+    bar = tqdm(total=options.steps, initial=step, unit="step", desc="training", mininterval=10)
     model.train()
-    while used < options.minutes * 60:
+    while step < options.steps:
         began = time.monotonic()
-        optimiser.param_groups[0]["lr"] = 2e-3 * one_cycle(used / (options.minutes * 60))
+        optimiser.param_groups[0]["lr"] = 2e-3 * one_cycle(step / options.steps)
         batch = draw(folders, generator)
         first, second = augment(batch, generator, strength=0.2), augment(batch, generator, strength=1.0)
         embedding = model(torch.cat([first, second]))
@@ -152,13 +154,12 @@ def train(folders: list[Slices], options: argparse.Namespace) -> tuple[CopyEmbed
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step += 1
-        elapsed = time.monotonic() - began
-        used += elapsed
-        bar.update(round(used) - bar.n)
+        used += time.monotonic() - began
+        bar.update()
         if step % 50 == 0:
             history.append((step, contrast.item()))
             bar.set_postfix(step=step, info_nce=f"{contrast.item():.3f}", koleo=f"{spread.item():.3f}")
-        if step % 100 == 0 or used >= options.minutes * 60:
+        if step % 100 == 0 or step == options.steps:
             torch.save(
                 {
                     "model": model.state_dict(),
@@ -170,7 +171,7 @@ def train(folders: list[Slices], options: argparse.Namespace) -> tuple[CopyEmbed
                 },
                 options.state,
             )
-    return model.eval(), history
+    return model.eval(), history, used / 60
 
 
 def one_cycle(progress: float) -> float:
@@ -211,22 +212,27 @@ def augment(x: Tensor, generator: torch.Generator, strength: float) -> Tensor:
         hit = torch.rand(n, 1, 1, 1, generator=generator) < probability
         return torch.where(hit, changed, original)
 
-    zoom, stretch = torch.exp(around(0.2) + 0.08 * strength), torch.exp(around(0.06))
+    # Zoomed in more than out: a copy is cropped more often than it is shrunk.
+    zoom, stretch = torch.exp(around(0.3) + 0.15 * strength), torch.exp(around(0.08))
     warped = change.affine(
         x,
-        rotation=around(25),
+        rotation=around(35),
         scale_x=zoom * stretch,
         scale_y=zoom / stretch,
-        shift_x=around(0.12),
-        shift_y=around(0.12),
+        shift_x=around(0.2),
+        shift_y=around(0.2),
         shear=around(0.1),
     )
     x = sometimes(warped, x, 0.9)
-    x = sometimes(change.elastic(x, uniform(0, 1.5 * strength), generator), x, 0.2)
+    x = sometimes(change.elastic(x, uniform(0, 2 * strength), generator), x, 0.2)
+    x = sometimes(change.paste(x, x.roll(RUN, 0), uniform(0, 0.5 * strength), generator), x, 0.2)
+    x = sometimes(change.blend(x, x.roll(RUN, 0), uniform(0, 0.4 * strength)), x, 0.1)
     x = sometimes(change.gamma(x, torch.exp(around(0.5))), x, 0.4)
+    x = sometimes(change.remap(x, generator), x, 0.25 * strength)
+    x = sometimes(change.invert(x), x, 0.1 * strength)
     x = sometimes(change.bias_field(x, uniform(0, 0.4 * strength), generator), x, 0.3)
     x = sometimes(change.blur(x, uniform(0.1, 0.1 + 1.2 * strength)), x, 0.3)
-    x = sometimes(change.k_space_truncation(x, 1 - uniform(0, 0.5 * strength)), x, 0.2)
+    x = sometimes(change.k_space_truncation(x, 1 - uniform(0, 0.6 * strength)), x, 0.2)
     x = sometimes(change.rician_noise(x, uniform(0, 0.05 * strength), generator), x, 0.4)
     return normalise_intensity(x, "quantile")  # as the encoder will see it
 
@@ -300,8 +306,8 @@ Subjects for which `split_by_subject(subjects, {share})` is true were trained on
 ## Training
 
 InfoNCE (temperature {temperature}) + {koleo} KoLeo, {pairs} pairs a step in runs of {run} consecutive slices, AdamW
-2e-3 with warm-up and cosine, {minutes:g} minutes on {threads} CPU thread(s), {steps} steps, seed {seed}, torch {torch},
-{date}. InfoNCE at the end: {loss:.3f} (mean of the last five readings).
+2e-3 with warm-up and cosine, {steps} steps in {minutes:.0f} minutes on {threads} CPU thread(s), bfloat16, seed {seed},
+torch {torch}, {date}. InfoNCE at the end: {loss:.3f} (mean of the last five readings).
 
 ## Retrieval on subjects that were not trained on
 
@@ -313,13 +319,17 @@ AUC: similarity of copies against that of slices of the other subjects. Features
 
 ## Limits
 
-Trained on brain MRI alone, from few scanners. Quarter turns, contrast inversion and pasted parts of an image were not
-trained on. The training data carry attribution and share-alike licences: name them when you pass the weights on.
+Trained on the anatomies listed above, from few scanners. Flips and quarter turns are left to the orbit of poses. The
+training data carry attribution and share-alike licences: name them when you pass the weights on.
 """
 
 
 def model_card(
-    options: argparse.Namespace, trained: list[Slices], history: list[tuple[int, float]], measured: list[list[str]]
+    options: argparse.Namespace,
+    trained: list[Slices],
+    history: list[tuple[int, float]],
+    minutes: float,
+    measured: list[list[str]],
 ) -> str:
     data = [[_short(f.name), str(len(f.images)), str(len(set(f.subjects)))] for f in trained]
     return CARD.format(
@@ -333,7 +343,7 @@ def model_card(
         koleo=KOLEO_WEIGHT,
         pairs=PAIRS,
         run=RUN,
-        minutes=options.minutes,
+        minutes=minutes,
         threads=options.threads,
         steps=history[-1][0],
         seed=options.seed,

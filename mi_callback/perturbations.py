@@ -120,6 +120,31 @@ def invert(images: Tensor) -> Tensor:
     return 1 - images
 
 
+def remap(images: Tensor, generator: torch.Generator, knots: int = 5) -> Tensor:
+    """Another contrast: grey values through a random piecewise linear curve that need not rise. Black stays black."""
+    values = torch.rand((len(images), knots), generator=generator, device=generator.device).to(images)
+    values = torch.cat([torch.zeros_like(values[:, :1]), values], dim=1)
+    place = images.clamp(0, 1) * knots
+    left = place.long().clamp_max(knots - 1)
+    low, high = (values.gather(1, (left + k).flatten(1)).view_as(images) for k in (0, 1))
+    return _rescale(low + (place - left) * (high - low))
+
+
+def blend(images: Tensor, others: Tensor, share: Strength) -> Tensor:
+    """Mix in `share` of another image."""
+    return torch.lerp(images, others, _column(share, images))
+
+
+def paste(images: Tensor, others: Tensor, share: Strength, generator: torch.Generator) -> Tensor:
+    """Replace `share` of the area by that part of another image: a band at one of the four sides, hard-edged."""
+    n, _, h, w = images.shape
+    side = torch.randint(4, (n,), generator=generator, device=generator.device).to(images.device)
+    y = (torch.arange(h, device=images.device) + 0.5)[:, None].expand(h, w) / h
+    x = (torch.arange(w, device=images.device) + 0.5).expand(h, w) / w
+    depth = torch.stack([x, 1 - x, y, 1 - y])[side][:, None]
+    return torch.where(depth < _column(share, images), others, images)
+
+
 PERTURBATIONS: dict[str, Perturbation] = {
     "exact": lambda x, g: x,
     "noise_0.01": lambda x, g: gaussian_noise(x, 0.01, g),

@@ -55,6 +55,7 @@ class MemorizationDetector:
         null: `held_out` (real images of other subjects), `cross_fit` (training subjects in folds), `train_halves` (the
             paper's, not calibrated, for comparison), `auto` (held-out images if given, else cross-fit).
         verify: Align the best candidates to the generated image and let their local correlation decide.
+        regions: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
         candidates: Training images aligned per generated image.
         alpha: Level of each flag: the share of novel images that may be flagged.
         fdr: Flag at this false discovery rate instead.
@@ -87,6 +88,7 @@ class MemorizationDetector:
         null: NullKind = "auto",
         verify: bool = True,
         candidates: int = 8,
+        regions: bool = True,
         alpha: float = 0.05,
         fdr: float | None = None,
         procedure: Procedure = "bh",
@@ -115,7 +117,7 @@ class MemorizationDetector:
         self.aggregation: Aggregation = aggregation
         self.poses = orbit(poses)
         self.null_choice: NullKind = null
-        self.verify, self.candidates = verify, candidates
+        self.verify, self.candidates, self.regions = verify, candidates, regions
         self.alpha, self.fdr, self.oni_scale = alpha, fdr, oni_scale
         self.procedure: Procedure = procedure
         self.tail_choice, self.contrast = tail, contrast
@@ -280,6 +282,7 @@ class MemorizationDetector:
             p_tail=None if self.tail is None else self.tail.extrapolate(found.similarity, p_value),
             contrast=self._contrast(generated, flagged) if self.contrast else None,
             power=self.measured_power,
+            window=found.window,
         )
 
     def power(
@@ -427,7 +430,8 @@ class MemorizationDetector:
         """Thumbnails of the generated images at `rows` as posed when they were matched, and their matches aligned."""
         assert self.train is not None
         posed = torch.stack([POSES[scores.pose[i]](image) for i, image in zip(rows, shown, strict=True)])
-        return posed, registration.register(posed, self.train.thumbnails[scores.match[rows]])
+        window = None if scores.window is None else scores.window[rows]
+        return posed, registration.register(posed, self.train.thumbnails[scores.match[rows]], window=window)
 
     # State -------------------------------------------------------------------------------------------------------
 
@@ -463,6 +467,7 @@ class MemorizationDetector:
             batch_size=self.batch_size,
             progress=label if progress else None,
             keep=keep,
+            regional=self.verify and self.regions,
             **read,
         )
 

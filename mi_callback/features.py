@@ -1,7 +1,7 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from mi_callback import registration
+from mi_callback import regions, registration
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images import subject_in_path
@@ -34,12 +34,15 @@ class Features:
         thumbnails: uint8 `(n, side, side)`; patient data.
         subjects: One id per image, or None.
         sources: File of each image where its batch named one, or None.
+        regions: `{layer: (poses, n, regions.COUNT, d)}` float16, the same per window of the image, NaN where it shows
+            no anatomy; empty where they were not asked for or the encoder has none.
     """
 
     layers: dict[str, Tensor]
     thumbnails: Thumbnails
     subjects: list[str] | None
     sources: list[str] | None
+    regions: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.thumbnails)
@@ -50,8 +53,11 @@ class Features:
 
     def in_pose(self, position: int) -> "Features":
         """The same images in one pose alone."""
-        layers = {layer: features[position : position + 1] for layer, features in self.layers.items()}
-        return replace(self, layers=layers)
+        layers, windows = (
+            {layer: features[position : position + 1] for layer, features in pooled.items()}
+            for pooled in (self.layers, self.regions)
+        )
+        return replace(self, layers=layers, regions=windows)
 
     @property
     def ids(self) -> list[str]:
@@ -71,6 +77,7 @@ class Features:
             self.thumbnails[rows],
             None if self.subjects is None else [self.subjects[i] for i in places],
             None if self.sources is None else [self.sources[i] for i in places],
+            {layer: features[:, rows] for layer, features in self.regions.items()},
         )
 
 
@@ -81,12 +88,11 @@ def digest(thumbnail: Tensor) -> bytes:
 
 def concatenate(one: Features, other: Features) -> Features:
     """The images of both, in the poses that both have; of nobody, for ids of different sources may coincide."""
-    return Features(
-        {layer: torch.cat([one.layers[layer], other.layers[layer]], dim=1) for layer in one.layers},
-        torch.cat([one.thumbnails, other.thumbnails]),
-        None,
-        None,
+    layers, windows = (
+        {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours}
+        for ours, theirs in ((one.layers, other.layers), (one.regions, other.regions))
     )
+    return Features(layers, torch.cat([one.thumbnails, other.thumbnails]), None, None, windows)
 
 
 def join(one: Features, other: Features) -> Features:
@@ -149,6 +155,7 @@ def extract(
     batch_size: int = 64,
     progress: str | None = None,
     keep: Reservoir | None = None,
+    regional: bool = False,
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
 
@@ -161,12 +168,14 @@ def extract(
         image_key: The same for the images.
         progress: Label of the progress bar, or None for no bar.
         keep: Takes a sample of the images on the way.
+        regional: Pool over windows too, where the encoder can (`HookedEncoder.with_regions`).
 
     Raises:
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
             `check_images`), with the position of the batch.
     """
     layers: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     thumbs: list[Tensor] = []
     found_subjects: list[str] | None = []
     found_sources: list[str] | None = []
@@ -180,8 +189,9 @@ def extract(
             keep.offer(checked)
         checked = checked.to(device)
         thumbs.append(thumbnails(checked, registration.SIZE).cpu())
-        for layer, pooled in encode(checked, encoder, poses).items():
-            layers.setdefault(layer, []).append(pooled)
+        for collected, pooled in zip((layers, parts), encode(checked, encoder, poses, regional), strict=True):
+            for layer, features in pooled.items():
+                collected.setdefault(layer, []).append(features)
         found_subjects = _extend(found_subjects, batch.subjects)
         found_sources = _extend(found_sources, batch.sources)
         done += len(checked)
@@ -191,13 +201,17 @@ def extract(
         found_subjects = _as_ids(subjects)
         if len(found_subjects) != done:
             raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
-    joined = {layer: torch.cat(parts, dim=1) for layer, parts in layers.items()}
-    return Features(joined, torch.cat(thumbs), found_subjects, found_sources)
+    whole, windows = (
+        {layer: torch.cat(batches, dim=1) for layer, batches in collected.items()} for collected in (layers, parts)
+    )
+    return Features(whole, torch.cat(thumbs), found_subjects, found_sources, windows)
 
 
 @torch.no_grad()
-def encode(images: Tensor, encoder: Encoder, poses: Sequence[str]) -> dict[str, Tensor]:
-    """Checked images `(n, c, h, w)` → `{layer: (poses, n, d)}` float32 on the CPU.
+def encode(
+    images: Tensor, encoder: Encoder, poses: Sequence[str], regional: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Checked images `(n, c, h, w)` → features and those of regions, as in `Features`, on the CPU.
 
     Raises:
         EncoderError: If the encoder returns other layers than it declared, another number of rows, or NaN.
@@ -205,7 +219,10 @@ def encode(images: Tensor, encoder: Encoder, poses: Sequence[str]) -> dict[str, 
     with torch.autocast(images.device.type, enabled=False):
         turned = [preprocess(POSES[pose](images), encoder.size, encoder.channels, encoder.intensity) for pose in poses]
         # Quarter turns swap height and width, but the input size of the encoder is the same for all.
-        pooled = encoder(torch.cat(turned))
+        batch = torch.cat(turned)
+        with_regions = getattr(encoder, "with_regions", None) if regional else None
+        pooled, parts = with_regions(batch) if with_regions else (encoder(batch), {})
+        background = ~regions.structured(batch)[..., None] if parts else None
     if list(pooled) != list(encoder.layers):
         raise EncoderError(f"needed the layers {list(encoder.layers)} from {encoder.name!r}; {list(pooled)} came.")
     for layer, features in pooled.items():
@@ -215,7 +232,12 @@ def encode(images: Tensor, encoder: Encoder, poses: Sequence[str]) -> dict[str, 
             )
         if not features.isfinite().all():
             raise EncoderError(f"needed finite features; {encoder.name!r} returned NaN or infinity in {layer!r}.")
-    return {layer: features.float().cpu().unflatten(0, (len(poses), -1)) for layer, features in pooled.items()}
+    shape, most = (len(poses), len(images)), torch.finfo(torch.float16).max
+    parts = {layer: f.clamp(-most, most).half().masked_fill(background, torch.nan) for layer, f in parts.items()}
+    return (
+        {layer: features.float().cpu().unflatten(0, shape) for layer, features in pooled.items()},
+        {layer: features.cpu().unflatten(0, shape) for layer, features in parts.items()},
+    )
 
 
 def read_batches(

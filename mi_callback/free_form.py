@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.warping import standardise, warp
+from mi_callback.warping import sign_of, standardise, warp
 
 SIDE = 48
 """Side, in pixels, at which the warp is fitted."""
@@ -26,14 +26,15 @@ ITERATIONS = 6
 """Gauss-Newton steps."""
 
 
-def refine(fixed: Tensor, moving: Tensor, theta: Tensor) -> Tensor:
+def refine(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
     """Displacements that make `moving`, under an affine map after them, correlate best with `fixed`.
 
     Cubic B-splines on a coarse grid, fitted by Gauss-Newton steps on the standardised difference with the gradient of
     the fixed image, so that one factorisation serves all steps. Deterministic, and of fixed cost.
 
     Args:
-        fixed, moving: `(p, 1, h, w)` in [0, 1], square.
+        fixed, moving: `(p, 1, h, w)`, square.
+        mask: 1 where the fixed image counts, 0 elsewhere, of the same shape.
         theta: Affine map from fixed to moving coordinates, `(p, 2, 3)`.
 
     Returns:
@@ -45,15 +46,17 @@ def refine(fixed: Tensor, moving: Tensor, theta: Tensor) -> Tensor:
         Klein et al., "Evaluation of optimization methods for nonrigid medical image registration", IEEE TIP 2007.
     """
     pairs, size = len(fixed), fixed.shape[-1]
-    small_fixed, small_moving = (F.adaptive_avg_pool2d(images, SIDE) for images in (fixed, moving))
+    fixed, moving, mask = (F.adaptive_avg_pool2d(images, SIDE) for images in (fixed, moving, mask))
     splines, penalty = (matrix.to(fixed) for matrix in (_splines(SIDE), _penalty()))
-    template = standardise(small_fixed, torch.ones_like(small_fixed))
-    gradient = [torch.gradient(template, dim=axis)[0].flatten(1) * SIDE / 2 for axis in (-1, -2)]
+    template = standardise(fixed, mask)
+    gradient = [(torch.gradient(template, dim=axis)[0] * mask).flatten(1) * SIDE / 2 for axis in (-1, -2)]
     scale, factor = _normal_equations(gradient, splines, penalty)
     controls = fixed.new_zeros(pairs, 2, CONTROLS**2)
     for _ in range(ITERATIONS):
-        moved, inside = warp(small_moving, theta, _field(controls, splines, SIDE))
-        residual = ((standardise(small_fixed, inside) - standardise(moved, inside)) * inside).flatten(1)
+        moved, inside = warp(moving, theta, _field(controls, splines, SIDE))
+        ours, theirs = (standardise(images, inside * mask) for images in (fixed, moved))
+        sign = sign_of((ours * theirs * inside * mask).sum(dim=(1, 2, 3)))
+        residual = ((ours - theirs * sign) * inside).flatten(1)
         pull = torch.stack([(axis * residual) @ splines for axis in gradient], dim=1)
         pull = pull - STIFFNESS * scale[:, None, None] * controls @ penalty
         controls = controls + torch.cholesky_solve(pull.flatten(1)[..., None], factor)[..., 0].view_as(controls)

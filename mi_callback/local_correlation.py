@@ -1,6 +1,9 @@
 """Local normalised cross-correlation (LNCC): whose anatomy is this, whatever its contrast and brightness?"""
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mi_callback.smoothing import box_mean
@@ -12,27 +15,61 @@ COPIED = 0.9
 """LNCC from which a neighbourhood counts towards the copied fraction."""
 
 
-def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+REGION, STEPS = 0.5, 12
+"""Side of the regions of which the most similar one decides, as a share of the image's, and their steps along a side: a
+copied part is a copy, too."""
+
+LEAST_STRUCTURE = 0.8
+"""Structure that a region must have to decide, relative to its share of the generated image's."""
+
+NOISE = 0.005
+"""Share of the variance that is never explained: two places that agree better than that agree alike."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well p pairs agree, place by place.
+
+    Attributes:
+        best: LNCC of the region where it is largest, `(p,)`; larger is closer. The variance that one image leaves
+            unexplained in the other, 1 − LNCC², is averaged geometrically over the windows, weighted by structure: a
+            copy is close everywhere, and people who merely look alike differ somewhere.
+        copied: Share of the structure whose LNCC is at least `COPIED`, `(p,)`.
+        map: LNCC, `(p, 1, h, w)`; 0 outside the overlap.
+    """
+
+    best: Tensor
+    copied: Tensor
+    map: Tensor
+
+
+def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> Agreement:
     """LNCC of images `(p, 1, h, w)` in [0, 1] over windows that lie where `inside` is 1.
 
-    Windows count by their standard deviation in the generated image, up to 0.1: flat background, and noise in it,
-    says nothing about whose anatomy this is.
-
-    Returns:
-        Weighted mean `(p,)`, weighted share of windows with LNCC ≥ `COPIED` `(p,)`, map `(p, 1, h, w)`.
+    Only its magnitude counts, so that neither local gain and offset nor an inverted contrast matter. Windows count by
+    their standard deviation in the generated image, up to 0.1: flat background, and noise in it, says nothing about
+    whose anatomy this is.
     """
     maps = torch.cat([generated, aligned, generated.square(), aligned.square(), generated * aligned, inside], dim=1)
     mean_g, mean_a, square_g, square_a, product, mean_inside = box_mean(maps, WINDOW).unsqueeze(2).unbind(dim=1)
     var_g = (square_g - mean_g.square()).clamp_min(0)
     var_a = (square_a - mean_a.square()).clamp_min(0)
     floor = 0.005**2  # about one 8-bit quantisation step: less contrast than that is not structure
-    correlation = (product - mean_g * mean_a) / ((var_g + floor) * (var_a + floor)).sqrt()
+    correlation = (product - mean_g * mean_a).abs() / ((var_g + floor) * (var_a + floor)).sqrt()
     overlap = (mean_inside > 0.99).float()
-    weight = overlap * (var_g.sqrt() / 0.1).clamp_max(1)
-    total = weight.sum(dim=(1, 2, 3)).clamp_min(1e-6)
-    # Little overlap is little evidence: the score is damped when less than half of the structure is inside.
-    structure = (var_g.sqrt() / 0.1).clamp_max(1).sum(dim=(1, 2, 3)).clamp_min(1e-6)
-    trust = (2 * weight.sum(dim=(1, 2, 3)) / structure).clamp_max(1)
-    score = trust * (weight * correlation).sum(dim=(1, 2, 3)) / total
-    copied = (weight * (correlation >= COPIED)).sum(dim=(1, 2, 3)) / structure
-    return score, copied, correlation * overlap
+    structure = (var_g.sqrt() / 0.1).clamp_max(1)
+    weight = overlap * structure
+    total = structure.sum(dim=(1, 2, 3)).clamp_min(1e-6)
+    copied = (weight * (correlation >= COPIED)).sum(dim=(1, 2, 3)) / total
+    return Agreement(_best_region(correlation, weight, structure), copied, correlation * overlap)
+
+
+def _best_region(correlation: Tensor, weight: Tensor, structure: Tensor) -> Tensor:
+    unexplained = torch.log(1 - (1 - NOISE) * correlation.square().clamp_max(1))
+    side = correlation.shape[-1]
+    pooled = F.avg_pool2d(torch.cat([weight, weight * unexplained], dim=1), int(REGION * side), max(1, side // STEPS))
+    there, unexplained = pooled.flatten(2).unbind(dim=1)
+    # Images without structure have none that decides.
+    enough = there >= LEAST_STRUCTURE * structure.mean(dim=(1, 2, 3)).clamp_min(0.02)[:, None]
+    mean = torch.where(enough, unexplained / there.clamp_min(1e-6), 0.0).amin(dim=1)
+    return (1 - mean.exp()).clamp_min(0).sqrt()

@@ -25,6 +25,7 @@ class Match:
     Attributes:
         row: Row of the training set.
         pose: Position in the orbit in which it was found.
+        window: Window of the query by which it was found (see `regions`); −1 for the whole image.
         similarity: The one that decides: `verified`, or that of the features where verification is off. Float64.
         verified: LNCC after alignment; NaN where verification is off.
         copied_fraction: Share of the image that is locally a copy; NaN where verification is off.
@@ -33,6 +34,7 @@ class Match:
 
     row: Tensor
     pose: Tensor
+    window: Tensor
     similarity: Tensor
     verified: Tensor
     copied_fraction: Tensor
@@ -64,13 +66,13 @@ class Matcher:
         neighbours = reference.search(queries, self.aggregation, self.candidates)
         if not self.verify:
             nothing = torch.full_like(neighbours.similarity, float("nan"))
-            return Match(neighbours.match, neighbours.pose, neighbours.similarity, nothing, nothing, neighbours)
+            whole = torch.full_like(neighbours.match, -1)
+            return Match(neighbours.match, neighbours.pose, whole, neighbours.similarity, nothing, nothing, neighbours)
         lncc, copied = self._verify(queries.thumbnails, neighbours, references, label)
         best = lncc.argmax(dim=1, keepdim=True)
-        row, pose, verified, copied = (
-            values.gather(1, best)[:, 0] for values in (neighbours.candidates, neighbours.candidate_poses, lncc, copied)
-        )
-        return Match(row, pose, verified, verified, copied, neighbours)
+        places = (neighbours.candidates, neighbours.candidate_poses, neighbours.candidate_windows, lncc, copied)
+        row, pose, window, verified, copied = (values.gather(1, best)[:, 0] for values in places)
+        return Match(row, pose, window, verified, verified, copied, neighbours)
 
     def _verify(
         self, queries: Tensor, neighbours: Neighbours, references: Thumbnails, label: str | None
@@ -86,7 +88,8 @@ class Matcher:
             rows, poses = neighbours.candidates[image, slot], neighbours.candidate_poses[image, slot]
             posed = [POSES[self.poses[p]](queries[i]) for i, p in zip(image.tolist(), poses.tolist(), strict=True)]
             generated, reference = torch.stack(posed).to(self.device), references[rows].to(self.device)
-            alignment = registration.register(generated, reference, group=image)
+            windows = neighbours.candidate_windows[image, slot]
+            alignment = registration.register(generated, reference, group=image, window=windows)
             lncc[image, slot] = alignment.lncc.double().cpu()
             copied[image, slot] = alignment.copied_fraction.double().cpu()
         return lncc, copied

@@ -14,6 +14,7 @@ from torch import Tensor
 
 Strength = float | Tensor
 Perturbation = Callable[[Tensor, torch.Generator], Tensor]
+Paste = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 def affine(
@@ -145,6 +146,17 @@ def paste(images: Tensor, others: Tensor, share: Strength, generator: torch.Gene
     return torch.where(depth < _column(share, images), others, images)
 
 
+def implant(images: Tensor, others: Tensor, share: float = 0.5) -> Tensor:
+    """Another image with the centre of this one in its place: a window of `share` of the sides."""
+    h, w = images.shape[-2:]
+    high, wide = round(share * h), round(share * w)
+    top, left = (h - high) // 2, (w - wide) // 2
+    place = (..., slice(top, top + high), slice(left, left + wide))
+    received = others.clone()
+    received[place] = images[place]
+    return received
+
+
 PERTURBATIONS: dict[str, Perturbation] = {
     "exact": lambda x, g: x,
     "noise_0.01": lambda x, g: gaussian_noise(x, 0.01, g),
@@ -166,8 +178,19 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "combined": lambda x, g: gaussian_noise(
         intensity(affine(flip_horizontal(x), rotation=10.0, scale_x=1.1, scale_y=1.1), 0.9), 0.02, g
     ),
+    "rotation_30": lambda x, g: affine(x, rotation=30.0),
+    "quarter_turn": lambda x, g: torch.rot90(x, 1, (-2, -1)),
+    "crop_0.7": lambda x, g: crop(x, 0.7),
+    "inverted": lambda x, g: invert(x),
 }
 """Name → change. The first eight are of the kind the paper tests; the rest are what leaked copies look like."""
+
+PASTES: dict[str, Paste] = {
+    "blend_0.3": lambda x, others, g: blend(x, others, 0.3),
+    "half_pasted": lambda x, others, g: paste(x, others, 0.5, g),
+    "quarter_pasted": lambda x, others, g: implant(x, others, 0.5),
+}
+"""Name → change that needs images of other people: mixed in, or those into which a part of the copy is pasted."""
 
 
 def _per_image(value: Strength, n: int, like: Tensor) -> Tensor:

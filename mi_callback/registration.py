@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mi_callback import regions
 from mi_callback.affine import align_coarsely, align_finely
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import local_correlation
@@ -22,7 +23,11 @@ SMOOTHING = 0.7
 similar people are; after the blur it is .93 against .89."""
 
 KEPT = 3
-"""Candidates of one image that go on to the finest level: the first, and those that correlate best one level before."""
+"""Candidates of one image that go on to the finest level: the first, and those that correlate best one level before.
+Of those that were found by a window, as many again."""
+
+REFINED = 2
+"""And of these, how many are warped at the end."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,9 @@ class Alignment:
     """Result for p pairs.
 
     Attributes:
-        lncc: Mean local correlation over the overlap, weighted by the structure in the generated image, shape `(p,)`;
-            larger is closer, 1 is a copy. Invariant to local gain and offset.
-        copied_fraction: Share of that structure whose LNCC is at least `COPIED`, in [0, 1].
+        lncc: Local correlation in the region of the generated image where it is largest, shape `(p,)`; larger is
+            closer, 1 is a copy. Invariant to local gain and offset, and to inverted contrast.
+        copied_fraction: Share of the structure in the generated image whose LNCC is at least `COPIED`, in [0, 1].
         aligned: The reference in the frame of the generated image, `(p, SIZE, SIZE)` in [0, 1].
         lncc_map: Local correlation, `(p, SIZE, SIZE)`; 0 outside the overlap.
         theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`.
@@ -45,7 +50,13 @@ class Alignment:
     theta: Tensor
 
 
-def register(generated: Tensor, reference: Tensor, group: Tensor | None = None, chunk: int = 256) -> Alignment:
+def register(
+    generated: Tensor,
+    reference: Tensor,
+    group: Tensor | None = None,
+    window: Tensor | None = None,
+    chunk: int = 128,
+) -> Alignment:
     """Align each reference to its generated image by an affine map and a small smooth warp, and compare them.
 
     Deterministic, and of fixed cost per pair. The warp is kept where it makes the images more alike.
@@ -54,8 +65,10 @@ def register(generated: Tensor, reference: Tensor, group: Tensor | None = None, 
         generated: uint8 `(p, SIZE, SIZE)`, in the pose in which the reference was found.
         reference: uint8 `(p, SIZE, SIZE)`.
         group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and the best of
-            the coarser levels, `KEPT` in all, reach the finest one; the others get `lncc` −1; and the best of all is
+            the coarser levels, `KEPT` in all, reach the finest one; the others get `lncc` −1; and the best `REFINED` are
             warped. Without groups every pair is.
+        window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
+            the whole. By default the whole.
         chunk: Pairs aligned at a time; bounds the memory.
 
     References:
@@ -67,10 +80,16 @@ def register(generated: Tensor, reference: Tensor, group: Tensor | None = None, 
     device = generated.device
     group = torch.arange(pairs) if group is None else group.cpu()
 
+    window = torch.full((pairs,), -1) if window is None else window.cpu()
+    masks = regions.masks(side).to(device)
+
     def images(rows: Tensor) -> tuple[Tensor, Tensor]:
         return _as_float(generated[rows]), _as_float(reference[rows])
 
-    coarse = [align_coarsely(*images(rows)) for rows in torch.arange(pairs, device=device).split(chunk)]
+    def mask(rows: Tensor) -> Tensor:
+        return masks[window[rows.cpu()]]
+
+    coarse = [align_coarsely(*images(rows), mask(rows)) for rows in torch.arange(pairs, device=device).split(chunk)]
     theta, correlation = (torch.cat([part[k] for part in coarse]) for k in range(2))
     result = Alignment(
         lncc=correlation.new_full((pairs,), -1.0),
@@ -79,11 +98,12 @@ def register(generated: Tensor, reference: Tensor, group: Tensor | None = None, 
         lncc_map=correlation.new_zeros(pairs, side, side),
         theta=theta,
     )
-    for rows in _best_of_group(correlation.cpu(), group, KEPT, first=True).to(device).split(chunk):
-        theta[rows] = align_finely(*_structure(*images(rows)), theta[rows])
+    rivals = 2 * group + (window >= 0)  # a part correlates better than a whole: each competes with its like
+    for rows in _best_of_group(correlation.cpu(), rivals, KEPT, first=True).to(device).split(chunk):
+        theta[rows] = align_finely(*_structure(*images(rows)), mask(rows), theta[rows])
         _compare(result, rows, *images(rows))
-    for rows in _best_of_group(result.lncc.cpu(), group, 1).to(device).split(chunk):
-        _compare(result, rows, *images(rows), refine(*_structure(*images(rows)), theta[rows]))
+    for rows in _best_of_group(result.lncc.cpu(), rivals, REFINED).to(device).split(chunk):
+        _compare(result, rows, *images(rows), refine(*_structure(*images(rows)), mask(rows), theta[rows]))
     return result
 
 
@@ -117,8 +137,8 @@ def _compare(
 ) -> None:
     """Compare under the maps found, and take down what is better than what is there."""
     aligned, inside = warp(reference, result.theta[rows], displacement)
-    lncc, copied, lncc_map = local_correlation(gaussian(generated, SMOOTHING), gaussian(aligned, SMOOTHING), inside)
-    better = lncc > result.lncc[rows]
+    found = local_correlation(gaussian(generated, SMOOTHING), gaussian(aligned, SMOOTHING), inside)
+    better = found.best > result.lncc[rows]
     rows = rows[better]
-    result.lncc[rows], result.copied_fraction[rows] = lncc[better], copied[better]
-    result.aligned[rows], result.lncc_map[rows] = aligned[better, 0], lncc_map[better, 0]
+    result.lncc[rows], result.copied_fraction[rows] = found.best[better], found.copied[better]
+    result.aligned[rows], result.lncc_map[rows] = aligned[better, 0], found.map[better, 0]

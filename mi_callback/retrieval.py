@@ -10,12 +10,16 @@ from mi_callback.calibration import numbered
 from mi_callback.errors import StateError
 from mi_callback.features import Features
 from mi_callback.index import Backend, Index, build_index
+from mi_callback.regional import Regions
 from mi_callback.similarity import Aggregation, aggregate
 from mi_callback.types import LayerFeatures
 from mi_callback.whitening import Mode, Whitening, fit_whitening
 
 PER_SUBJECT = 2
 """Candidates taken from one subject: eight slices of one patient are not eight candidates."""
+
+REGIONAL = 4
+"""Candidates that are looked up by a window, beside those of the whole image."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,11 @@ class Neighbours:
         match: Training row with the best aggregated similarity of its own, `(n,)`.
         pose: Position in the orbit in which `match` was found, `(n,)`.
         nearest: Each layer's own nearest neighbour in every pose, `(poses, n, layers)`.
-        candidates: Rows to verify, best first, `(n, candidates)`; −1 where there are fewer.
+        candidates: Rows to verify, `(n, candidates)`: those of the whole image, best first, then those of its regions;
+            −1 where there are fewer.
         candidate_poses: The pose of each, same shape.
+        candidate_windows: The window of the query by which each was found (see `regions`), same shape; −1 for the
+            whole image.
     """
 
     similarity: Tensor
@@ -39,6 +46,7 @@ class Neighbours:
     nearest: Tensor
     candidates: Tensor
     candidate_poses: Tensor
+    candidate_windows: Tensor
 
     def consensus(self, match: Tensor, pose: Tensor) -> Tensor:
         """How many layers have `match` as their own nearest neighbour in `pose`, `(n,)`."""
@@ -53,6 +61,7 @@ class Reference:
     indexes: dict[str, Index]
     subjects: Sequence[str] | None
     backend: Backend = "auto"
+    regions: Regions | None = None
 
     @classmethod
     def fit(
@@ -60,10 +69,15 @@ class Reference:
     ) -> "Reference":
         """Fit whitening and index per layer on pose 0 of the training features."""
         whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}
-        return cls(whitenings, {}, None, backend).over(features)
+        regions = Regions.fit(features, whitening, backend, device)
+        return cls(whitenings, {}, None, backend, regions)._over(features)
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
+        regions = None if self.regions is None else Regions.of(features, self.regions.whitenings, self.backend)
+        return replace(self, regions=regions)._over(features)
+
+    def _over(self, features: Features) -> "Reference":
         indexes = {
             layer: build_index(whiten(features.layers[layer][0].to(whiten.mean.device)), self.backend)
             for layer, whiten in self.whitenings.items()
@@ -85,8 +99,8 @@ class Reference:
         """
         if list(queries.layers) != self.layers:
             raise StateError(f"needed features of the layers {self.layers}; {list(queries.layers)} came.")
-        poses = len(next(iter(queries.layers.values())))
-        found = [self._search_pose(queries.pose(pose), aggregation, candidates) for pose in range(poses)]
+        orbit = len(next(iter(queries.layers.values())))
+        found = [self._search_pose(queries.pose(pose), aggregation, candidates) for pose in range(orbit)]
         nearest = torch.stack([f[0] for f in found])  # (poses, n, layers)
         own = torch.stack([f[1] for f in found])
         rows = torch.stack([f[2] for f in found], dim=1)  # (n, poses, k)
@@ -96,7 +110,13 @@ class Reference:
         each = torch.arange(len(best))
         top = scores[each, best].argmax(dim=1)
         match = rows[each, best, top]
-        chosen, chosen_poses = self._choose(rows, scores, candidates)
+        chosen, poses, _ = self._choose(rows, scores, candidates)
+        windows = torch.full_like(chosen, -1)
+        if self.regions is not None and queries.regions:
+            hits = REGIONAL * PER_SUBJECT
+            by_window = self._choose(*self.regions.search(queries, hits), REGIONAL)
+            chosen, poses = (torch.cat(pair, dim=1) for pair in zip((chosen, poses), by_window[:2], strict=True))
+            windows = torch.cat([windows, by_window[2] // hits], dim=1)
         return Neighbours(
             similarity=aggregated[best, each],
             layer_similarity=nearest[best, each],
@@ -104,7 +124,8 @@ class Reference:
             pose=best,
             nearest=own,
             candidates=chosen,
-            candidate_poses=chosen_poses,
+            candidate_poses=poses,
+            candidate_windows=windows,
         )
 
     def whitened(self, images: Features) -> Tensor:
@@ -169,24 +190,27 @@ class Reference:
         ]
         return torch.cat(parts)
 
-    def _choose(self, rows: Tensor, scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
-        """The best rows of each query over all poses, each row once, at most `PER_SUBJECT` of a subject."""
+    def _choose(self, rows: Tensor, scores: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of k hits of each query in each pose, `(n, poses, k)`, the best: each row once, few of a subject.
+
+        Returns:
+            Their rows, poses and positions among the k hits, `(n, candidates)`; rows are −1 where there are fewer.
+        """
         n, _, k = rows.shape
-        order = scores.flatten(1).argsort(dim=1, descending=True, stable=True)
-        ranked = rows.flatten(1).gather(1, order).tolist()
-        chosen = torch.full((n, candidates), -1)
-        poses = torch.zeros(n, candidates, dtype=torch.long)
+        chosen, place = torch.full((n, candidates), -1), torch.zeros(n, candidates, dtype=torch.long)
+        score, order = scores.flatten(1).sort(dim=1, descending=True, stable=True)
+        ranked = rows.flatten(1).gather(1, order).masked_fill(score == -torch.inf, -1).tolist()
         for i, (query_rows, places) in enumerate(zip(ranked, order.tolist(), strict=True)):
             taken: dict[int, int] = {}
             of_subject: dict[str, int] = {}
-            for row, place in zip(query_rows, places, strict=True):
+            for row, position in zip(query_rows, places, strict=True):
+                if len(taken) == candidates or row < 0:
+                    break
                 subject = f"row {row}" if self.subjects is None else self.subjects[row]
                 if row in taken or of_subject.get(subject, 0) >= PER_SUBJECT:
                     continue
-                taken[row] = place // k
+                taken[row] = position
                 of_subject[subject] = of_subject.get(subject, 0) + 1
-                if len(taken) == candidates:
-                    break
-            chosen[i, : len(taken)] = torch.tensor(list(taken))
-            poses[i, : len(taken)] = torch.tensor(list(taken.values()))
-        return chosen, poses
+            chosen[i, : len(taken)] = torch.tensor(list(taken), dtype=torch.long)
+            place[i, : len(taken)] = torch.tensor(list(taken.values()), dtype=torch.long)
+        return chosen, place // k, place % k

@@ -51,6 +51,7 @@ class Scores:
         p_tail: `p_value`, extrapolated beyond the null by a fitted tail: for ranking alone; None unless asked for.
         contrast: Second opinion: are samples closer to training than to held-out people? None unless asked for.
         power: What the detector found of planted copies; None where it was not measured.
+        window: Window of the generated image by which the match was found (see `regions`); −1 for the whole image.
     """
 
     similarity: Tensor
@@ -79,6 +80,7 @@ class Scores:
     p_tail: Tensor | None = None
     contrast: Contrast | None = None
     power: Power | None = None
+    window: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.similarity)

@@ -23,7 +23,7 @@ from mi_callback.types import SubjectKey
 if TYPE_CHECKING:
     from mi_callback.detector import MemorizationDetector
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: str | None = None) -> None:
@@ -37,11 +37,11 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     if detector.train is None or detector.null is None:
         raise StateError("needed a fitted detector to save; call fit(train, held_out=…) first.")
     train = detector.train
-    tensors = {f"train/{layer}": features[0].contiguous() for layer, features in train.layers.items()}
+    tensors = _in_pose_0("train", train)
     tensors |= {"thumbnails": train.thumbnails.contiguous(), "null": detector.null.similarity.contiguous()}
     held_out = detector.held_out
     if held_out is not None:
-        tensors |= {f"held_out/{layer}": features[0].contiguous() for layer, features in held_out.layers.items()}
+        tensors |= _in_pose_0("held_out", held_out)
         tensors["held_out_thumbnails"] = held_out.thumbnails.contiguous()
     planted = detector.planted
     if planted is not None:
@@ -55,6 +55,7 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "subjects": train.subjects,
         "sources": train.sources,
         "layers": list(train.layers),
+        "layers_with_regions": list(train.regions),
         "null_kind": detector.null.kind,
         "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
         "duplicate": detector.duplicate,
@@ -103,7 +104,8 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
 
     def side(name: str, pictures: str, subjects: list[str] | None, sources: list[str] | None) -> Features:
         layers = {layer: tensors[f"{name}/{layer}"][None] for layer in header["layers"]}
-        return Features(layers, tensors[pictures], subjects, sources)
+        windows = {layer: tensors[f"{name}/regions/{layer}"][None] for layer in header["layers_with_regions"]}
+        return Features(layers, tensors[pictures], subjects, sources, windows)
 
     train = side("train", "thumbnails", header["subjects"], header["sources"])
     held_out = None
@@ -122,6 +124,11 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     detector.restore(train, held_out, detector.fit_reference(train), null, header["duplicate"], planted)
 
 
+def _in_pose_0(name: str, images: Features) -> dict[str, Tensor]:
+    whole = {f"{name}/{layer}": features[0].contiguous() for layer, features in images.layers.items()}
+    return whole | {f"{name}/regions/{layer}": features[0].contiguous() for layer, features in images.regions.items()}
+
+
 def settings(detector: "MemorizationDetector") -> dict[str, Any]:
     """Everything that changes what a fitted state means, as JSON holds it."""
     aggregation = detector.aggregation
@@ -134,6 +141,7 @@ def settings(detector: "MemorizationDetector") -> dict[str, Any]:
         "null": detector.null_choice,
         "verify": detector.verify,
         "candidates": detector.candidates,
+        "regions": detector.regions,
         "null_size": detector.null_size,
         "seed": detector.seed,
     }

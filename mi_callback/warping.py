@@ -29,3 +29,8 @@ def standardise(images: Tensor, mask: Tensor) -> Tensor:
     centred = images - (images * mask).sum(dim=(2, 3), keepdim=True) / total
     variance = (centred.square() * mask).sum(dim=(2, 3), keepdim=True) / total
     return centred / (variance + 1e-6).sqrt()
+
+
+def sign_of(correlation: Tensor) -> Tensor:
+    """−1 for pairs whose contrast is inverted, else 1, as a factor for images: `(p,)` → `(p, 1, 1, 1)`."""
+    return torch.where(correlation < 0, -1.0, 1.0)[:, None, None, None]

@@ -48,7 +48,7 @@ def test_a_displacement_of_nothing_is_an_affine_warp():
 
 def test_identical_images_are_not_warped():
     images = smooth(3)
-    assert refine(images, images, IDENTITY.expand(3, 2, 3)).abs().max() < 1e-4
+    assert refine(images, images, torch.ones_like(images), IDENTITY.expand(3, 2, 3)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("theta", [IDENTITY, torch.tensor([[0.95, 0.2, 0.05], [-0.2, 0.95, 0.0]])])
@@ -57,7 +57,7 @@ def test_a_smooth_warp_is_undone_before_any_affine_map(theta, generator):
     theta = theta.expand(6, 2, 3)
     fixed = elastic(warp(moving, theta)[0], 2.0, generator)
     before, _ = warp(moving, theta)
-    after, _ = warp(moving, theta, refine(fixed, moving, theta))
+    after, _ = warp(moving, theta, refine(fixed, moving, torch.ones_like(fixed), theta))
     # Away from the border, where the turned image has no content.
     error = [float((image - fixed)[..., 16:-16, 16:-16].square().mean()) for image in (before, after)]
     assert error[1] < 0.25 * error[0]
@@ -74,13 +74,15 @@ def test_elastic_copies_stand_out_and_different_images_stay_different(generator)
 def test_pairs_do_not_depend_on_each_other():
     fixed, moving = smooth(4), smooth(4, seed=1)
     theta = IDENTITY.expand(4, 2, 3)
-    together = refine(fixed, moving, theta)
-    alone = torch.cat([refine(fixed[i : i + 1], moving[i : i + 1], theta[:1]) for i in range(4)])
+    together = refine(fixed, moving, torch.ones_like(fixed), theta)
+    alone = torch.cat(
+        [refine(fixed[i : i + 1], moving[i : i + 1], torch.ones_like(fixed[:1]), theta[:1]) for i in range(4)]
+    )
     assert torch.allclose(together, alone, atol=1e-4)
-    assert torch.equal(together, refine(fixed, moving, theta))
+    assert torch.equal(together, refine(fixed, moving, torch.ones_like(fixed), theta))
 
 
 def test_flat_images_stay_finite():
     flat = torch.full((1, 1, SIZE, SIZE), 0.5)
     for fixed, moving in ((flat, smooth(1)), (smooth(1), flat), (flat, flat)):
-        assert refine(fixed, moving, IDENTITY[None]).isfinite().all()
+        assert refine(fixed, moving, torch.ones_like(fixed), IDENTITY[None]).isfinite().all()

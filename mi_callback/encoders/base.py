@@ -1,6 +1,7 @@
 """What every encoder is: declared layers, declared input, pooled features out."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from mi_callback import regions
 from mi_callback.errors import EncoderError
 from mi_callback.preprocessing import Intensity
 from mi_callback.types import LayerFeatures
@@ -92,15 +94,48 @@ class HookedEncoder(nn.Module):
         """Stays in eval mode whatever its owner does: batch statistics would make features depend on the batch."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> LayerFeatures:
+        return {key: pool(output, self.layers[key], self.pooling, key) for key, output in self._outputs(images).items()}
+
+    def with_regions(self, images: Tensor) -> tuple[LayerFeatures, LayerFeatures]:
+        """As `forward`, and the same pooled over each window of `regions`: `{layer: (n, regions.COUNT, d)}`.
+
+        Layers without a map (`BC`, or pooling `cls`) have no regions.
+        """
+        whole, parts = LayerFeatures(), LayerFeatures()
+        for key, output in self._outputs(images).items():
+            layer = self.layers[key]
+            whole[key] = pool(output, layer, self.pooling, key)
+            if (shape := self._map_shape(output, layer)) is not None:
+                parts[key] = pool_windows(output, layer, self.pooling, shape)
+        return whole, parts
+
+    def _map_shape(self, output: Tensor, layer: Layer) -> tuple[int, int] | None:
+        """Height and width of a layer's map; None where it has none in two dimensions."""
+        if self.pooling == "cls":
+            return None
+        match layer.layout:
+            case "BCHW":
+                return output.shape[2], output.shape[3]
+            case "BHWC":
+                return output.shape[1], output.shape[2]
+            case "BNC":  # tokens row by row, as many to a side as the input's proportions say
+                tokens = output.shape[1] - layer.prefix_tokens
+                height = max(1, round(math.sqrt(tokens * self.size[0] / self.size[1])))
+                return (height, tokens // height) if tokens % height == 0 else None
+            case _:
+                return None
+
+    @torch.no_grad()
+    def _outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """What the tapped layers return, in their declared order."""
         found: dict[str, Tensor] = {}
         with self._taps(found), suppress(_AllLayersReached):
             self.network(images)
         unreached = [key for key in self.layers if key not in found]
         if unreached:
             raise EncoderError(f"needed the outputs of {unreached}; the forward of {self.name!r} did not reach them.")
-        return {key: pool(found[key], layer, self.pooling, key) for key, layer in self.layers.items()}
+        return {key: found[key] for key in self.layers}
 
     def fingerprint(self) -> str:
         """Hash of weights, layers and input convention: changes when any feature could."""
@@ -152,24 +187,49 @@ def pool(activation: Tensor, layer: Layer, pooling: Pooling, name: str = "layer"
         if layer.layout != "BNC" or layer.prefix_tokens < 1:
             raise EncoderError(f"needed a BNC layer with a CLS token for pooling 'cls'; {name!r} is {layer}.")
         return activation[:, 0]
+    places = _places(activation, layer)
+    return _average(places, places.new_full((1, places.shape[2]), 1 / places.shape[2]), pooling)[:, 0]
+
+
+def pool_windows(activation: Tensor, layer: Layer, pooling: Pooling, shape: tuple[int, int]) -> Tensor:
+    """The output of a layer with a map of `shape`, pooled over each window: `(n, regions.COUNT, d)` float32."""
+    places = _places(activation.float(), layer)
+    return _average(places, regions.weights(*shape).to(places), pooling)
+
+
+def _places(activation: Tensor, layer: Layer) -> Tensor:
+    """Channels, then everything that is not one: `(n, d, places)`."""
     match layer.layout:
         case "BNC":
-            places = activation[:, layer.prefix_tokens :].transpose(1, 2)
+            return activation[:, layer.prefix_tokens :].transpose(1, 2)
         case "BHWC":
-            places = activation.flatten(1, 2).transpose(1, 2)
+            return activation.flatten(1, 2).transpose(1, 2)
         case _:
-            places = activation.flatten(2)
+            return activation.flatten(2)
+
+
+def _average(places: Tensor, weights: Tensor, pooling: Pooling) -> Tensor:
+    """Pool `(n, d, places)` under each row of `weights` `(k, places)`: `(n, k, d)`."""
+
+    def mean(values: Tensor) -> Tensor:
+        return (values @ weights.T).transpose(1, 2)
+
     match pooling:
         case "mean":
-            return places.mean(dim=2)
+            return mean(places)
         case "gem":
-            return generalised_mean(places)
+            return generalised_mean(places, weights=weights).transpose(1, 2)
         case "mean_std":
-            return torch.cat([places.mean(dim=2), places.std(dim=2, unbiased=False)], dim=1)
+            average = mean(places)
+            return torch.cat([average, (mean(places.square()) - average.square()).clamp_min(0).sqrt()], dim=2)
         case _:
             raise EncoderError(f"needed pooling mean, gem, mean_std or cls; {pooling!r} came.")
 
 
-def generalised_mean(places: Tensor, p: float = 3.0, epsilon: float = 1e-6) -> Tensor:
-    """GeM over the last axis (Radenović et al. 2019): between the mean (p = 1) and the maximum (p → ∞)."""
-    return places.clamp_min(epsilon).pow(p).mean(dim=-1).pow(1 / p)
+def generalised_mean(places: Tensor, p: float = 3.0, epsilon: float = 1e-6, weights: Tensor | None = None) -> Tensor:
+    """GeM over the last axis (Radenović et al. 2019): between the mean (p = 1) and the maximum (p → ∞).
+
+    With `weights` `(k, places)`, whose rows sum to 1, one such mean for each row: `(…, places)` → `(…, k)`.
+    """
+    powers = places.clamp_min(epsilon).pow(p)
+    return (powers.mean(dim=-1) if weights is None else powers @ weights.T).pow(1 / p)

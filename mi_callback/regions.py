@@ -1,0 +1,51 @@
+"""Nine overlapping windows of half the sides: a copy may be no more than a part of an image."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mi_callback.smoothing import box_mean
+
+GRID = 3
+"""Windows along each side, evenly spread."""
+
+SHARE = 0.5
+"""Side of a window as a share of that of the image."""
+
+COUNT = GRID**2
+
+STRUCTURED = 0.25
+"""Contrast, relative to that of the whole image, from which a window says whose anatomy it shows."""
+
+
+@lru_cache
+def weights(height: int, width: int) -> Tensor:
+    """How much each cell of a map belongs to each window, `(COUNT, height · width)`; the rows sum to 1."""
+    rows, columns = (_along(cells) for cells in (height, width))
+    return torch.einsum("ay,bx->abyx", rows, columns).reshape(COUNT, height * width)
+
+
+@lru_cache
+def masks(side: int) -> Tensor:
+    """1 inside each window, 0 outside, and last a mask of the whole image: `(COUNT + 1, 1, side, side)`.
+
+    Position −1, which stands for no window, is thus the whole.
+    """
+    inside = weights(side, side).view(COUNT, 1, side, side) > 0
+    return torch.cat([inside, torch.ones_like(inside[:1])]).float()
+
+
+def structured(images: Tensor) -> Tensor:
+    """Which windows of images `(n, c, h, w)` show anatomy rather than background, bool `(n, COUNT)`."""
+    grey = images.float().mean(dim=1)
+    contrast = (box_mean(grey.square(), 9) - box_mean(grey, 9).square()).clamp_min(0).sqrt().flatten(1)
+    return contrast @ weights(*images.shape[2:]).to(contrast).T >= STRUCTURED * contrast.mean(dim=1, keepdim=True)
+
+
+def _along(cells: int) -> Tensor:
+    """Share of each window, of those along one side, that lies in each cell, `(GRID, cells)`."""
+    start = torch.linspace(0, 1 - SHARE, GRID)[:, None]
+    edge = torch.arange(cells + 1) / cells
+    overlap = torch.minimum(edge[1:], start + SHARE) - torch.maximum(edge[:-1], start)
+    return overlap.clamp_min(0) / SHARE

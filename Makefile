@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-statistics check bench clean
+.PHONY: help demo test test-statistics check bench-detection clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -23,7 +23,7 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 test-statistics: $(VENV)/dev.stamp  ## test false-flag rates and error control at length, write examples/statistics/RESULTS.md (hours)
 	$(BIN)/python examples/statistics/run.py
 
-bench: $(VENV)/dev.stamp  ## measure detection on real slices, write examples/detection/RESULTS.md (long)
+bench-detection: $(VENV)/dev.stamp  ## measure detection on real slices, write examples/detection/RESULTS.md (long)
 	$(BIN)/python examples/detection/run.py
 
 clean:  ## remove the environment and everything that was written by it

@@ -36,17 +36,15 @@ def align_coarsely(generated: Tensor, reference: Tensor, mask: Tensor) -> tuple[
         Maps `(p, 2, 3)` as `affine_grid` takes them, and the magnitude of the correlation `(p,)`.
     """
     (side, iterations), *finer = LEVELS[:-1]
-    small = [_shrink(images, side) for images in (generated, reference, mask)]
-    starts = _search(*small)
-    tried, correlation = _gauss_newton(
-        *(images.repeat_interleave(STARTS, 0) for images in small), starts.flatten(0, 1), iterations
-    )
+    fixed, moving, where = _at(side, generated, reference, mask)
+    starts = _search(fixed, moving, where)
+    fixed, moving, where = (images.repeat_interleave(STARTS, 0) for images in (fixed, moving, where))
+    tried, correlation = _gauss_newton(fixed, moving, where, starts.flatten(0, 1), iterations)
     correlation, best = correlation.view(-1, STARTS).max(dim=1)
     theta = tried.view_as(starts)[torch.arange(len(best), device=best.device), best]
     for side, iterations in finer:
-        theta, correlation = _gauss_newton(
-            *(_shrink(images, side) for images in (generated, reference, mask)), theta, iterations
-        )
+        fixed, moving, where = _at(side, generated, reference, mask)
+        theta, correlation = _gauss_newton(fixed, moving, where, theta, iterations)
     return theta, correlation
 
 
@@ -142,8 +140,8 @@ def _compose(theta: Tensor, step: Tensor) -> Tensor:
     return torch.cat([composed[..., :2].clamp(-2, 2), composed[..., 2:].clamp(-0.9, 0.9)], dim=2)
 
 
-def _shrink(images: Tensor, side: int) -> Tensor:
-    return images if images.shape[-1] == side else F.adaptive_avg_pool2d(images, side)
+def _at(side: int, *images: Tensor) -> tuple[Tensor, ...]:
+    return tuple(F.adaptive_avg_pool2d(image, side) for image in images)
 
 
 def _correlation(fixed: Tensor, warped: Tensor, inside: Tensor, mask: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def refine(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor
     splines, penalty = (matrix.to(fixed) for matrix in (_splines(SIDE), _penalty()))
     template = standardise(fixed, mask)
     gradient = [(torch.gradient(template, dim=axis)[0] * mask).flatten(1) * SIDE / 2 for axis in (-1, -2)]
-    scale, factor = _normal_equations(gradient, splines, penalty)
+    scale, factor = _normal_equations(gradient, _line(SIDE).to(fixed), penalty)
     controls = fixed.new_zeros(pairs, 2, CONTROLS**2)
     for _ in range(ITERATIONS):
         moved, inside = warp(moving, theta, _field(controls, splines, SIDE))
@@ -67,24 +67,38 @@ def _field(controls: Tensor, splines: Tensor, side: int) -> Tensor:
     return (controls @ splines.T).view(len(controls), 2, side, side).permute(0, 2, 3, 1)
 
 
-def _normal_equations(gradient: list[Tensor], splines: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+def _normal_equations(gradient: list[Tensor], line: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
     """Scale of the data term `(p,)` and Cholesky factor of the penalised Gauss-Newton matrix, `(p, 2 c², 2 c²)`."""
     x, y = gradient
-    xx, xy, yy = ((splines.T * product[:, None]) @ splines for product in (x * x, x * y, y * y))
+    xx, xy, yy = (_products(product, line) for product in (x * x, x * y, y * y))
     scale = (xx + yy).diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6) / 2
     stiff = scale[:, None, None] * (STIFFNESS * penalty + DAMPING * torch.eye(len(penalty)).to(penalty))
     rows = torch.cat([xx + stiff, xy], dim=2), torch.cat([xy, yy + stiff], dim=2)
     return scale, torch.linalg.cholesky(torch.cat(rows, dim=1))
 
 
+def _products(weight: Tensor, line: Tensor) -> Tensor:
+    """Weighted sum over pixels of every spline times every other, `(p, side²)` → `(p, c², c²)`; axis by axis."""
+    side, controls = line.shape
+    pairs = (line[:, :, None] * line[:, None]).flatten(1)  # one axis: spline a times spline b at each pixel
+    sums = pairs.T @ (weight.view(-1, side, side) @ pairs)
+    return sums.view(-1, *(controls,) * 4).transpose(2, 3).reshape(len(sums), controls**2, controls**2)
+
+
 @lru_cache
 def _splines(side: int) -> Tensor:
     """Cubic B-spline of every control point at every pixel, `(side², CONTROLS²)`."""
+    line = _line(side)
+    return torch.einsum("ya,xb->yxab", line, line).reshape(side**2, CONTROLS**2)
+
+
+@lru_cache
+def _line(side: int) -> Tensor:
+    """The same along one axis, `(side, CONTROLS)`."""
     place = (torch.arange(side) + 0.5) * (CONTROLS - 3) / side + 1
     distance = (place[:, None] - torch.arange(CONTROLS)).abs()
     near, far = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance).clamp_min(0) ** 3 / 6
-    line = torch.where(distance < 1, near, far)
-    return torch.einsum("ya,xb->yxab", line, line).reshape(side**2, CONTROLS**2)
+    return torch.where(distance < 1, near, far)
 
 
 @lru_cache

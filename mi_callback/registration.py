@@ -65,8 +65,8 @@ def register(
         generated: uint8 `(p, SIZE, SIZE)`, in the pose in which the reference was found.
         reference: uint8 `(p, SIZE, SIZE)`.
         group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and the best of
-            the coarser levels, `KEPT` in all, reach the finest one; the others get `lncc` −1; and the best `REFINED` are
-            warped. Without groups every pair is.
+            the coarser levels, `KEPT` in all, reach the finest one; the others get `lncc` −1. The best `REFINED` of
+            these are warped. Without groups every pair is.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
         chunk: Pairs aligned at a time; bounds the memory.

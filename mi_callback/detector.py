@@ -56,6 +56,9 @@ class MemorizationDetector:
             paper's, not calibrated, for comparison), `auto` (held-out images if given, else cross-fit).
         verify: Align the best candidates to the generated image and let their local correlation decide.
         regions: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
+        views: Search among training images that were turned or magnified, too, so that copies far from where the
+            encoder would know them are candidates: `fit` takes five times as long, scoring as long as before. Regions
+            and views need `verify`.
         candidates: Training images aligned per generated image.
         alpha: Level of each flag: the share of novel images that may be flagged.
         fdr: Flag at this false discovery rate instead.
@@ -89,6 +92,7 @@ class MemorizationDetector:
         verify: bool = True,
         candidates: int = 8,
         regions: bool = True,
+        views: bool = True,
         alpha: float = 0.05,
         fdr: float | None = None,
         procedure: Procedure = "bh",
@@ -117,7 +121,7 @@ class MemorizationDetector:
         self.aggregation: Aggregation = aggregation
         self.poses = orbit(poses)
         self.null_choice: NullKind = null
-        self.verify, self.candidates, self.regions = verify, candidates, regions
+        self.verify, self.candidates, self.regions, self.views = verify, candidates, regions, views
         self.alpha, self.fdr, self.oni_scale = alpha, fdr, oni_scale
         self.procedure: Procedure = procedure
         self.tail_choice, self.contrast = tail, contrast
@@ -139,7 +143,7 @@ class MemorizationDetector:
     @property
     def match(self) -> Matcher:
         """How images are looked up under this detector's settings."""
-        return Matcher(self.poses, self.aggregation, self.candidates, self.verify, self.search_device)
+        return Matcher(self.aggregation, self.candidates, self.verify, self.search_device)
 
     # Fitting -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +178,8 @@ class MemorizationDetector:
         read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
         orbit_of_train = self.poses if kind != "held_out" else self.poses[:1]
         planted = Reservoir(PLANTED, self.seed)
-        training = self._extract(train, orbit_of_train, subjects, "training features", progress, planted, **read)
+        views = self.verify and self.views
+        training = self._extract(train, orbit_of_train, subjects, "training features", progress, planted, views, **read)
         novel = None
         if held_out is not None and (kind == "held_out" or self.contrast):
             novel = self._extract(held_out, self.poses, held_out_subjects, "held-out features", progress, **read)
@@ -264,10 +269,10 @@ class MemorizationDetector:
             flagged=flagged,
             match=found.row,
             match_subject=match_subject,
-            consensus=found.neighbours.consensus(found.row, found.pose),
+            consensus=found.neighbours.consensus(found.row),
             verified=found.verified,
             copied_fraction=found.copied_fraction,
-            pose=[self.poses[i] for i in found.pose.tolist()],
+            pose=[list(POSES)[i] for i in found.pose.tolist()],
             layers=self.reference.layers,
             alpha=self.alpha,
             fdr=self.fdr,
@@ -454,6 +459,7 @@ class MemorizationDetector:
         label: str,
         progress: bool,
         keep: Reservoir | None = None,
+        views: bool = False,
         **read: SubjectKey,
     ) -> Features:
         if isinstance(self.encoder, torch.nn.Module):
@@ -468,6 +474,7 @@ class MemorizationDetector:
             progress=label if progress else None,
             keep=keep,
             regional=self.verify and self.regions,
+            views=views,
             **read,
         )
 

@@ -1,6 +1,6 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -16,7 +16,7 @@ from mi_callback import regions, registration
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images import subject_in_path
-from mi_callback.poses import POSES
+from mi_callback.poses import POSES, VIEWS
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
 from mi_callback.types import Batches, LayerFeatures, SubjectKey, Subjects, Thumbnails
 
@@ -36,6 +36,7 @@ class Features:
         sources: File of each image where its batch named one, or None.
         regions: `{layer: (poses, n, regions.COUNT, d)}` float16, the same per window of the image, NaN where it shows
             no anatomy; empty where they were not asked for or the encoder has none.
+        views: `{layer: (views, n, d)}`, the images as `poses.VIEWS` show them, for a training set; empty elsewhere.
     """
 
     layers: dict[str, Tensor]
@@ -43,6 +44,7 @@ class Features:
     subjects: list[str] | None
     sources: list[str] | None
     regions: dict[str, Tensor] = field(default_factory=dict)
+    views: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.thumbnails)
@@ -78,6 +80,7 @@ class Features:
             None if self.subjects is None else [self.subjects[i] for i in places],
             None if self.sources is None else [self.sources[i] for i in places],
             {layer: features[:, rows] for layer, features in self.regions.items()},
+            {layer: features[:, rows] for layer, features in self.views.items()},
         )
 
 
@@ -156,6 +159,7 @@ def extract(
     progress: str | None = None,
     keep: Reservoir | None = None,
     regional: bool = False,
+    views: bool = False,
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
 
@@ -169,6 +173,7 @@ def extract(
         progress: Label of the progress bar, or None for no bar.
         keep: Takes a sample of the images on the way.
         regional: Pool over windows too, where the encoder can (`HookedEncoder.with_regions`).
+        views: Encode every image in each of `VIEWS` too.
 
     Raises:
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
@@ -176,6 +181,7 @@ def extract(
     """
     layers: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
+    viewed: dict[str, list[Tensor]] = {}
     thumbs: list[Tensor] = []
     found_subjects: list[str] | None = []
     found_sources: list[str] | None = []
@@ -189,7 +195,11 @@ def extract(
             keep.offer(checked)
         checked = checked.to(device)
         thumbs.append(thumbnails(checked, registration.SIZE).cpu())
-        for collected, pooled in zip((layers, parts), encode(checked, encoder, poses, regional), strict=True):
+        changes = [POSES[pose] for pose in poses]
+        found = [*encode(checked, encoder, changes, regional)]
+        if views:
+            found.append(encode(checked, encoder, [view.change for view in VIEWS.values()])[0])
+        for collected, pooled in zip((layers, parts, viewed), found, strict=False):
             for layer, features in pooled.items():
                 collected.setdefault(layer, []).append(features)
         found_subjects = _extend(found_subjects, batch.subjects)
@@ -201,23 +211,24 @@ def extract(
         found_subjects = _as_ids(subjects)
         if len(found_subjects) != done:
             raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
-    whole, windows = (
-        {layer: torch.cat(batches, dim=1) for layer, batches in collected.items()} for collected in (layers, parts)
+    whole, windows, seen = (
+        {layer: torch.cat(batches, dim=1) for layer, batches in collected.items()}
+        for collected in (layers, parts, viewed)
     )
-    return Features(whole, torch.cat(thumbs), found_subjects, found_sources, windows)
+    return Features(whole, torch.cat(thumbs), found_subjects, found_sources, windows, seen)
 
 
 @torch.no_grad()
 def encode(
-    images: Tensor, encoder: Encoder, poses: Sequence[str], regional: bool = False
+    images: Tensor, encoder: Encoder, changes: Sequence[Callable[[Tensor], Tensor]], regional: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Checked images `(n, c, h, w)` → features and those of regions, as in `Features`, on the CPU.
+    """Checked images `(n, c, h, w)` under each change → features and those of regions, as in `Features`, on the CPU.
 
     Raises:
         EncoderError: If the encoder returns other layers than it declared, another number of rows, or NaN.
     """
     with torch.autocast(images.device.type, enabled=False):
-        turned = [preprocess(POSES[pose](images), encoder.size, encoder.channels, encoder.intensity) for pose in poses]
+        turned = [preprocess(change(images), encoder.size, encoder.channels, encoder.intensity) for change in changes]
         # Quarter turns swap height and width, but the input size of the encoder is the same for all.
         batch = torch.cat(turned)
         with_regions = getattr(encoder, "with_regions", None) if regional else None
@@ -226,13 +237,13 @@ def encode(
     if list(pooled) != list(encoder.layers):
         raise EncoderError(f"needed the layers {list(encoder.layers)} from {encoder.name!r}; {list(pooled)} came.")
     for layer, features in pooled.items():
-        if features.ndim != 2 or len(features) != len(poses) * len(images):
+        if features.ndim != 2 or len(features) != len(changes) * len(images):
             raise EncoderError(
-                f"needed ({len(poses) * len(images)}, d) features of {layer!r}; {tuple(features.shape)} came."
+                f"needed ({len(changes) * len(images)}, d) features of {layer!r}; {tuple(features.shape)} came."
             )
         if not features.isfinite().all():
             raise EncoderError(f"needed finite features; {encoder.name!r} returned NaN or infinity in {layer!r}.")
-    shape, most = (len(poses), len(images)), torch.finfo(torch.float16).max
+    shape, most = (len(changes), len(images)), torch.finfo(torch.float16).max
     parts = {layer: f.clamp(-most, most).half().masked_fill(background, torch.nan) for layer, f in parts.items()}
     return (
         {layer: features.float().cpu().unflatten(0, shape) for layer, features in pooled.items()},

@@ -1,6 +1,5 @@
 """Generated images → their match in a training set: search by features, then verify by registration."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,7 @@ class Match:
 
     Attributes:
         row: Row of the training set.
-        pose: Position in the orbit in which it was found.
+        pose: Position among `POSES` of the one in which it was found.
         window: Window of the query by which it was found (see `regions`); −1 for the whole image.
         similarity: The one that decides: `verified`, or that of the features where verification is off. Float64.
         verified: LNCC after alignment; NaN where verification is off.
@@ -46,14 +45,12 @@ class Matcher:
     """How a query is looked up: generated images and every null go through exactly this.
 
     Attributes:
-        poses: Orbit of the query.
         aggregation: How layers combine.
         candidates: Training images aligned per query.
         verify: Whether they are.
         device: Where images are aligned.
     """
 
-    poses: Sequence[str]
     aggregation: Aggregation
     candidates: int
     verify: bool
@@ -82,11 +79,12 @@ class Matcher:
         copied = torch.zeros_like(lncc)
         # Whole images at a time: the candidates of one compete for the finest level of the registration.
         blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE)
+        turns = list(POSES.values())
         for block in tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False):
             image, slot = (neighbours.candidates[block] >= 0).nonzero(as_tuple=True)
             image = block[image]
             rows, poses = neighbours.candidates[image, slot], neighbours.candidate_poses[image, slot]
-            posed = [POSES[self.poses[p]](queries[i]) for i, p in zip(image.tolist(), poses.tolist(), strict=True)]
+            posed = [turns[p](queries[i]) for i, p in zip(image.tolist(), poses.tolist(), strict=True)]
             generated, reference = torch.stack(posed).to(self.device), references[rows].to(self.device)
             windows = neighbours.candidate_windows[image, slot]
             alignment = registration.register(generated, reference, group=image, window=windows)

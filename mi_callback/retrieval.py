@@ -10,13 +10,18 @@ from mi_callback.calibration import numbered
 from mi_callback.errors import StateError
 from mi_callback.features import Features
 from mi_callback.index import Backend, Index, build_index
+from mi_callback.poses import POSES, VIEWS, then
 from mi_callback.regional import Regions
+from mi_callback.regions import COUNT
 from mi_callback.similarity import Aggregation, aggregate
 from mi_callback.types import LayerFeatures
 from mi_callback.whitening import Mode, Whitening, fit_whitening
 
 PER_SUBJECT = 2
 """Candidates taken from one subject: eight slices of one patient are not eight candidates."""
+
+PER_IMAGE = 2
+"""Views of one image that may be among the hits, for which there is room."""
 
 REGIONAL = 4
 """Candidates that are looked up by a window, beside those of the whole image."""
@@ -30,8 +35,8 @@ class Neighbours:
         similarity: Aggregated similarity in the best pose, `(n,)` float64; larger is closer.
         layer_similarity: Nearest-neighbour cosine per layer in that pose, `(n, layers)`.
         match: Training row with the best aggregated similarity of its own, `(n,)`.
-        pose: Position in the orbit in which `match` was found, `(n,)`.
-        nearest: Each layer's own nearest neighbour in every pose, `(poses, n, layers)`.
+        pose: Position among `POSES` of the one in which `match` was found, `(n,)`.
+        nearest: Each layer's own nearest neighbour in every pose of the query, `(poses, n, layers)`.
         candidates: Rows to verify, `(n, candidates)`: those of the whole image, best first, then those of its regions;
             −1 where there are fewer.
         candidate_poses: The pose of each, same shape.
@@ -48,20 +53,24 @@ class Neighbours:
     candidate_poses: Tensor
     candidate_windows: Tensor
 
-    def consensus(self, match: Tensor, pose: Tensor) -> Tensor:
-        """How many layers have `match` as their own nearest neighbour in `pose`, `(n,)`."""
-        return (self.nearest[pose, torch.arange(len(match))] == match[:, None]).sum(dim=1)
+    def consensus(self, match: Tensor) -> Tensor:
+        """How many layers have `match` as their own nearest neighbour in some pose, `(n,)`."""
+        return (self.nearest == match[:, None]).any(dim=0).sum(dim=1)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Training images as they are searched. Rows are those of the features it was fitted on."""
+    """Training images as they are searched. Rows are those of the features it was fitted on.
+
+    An index holds every image as it is, then all of them in each view.
+    """
 
     whitenings: dict[str, Whitening]
     indexes: dict[str, Index]
     subjects: Sequence[str] | None
     backend: Backend = "auto"
     regions: Regions | None = None
+    n: int = 0
 
     @classmethod
     def fit(
@@ -78,18 +87,21 @@ class Reference:
         return replace(self, regions=regions)._over(features)
 
     def _over(self, features: Features) -> "Reference":
+        def vectors(layer: str, whiten: Whitening) -> Tensor:
+            seen = [features.layers[layer][0], *features.views.get(layer, ())]
+            return torch.cat([whiten(pooled.to(whiten.mean.device)) for pooled in seen])
+
         indexes = {
-            layer: build_index(whiten(features.layers[layer][0].to(whiten.mean.device)), self.backend)
-            for layer, whiten in self.whitenings.items()
+            layer: build_index(vectors(layer, whiten), self.backend) for layer, whiten in self.whitenings.items()
         }
-        return replace(self, indexes=indexes, subjects=features.subjects)
+        return replace(self, indexes=indexes, subjects=features.subjects, n=len(features))
 
     @property
     def layers(self) -> list[str]:
         return list(self.whitenings)
 
     def search(self, queries: Features, aggregation: Aggregation, candidates: int = 8) -> Neighbours:
-        """Nearest training images of n queries over all poses and layers.
+        """Nearest training images of n queries, in the first poses of `POSES`, over all poses and layers.
 
         Per layer the nearest neighbour decides the similarity (the paper's definition); the match and the candidates
         are the training images whose *own* similarities, aggregated over layers, are largest.
@@ -102,26 +114,27 @@ class Reference:
         orbit = len(next(iter(queries.layers.values())))
         found = [self._search_pose(queries.pose(pose), aggregation, candidates) for pose in range(orbit)]
         nearest = torch.stack([f[0] for f in found])  # (poses, n, layers)
-        own = torch.stack([f[1] for f in found])
-        rows = torch.stack([f[2] for f in found], dim=1)  # (n, poses, k)
+        own = torch.stack([f[1] for f in found]) % self.n
+        entries = torch.stack([f[2] for f in found], dim=1)  # (n, poses, k)
         scores = torch.stack([f[3] for f in found], dim=1)
+        rows, turned = entries % self.n, self._poses(entries)
         aggregated = aggregate(nearest, aggregation, self.layers)
         best = aggregated.argmax(dim=0)
         each = torch.arange(len(best))
         top = scores[each, best].argmax(dim=1)
-        match = rows[each, best, top]
-        chosen, poses, _ = self._choose(rows, scores, candidates)
-        windows = torch.full_like(chosen, -1)
+        chosen, place = self._choose(rows, scores, candidates)
+        poses, windows = turned.flatten(1).gather(1, place), torch.full_like(chosen, -1)
         if self.regions is not None and queries.regions:
             hits = REGIONAL * PER_SUBJECT
-            by_window = self._choose(*self.regions.search(queries, hits), REGIONAL)
-            chosen, poses = (torch.cat(pair, dim=1) for pair in zip((chosen, poses), by_window[:2], strict=True))
-            windows = torch.cat([windows, by_window[2] // hits], dim=1)
+            regional, place = self._choose(*self.regions.search(queries, hits), REGIONAL)
+            chosen = torch.cat([chosen, regional], dim=1)
+            poses = torch.cat([poses, place // (COUNT * hits)], dim=1)
+            windows = torch.cat([windows, place % (COUNT * hits) // hits], dim=1)
         return Neighbours(
             similarity=aggregated[best, each],
             layer_similarity=nearest[best, each],
-            match=match,
-            pose=best,
+            match=rows[each, best, top],
+            pose=turned[each, best, top],
             nearest=own,
             candidates=chosen,
             candidate_poses=poses,
@@ -173,7 +186,8 @@ class Reference:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Per layer nearest cosine and row `(n, layers)`; rows near in any layer and their own score `(n, k)`."""
         whitened = self._whiten(queries)
-        hits = [self.indexes[layer].search(whitened[layer], candidates * PER_SUBJECT) for layer in self.layers]
+        k = candidates * PER_SUBJECT * PER_IMAGE
+        hits = [self.indexes[layer].search(whitened[layer], k) for layer in self.layers]
         rows = torch.cat([hit[1] for hit in hits], dim=1)
         cosines = torch.stack([self._cosines(layer, whitened[layer], rows) for layer in self.layers], dim=-1)
         score = aggregate(cosines, aggregation, self.layers)
@@ -190,13 +204,21 @@ class Reference:
         ]
         return torch.cat(parts)
 
-    def _choose(self, rows: Tensor, scores: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _poses(self, entries: Tensor) -> Tensor:
+        """Position among `POSES` of the pose in which each hit of a query in each pose was found, `(n, poses, k)`."""
+        names = list(POSES)
+        after = ["identity", *(view.pose for view in VIEWS.values())]
+        poses = range(entries.shape[1])
+        table = torch.tensor([[names.index(then(names[pose], view)) for view in after] for pose in poses])
+        return table[torch.arange(len(table))[:, None], entries // self.n]
+
+    def _choose(self, rows: Tensor, scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
         """Of k hits of each query in each pose, `(n, poses, k)`, the best: each row once, few of a subject.
 
         Returns:
-            Their rows, poses and positions among the k hits, `(n, candidates)`; rows are −1 where there are fewer.
+            Their rows and positions among all hits of the query, `(n, candidates)`; rows are −1 where there are fewer.
         """
-        n, _, k = rows.shape
+        n = len(rows)
         chosen, place = torch.full((n, candidates), -1), torch.zeros(n, candidates, dtype=torch.long)
         score, order = scores.flatten(1).sort(dim=1, descending=True, stable=True)
         ranked = rows.flatten(1).gather(1, order).masked_fill(score == -torch.inf, -1).tolist()
@@ -213,4 +235,4 @@ class Reference:
                 of_subject[subject] = of_subject.get(subject, 0) + 1
             chosen[i, : len(taken)] = torch.tensor(list(taken), dtype=torch.long)
             place[i, : len(taken)] = torch.tensor(list(taken.values()), dtype=torch.long)
-        return chosen, place // k, place % k
+        return chosen, place

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         raise StateError("needed a fitted detector to save; call fit(train, held_out=…) first.")
     train = detector.train
     tensors = _in_pose_0("train", train)
+    tensors |= {f"views/{layer}": features.contiguous() for layer, features in train.views.items()}
     tensors |= {"thumbnails": train.thumbnails.contiguous(), "null": detector.null.similarity.contiguous()}
     held_out = detector.held_out
     if held_out is not None:
@@ -56,6 +58,7 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "sources": train.sources,
         "layers": list(train.layers),
         "layers_with_regions": list(train.regions),
+        "layers_with_views": list(train.views),
         "null_kind": detector.null.kind,
         "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
         "duplicate": detector.duplicate,
@@ -108,6 +111,7 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         return Features(layers, tensors[pictures], subjects, sources, windows)
 
     train = side("train", "thumbnails", header["subjects"], header["sources"])
+    train = replace(train, views={layer: tensors[f"views/{layer}"] for layer in header["layers_with_views"]})
     held_out = None
     if "held_out_thumbnails" in tensors:
         held_out = side("held_out", "held_out_thumbnails", header["held_out_subjects"], None)
@@ -142,6 +146,7 @@ def settings(detector: "MemorizationDetector") -> dict[str, Any]:
         "verify": detector.verify,
         "candidates": detector.candidates,
         "regions": detector.regions,
+        "views": detector.views,
         "null_size": detector.null_size,
         "seed": detector.seed,
     }

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mi_callback.features import Features
 from mi_callback.matching import Matcher
 from mi_callback.perturbations import affine
-from mi_callback.poses import orbit
+from mi_callback.poses import POSES, orbit
 from mi_callback.preprocessing import thumbnails
 from mi_callback.registration import SIZE
 from mi_callback.retrieval import Reference
@@ -29,7 +29,7 @@ def features(images: torch.Tensor, vectors: torch.Tensor) -> Features:
 
 
 def matcher(**options) -> Matcher:
-    settings = {"poses": ORBIT, "aggregation": "geometric", "candidates": 4, "verify": True}
+    settings = {"aggregation": "geometric", "candidates": 4, "verify": True}
     return Matcher(**(settings | options), device=torch.device("cpu"))
 
 
@@ -50,7 +50,7 @@ def test_the_best_aligned_candidate_is_the_match(case):
     found = matcher()(query, reference, train.thumbnails)
     assert found.neighbours.match.tolist() == [4]
     assert found.row.tolist() == [2]
-    assert ORBIT[int(found.pose)] == "flip_horizontal"
+    assert list(POSES)[int(found.pose)] == "flip_horizontal"
     assert found.similarity.dtype == torch.float64
     assert float(found.verified) > 0.9
     assert float(found.copied_fraction) > 0.7

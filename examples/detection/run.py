@@ -155,14 +155,14 @@ class Methods:
     def __init__(self, weights: str | None, train: Images) -> None:
         encoder = build_encoder("bundled", **({} if weights is None else {"checkpoint": weights}))
         self.ours = MemorizationDetector(encoder)
-        self.train = features = self.encode(train.images, train.subjects)
+        self.train = features = self.encode(train.images, train.subjects, views=True)
         self.reference = self.ours.fit_reference(features)
         self.paper = MemorizationDetector(encoder, whitening="zca", poses="none", verify=False, null="train_halves")
         self.paper.fit_features(features.in_pose(0))
         self.matched, self.seconds, self.images = torch.empty(0), 0.0, 0
 
-    def encode(self, images: Tensor, subjects: list[str] | None = None) -> Features:
-        return extract(images, self.ours.encoder, self.ours.poses, subjects=subjects, regional=True)
+    def encode(self, images: Tensor, subjects: list[str] | None = None, views: bool = False) -> Features:
+        return extract(images, self.ours.encoder, self.ours.poses, subjects=subjects, regional=True, views=views)
 
     def similarity(self, images: Tensor) -> dict[str, Tensor]:
         features = self.encode(images)

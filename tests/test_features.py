@@ -415,4 +415,4 @@ def test_a_subject_key_for_batches_that_have_no_keys_is_refused(images):
 )
 def test_an_encoder_that_breaks_its_declaration_is_refused(images, answer, message):
     with pytest.raises(EncoderError, match=message):
-        encode(images, Plain(answer), ["identity", "flip_vertical"])
+        encode(images, Plain(answer), [POSES["identity"], POSES["flip_vertical"]])

@@ -193,7 +193,7 @@ def test_changes_that_do_not_exist_are_refused_with_those_that_do():
 
 
 def test_nothing_to_plant_is_refused():
-    with pytest.raises(DataError, match="images and changes to plant; 0 and 18 came"):
+    with pytest.raises(DataError, match=f"images and changes to plant; 0 and {len(PERTURBATIONS)} came"):
         measure(Recorder(), [], [], 0.05)
     with pytest.raises(DataError, match="images and changes to plant; 2 and 0 came"):
         measure(Recorder(), pictures(2), range(2), 0.05, changes=[])

@@ -13,7 +13,7 @@ The run is resumable: the same command goes on from `--state` until `--steps` ar
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from mi_callback import perturbations as change
 from mi_callback.encoders import build_encoder
 from mi_callback.encoders.base import generalised_mean
-from mi_callback.encoders.bundled import SIZE, WEIGHTS, WIDTHS, CopyNet
+from mi_callback.encoders.bundled import SIZE, TAPPED, WEIGHTS, WIDTHS, CopyNet
 from mi_callback.features import Features, extract
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.loggers import markdown_table
@@ -93,7 +93,8 @@ def main() -> None:
     unseen = [keep(folder, ~split_by_subject(folder.subjects, options.share)) for folder in folders]
     unseen += [load(argument) for argument in options.unseen]
     measured = [row for folder in unseen if len(set(folder.subjects)) >= 4 for row in measure(options.out, folder)]
-    card = model_card(options, trained, history, minutes, measured)
+    ablated = [row for folder in unseen[-1:] for row in ablate(options.out, folder)]
+    card = model_card(options, trained, history, minutes, measured, ablated)
     (options.out / "MODEL_CARD.md").write_text(card)
     print(f"{card}\nwrote {options.out / WEIGHTS} and MODEL_CARD.md")
 
@@ -290,6 +291,46 @@ def measure(out: Path, folder: Slices) -> list[list[str]]:
     return rows
 
 
+HARD = ("noise_0.02", "gamma_0.7", "half_resolution", "crop_0.9", "shift_0.1", "rotation_15", "inverted", "combined")
+"""Changes by which settings are compared."""
+
+
+def ablate(out: Path, folder: Slices) -> list[list[str]]:
+    """Retrieval as in `measure`, mean over `HARD`, under other whitenings, layers and poolings than the default."""
+    inside = split_by_subject(folder.subjects, 0.5, seed=1)
+    known, novel = keep(folder, inside), keep(folder, ~inside)
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randperm(len(known.images), generator=generator)[:200]
+    copies = {
+        name: change.PERTURBATIONS[name](known.images[queries][:, None].float() / 255, generator) for name in HARD
+    }
+    rows = []
+    for pooling in ("gem", "mean", "mean_std"):
+        encoder = build_encoder("bundled", checkpoint=out / WEIGHTS)
+        encoder.pooling = pooling
+        parts = {"known": known.images[:, None].float() / 255, "novel": novel.images[:, None].float() / 255} | copies
+        features = {name: extract(images, encoder, orbit("flips")) for name, images in parts.items()}
+        variants = [("shrunk", TAPPED)]
+        if pooling == "gem":
+            variants += [(whitening, TAPPED) for whitening in ("zca", "pca", "standard", "none")]
+            variants += [("shrunk", layers) for layers in (TAPPED[:1], TAPPED[1:2], TAPPED[2:], TAPPED[:2], TAPPED[1:])]
+        for whitening, layers in variants:
+            part = {
+                name: replace(f, layers={layer: f.layers[layer] for layer in layers}) for name, f in features.items()
+            }
+            reference = Reference.fit(replace(part["known"], subjects=known.subjects).in_pose(0), whitening)
+            clean = reference.search(part["novel"], "geometric").similarity
+            found = [reference.search(part[name], "geometric", candidates=8) for name in HARD]
+            recall = [(f.candidates == queries[:, None]).any(dim=1).double().mean() for f in found]
+            areas = [(f.similarity[:, None] > clean).double().mean() for f in found]
+            stages = "+".join(str(TAPPED.index(layer) + 2) for layer in layers)
+            rows.append(
+                [_short(folder.name), pooling, whitening, stages, f"{sum(recall) / len(recall):.3f}",
+                 f"{sum(areas) / len(areas):.3f}"]
+            )  # fmt: skip
+    return rows
+
+
 CARD = """# The bundled encoder
 
 CopyNet: {parameters:,} parameters, one input channel, {size} px, stages of {widths} channels. Features are the
@@ -317,6 +358,13 @@ AUC: similarity of copies against that of slices of the other subjects. Features
 
 {measured}
 
+## Ablations
+
+The same on subjects that were not trained on, mean over {hard}. Pooling, whitening and stages may be chosen;
+widths and depths were not compared. The first row is the default.
+
+{ablated}
+
 ## Limits
 
 Trained on the anatomies listed above, from few scanners. Flips and quarter turns are left to the orbit of poses. The
@@ -330,6 +378,7 @@ def model_card(
     history: list[tuple[int, float]],
     minutes: float,
     measured: list[list[str]],
+    ablated: list[list[str]],
 ) -> str:
     data = [[_short(f.name), str(len(f.images)), str(len(set(f.subjects)))] for f in trained]
     return CARD.format(
@@ -351,6 +400,8 @@ def model_card(
         date=time.strftime("%Y-%m-%d"),
         loss=sum(loss for _, loss in history[-5:]) / len(history[-5:]),
         measured=markdown_table(["folder", "change", "copies", "right match", "recall at 8", "AUC"], measured),
+        hard=", ".join(HARD),
+        ablated=markdown_table(["folder", "pooling", "whitening", "stages", "recall at 8", "AUC"], ablated),
     )
 
 

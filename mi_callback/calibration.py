@@ -34,6 +34,8 @@ class Null:
         suspects: People in it who resemble training images as only copies do: if they were trained on, copies look
             normal.
         correction: How much smaller its reference was than that of generated images; see `conformal_p_values`.
+        copied: Share of the structure of such an image that is locally as in a copy, in the median; NaN where nothing
+            was aligned.
     """
 
     similarity: Tensor
@@ -41,6 +43,7 @@ class Null:
     kind: NullKind
     correction: float = 1.0
     suspects: int = 0
+    copied: float = float("nan")
 
     def __post_init__(self) -> None:
         if len(self.similarity) < 2:

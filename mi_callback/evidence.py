@@ -1,5 +1,6 @@
 """What a flag rests on, as one picture that a radiologist can judge: the pair, their difference, where they agree."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,7 @@ class Evidence:
         decides: Which similarity the flag rests on: `verified` or `similarity`.
         null_kind: How the null was made.
         null_median, null_max: Median and maximum of the deciding similarity among novel real images.
+        null_copied: Share of the structure of a novel image that is locally as in a copy, in the median.
         null_people: Number of people (images, where subjects are unknown) in the null.
         subjects_known: Whether the subjects of the null are known.
         generated: The generated image as it came, `(side, side)` in [0, 1].
@@ -149,6 +151,7 @@ class Evidence:
     null_kind: str
     null_median: float
     null_max: float
+    null_copied: float
     null_people: int
     subjects_known: bool
     generated: Tensor = field(repr=False)
@@ -173,7 +176,7 @@ class Evidence:
         done = f"{', '.join(first)}{', then ' if first else ''}{last}"
         return (
             f"{done[0].upper()}{done[1:]}, training image {self.match} agrees with {self._share} of the structure of "
-            f"generated image {self.row} (mean local correlation, LNCC, {self.verified:.2f} of 1). "
+            f"generated image {self.row} (local correlation, LNCC, {self.verified:.2f} of 1 where they agree best). "
             f"{self._novel}"
         )
 
@@ -207,10 +210,12 @@ class Evidence:
             if self.decides == "verified"
             else f"The feature similarity, which decides here, is {self.similarity:.2f}. "
         )
+        # Without verification the null was not aligned, and the share is unknown.
+        alike = "" if math.isnan(self.null_copied) else f", and agree with {self.null_copied * 100:.0f} % of structure"
         sure = " (against this null not calibrated)" if self.null_kind == "train_halves" else ""
         return (
-            f"{decided}{whose} {how} reach {self.null_median:.2f} in the median and {self.null_max:.2f} at most; a "
-            f"novel image comes this close with a probability of at most {self.p_value:.2g}{sure}."
+            f"{decided}{whose} {how} reach {self.null_median:.2f} in the median and {self.null_max:.2f} at most{alike}"
+            f"; a novel image comes this close with a probability of at most {self.p_value:.2g}{sure}."
         )
 
 
@@ -264,6 +269,7 @@ def collect(
                 null_kind=null.kind,
                 null_median=float(null.similarity.median()),
                 null_max=float(null.similarity.max()),
+                null_copied=null.copied,
                 null_people=null.n_subjects,
                 subjects_known=null.subjects is not None,
                 generated=image,

@@ -50,8 +50,9 @@ def held_out_null(
     match = look(chosen, reference, train.thumbnails, "calibrating" if bar else None)
     similarity, subjects = match.similarity, chosen.subjects
     who, people = leaks.suspects(similarity, subjects)
+    copied = float(match.copied_fraction[~who].median())
     if people == 0:
-        return Null(similarity, subjects, "held_out")
+        return Null(similarity, subjects, "held_out", copied=copied)
     left_out = leaks.few_enough(people, len(similarity) if subjects is None else len(set(subjects)))
     warnings.warn(
         f"{people} held-out people resemble a training image as only a copy, or the same patient under another id, "
@@ -60,8 +61,8 @@ def held_out_null(
         stacklevel=2,
     )
     if left_out:
-        return Null(similarity[~who], chosen.where(~who).subjects, "held_out")
-    return Null(similarity, subjects, "held_out", suspects=people)
+        return Null(similarity[~who], chosen.where(~who).subjects, "held_out", copied=copied)
+    return Null(similarity, subjects, "held_out", suspects=people, copied=copied)
 
 
 def cross_fit_null(
@@ -135,6 +136,7 @@ def _cross_fit(
         "cross_fit",
         # Its own person is absent for a generated image of a novel one too; the others of the fold are not.
         correction=(total - 1) / (total - largest),
+        copied=_copied(matches),
     )
     return null, same
 
@@ -187,7 +189,11 @@ def train_halves_null(
         matches.append(look(train.where(rows), whole.over(other), other.thumbnails, None))
         subjects += [ids[i] for i in rows.tolist()]
     similarity = torch.cat([match.similarity for match in matches])
-    return Null(similarity, subjects, "train_halves")
+    return Null(similarity, subjects, "train_halves", copied=_copied(matches))
+
+
+def _copied(matches: Sequence[Match]) -> float:
+    return float(torch.cat([match.copied_fraction for match in matches]).median())
 
 
 def thin(subjects: Subjects | None, n: int, most: int | None, seed: int = 0) -> Tensor:

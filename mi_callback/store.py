@@ -64,6 +64,7 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "duplicate": detector.duplicate,
         "null_correction": detector.null.correction,
         "null_suspects": detector.null.suspects,
+        "null_copied": detector.null.copied,
         "held_out_subjects": None if held_out is None else held_out.subjects,
         "planted": None if planted is None else planted.rows,
     }
@@ -121,6 +122,7 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         header["null_kind"],
         header["null_correction"],
         header["null_suspects"],
+        header["null_copied"],
     )
     planted = None
     if header["planted"] is not None:

@@ -61,6 +61,14 @@ class Features:
         )
         return replace(self, layers=layers, regions=windows)
 
+    def seen_as(self) -> dict[str, "Features"]:
+        """The same images in each of their views."""
+        names = VIEWS if self.views else ()
+        return {
+            name: replace(self, layers={k: f[i : i + 1] for k, f in self.views.items()}, regions={}, views={})
+            for i, name in enumerate(names)
+        }
+
     @property
     def ids(self) -> list[str]:
         """One id per image: its subject, or where subjects are unknown its row."""

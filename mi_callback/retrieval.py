@@ -1,7 +1,7 @@
 """Whitened features of a training set, one index a layer: which training images are near, in which pose."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from mi_callback.whitening import Mode, Whitening, fit_whitening
 PER_SUBJECT = 2
 """Candidates taken from one subject: eight slices of one patient are not eight candidates."""
 
-PER_IMAGE = 2
-"""Views of one image that may be among the hits, for which there is room."""
-
 REGIONAL = 4
 """Candidates that are looked up by a window, beside those of the whole image."""
 
@@ -36,7 +33,8 @@ class Neighbours:
         layer_similarity: Nearest-neighbour cosine per layer in that pose, `(n, layers)`.
         match: Training row with the best aggregated similarity of its own, `(n,)`.
         pose: Position among `POSES` of the one in which `match` was found, `(n,)`.
-        nearest: Each layer's own nearest neighbour in every pose of the query, `(poses, n, layers)`.
+        nearest: Each layer's own nearest neighbour in every look (pose of the query and view of the training images),
+            `(looks, n, layers)`.
         candidates: Rows to verify, `(n, candidates)`: those of the whole image, best first, then those of its regions;
             −1 where there are fewer.
         candidate_poses: The pose of each, same shape.
@@ -54,7 +52,7 @@ class Neighbours:
     candidate_windows: Tensor
 
     def consensus(self, match: Tensor) -> Tensor:
-        """How many layers have `match` as their own nearest neighbour in some pose, `(n,)`."""
+        """How many layers have `match` as their own nearest neighbour in some look, `(n,)`."""
         return (self.nearest == match[:, None]).any(dim=0).sum(dim=1)
 
 
@@ -62,7 +60,8 @@ class Neighbours:
 class Reference:
     """Training images as they are searched. Rows are those of the features it was fitted on.
 
-    An index holds every image as it is, then all of them in each view.
+    Each view of them is a reference of its own: under one whitening for all, blurred queries would be close to all that
+    was magnified.
     """
 
     whitenings: dict[str, Whitening]
@@ -70,7 +69,7 @@ class Reference:
     subjects: Sequence[str] | None
     backend: Backend = "auto"
     regions: Regions | None = None
-    n: int = 0
+    views: dict[str, "Reference"] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -79,22 +78,21 @@ class Reference:
         """Fit whitening and index per layer on pose 0 of the training features."""
         whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}
         regions = Regions.fit(features, whitening, backend, device)
-        return cls(whitenings, {}, None, backend, regions)._over(features)
+        views = {name: cls.fit(view, whitening, backend, device) for name, view in features.seen_as().items()}
+        return cls(whitenings, {}, None, backend, regions, views)._over(features)
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
         regions = None if self.regions is None else Regions.of(features, self.regions.whitenings, self.backend)
-        return replace(self, regions=regions)._over(features)
+        views = {name: self.views[name].over(view) for name, view in features.seen_as().items()}
+        return replace(self, regions=regions, views=views)._over(features)
 
     def _over(self, features: Features) -> "Reference":
-        def vectors(layer: str, whiten: Whitening) -> Tensor:
-            seen = [features.layers[layer][0], *features.views.get(layer, ())]
-            return torch.cat([whiten(pooled.to(whiten.mean.device)) for pooled in seen])
-
         indexes = {
-            layer: build_index(vectors(layer, whiten), self.backend) for layer, whiten in self.whitenings.items()
+            layer: build_index(whiten(features.layers[layer][0].to(whiten.mean.device)), self.backend)
+            for layer, whiten in self.whitenings.items()
         }
-        return replace(self, indexes=indexes, subjects=features.subjects, n=len(features))
+        return replace(self, indexes=indexes, subjects=features.subjects)
 
     @property
     def layers(self) -> list[str]:
@@ -111,19 +109,22 @@ class Reference:
         """
         if list(queries.layers) != self.layers:
             raise StateError(f"needed features of the layers {self.layers}; {list(queries.layers)} came.")
-        orbit = len(next(iter(queries.layers.values())))
-        found = [self._search_pose(queries.pose(pose), aggregation, candidates) for pose in range(orbit)]
-        nearest = torch.stack([f[0] for f in found])  # (poses, n, layers)
-        own = torch.stack([f[1] for f in found]) % self.n
-        entries = torch.stack([f[2] for f in found], dim=1)  # (n, poses, k)
-        scores = torch.stack([f[3] for f in found], dim=1)
-        rows, turned = entries % self.n, self._poses(entries)
+        orbit = list(POSES)[: len(next(iter(queries.layers.values())))]
+        references = [("identity", self), *((VIEWS[name].pose, view) for name, view in self.views.items())]
+        found = [
+            reference._search_pose(queries.pose(position), aggregation, candidates)
+            for _, reference in references
+            for position in range(len(orbit))
+        ]
+        turned = torch.tensor([list(POSES).index(then(pose, after)) for after, _ in references for pose in orbit])
+        nearest, own = (torch.stack([f[part] for f in found]) for part in (0, 1))  # (looks, n, layers)
+        rows, scores = (torch.stack([f[part] for f in found], dim=1) for part in (2, 3))  # (n, looks, k)
         aggregated = aggregate(nearest, aggregation, self.layers)
         best = aggregated.argmax(dim=0)
         each = torch.arange(len(best))
         top = scores[each, best].argmax(dim=1)
         chosen, place = self._choose(rows, scores, candidates)
-        poses, windows = turned.flatten(1).gather(1, place), torch.full_like(chosen, -1)
+        poses, windows = turned[place // rows.shape[2]], torch.full_like(chosen, -1)
         if self.regions is not None and queries.regions:
             hits = REGIONAL * PER_SUBJECT
             regional, place = self._choose(*self.regions.search(queries, hits), REGIONAL)
@@ -134,7 +135,7 @@ class Reference:
             similarity=aggregated[best, each],
             layer_similarity=nearest[best, each],
             match=rows[each, best, top],
-            pose=turned[each, best, top],
+            pose=turned[best],
             nearest=own,
             candidates=chosen,
             candidate_poses=poses,
@@ -186,8 +187,7 @@ class Reference:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Per layer nearest cosine and row `(n, layers)`; rows near in any layer and their own score `(n, k)`."""
         whitened = self._whiten(queries)
-        k = candidates * PER_SUBJECT * PER_IMAGE
-        hits = [self.indexes[layer].search(whitened[layer], k) for layer in self.layers]
+        hits = [self.indexes[layer].search(whitened[layer], candidates * PER_SUBJECT) for layer in self.layers]
         rows = torch.cat([hit[1] for hit in hits], dim=1)
         cosines = torch.stack([self._cosines(layer, whitened[layer], rows) for layer in self.layers], dim=-1)
         score = aggregate(cosines, aggregation, self.layers)
@@ -204,16 +204,8 @@ class Reference:
         ]
         return torch.cat(parts)
 
-    def _poses(self, entries: Tensor) -> Tensor:
-        """Position among `POSES` of the pose in which each hit of a query in each pose was found, `(n, poses, k)`."""
-        names = list(POSES)
-        after = ["identity", *(view.pose for view in VIEWS.values())]
-        poses = range(entries.shape[1])
-        table = torch.tensor([[names.index(then(names[pose], view)) for view in after] for pose in poses])
-        return table[torch.arange(len(table))[:, None], entries // self.n]
-
     def _choose(self, rows: Tensor, scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
-        """Of k hits of each query in each pose, `(n, poses, k)`, the best: each row once, few of a subject.
+        """Of k hits of each query in each look, `(n, looks, k)`, the best: each row once, few of a subject.
 
         Returns:
             Their rows and positions among all hits of the query, `(n, candidates)`; rows are −1 where there are fewer.

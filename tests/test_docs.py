@@ -63,6 +63,9 @@ def test_readme_code_runs_as_it_stands(block, tmp_path, monkeypatch):
         "train": train.images, "train_subjects": train.subjects,
         "held_out": held_out.images, "held_out_subjects": held_out.subjects,
     }  # fmt: skip
+    if "scores" in block and "detector.score(" not in block:  # goes on from the block before
+        fitted = MemorizationDetector(alpha=0.1).fit(train.images, train.subjects, held_out.images, held_out.subjects)
+        names |= {"detector": fitted, "generated": train.images[:3], "scores": fitted.score(train.images[:3])}
     exec("from mi_callback import MemorizationCallback", names)
     exec(compile(block, "README.md", "exec"), names)
     if "trainer" in names:

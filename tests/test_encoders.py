@@ -9,7 +9,7 @@ from torch import nn
 
 from mi_callback import encoders
 from mi_callback.encoders import Encoder, HookedEncoder, Layer, available, build_encoder
-from mi_callback.encoders.base import generalised_mean, pool
+from mi_callback.encoders.base import generalised_mean, pool, pool_windows
 from mi_callback.encoders.bundled import TAPPED, CopyNet, build_bundled
 from mi_callback.errors import EncoderError
 
@@ -86,6 +86,76 @@ def test_the_generalised_mean_lies_between_mean_and_maximum(generator):
     assert torch.allclose(generalised_mean(places, p=100), places.amax(dim=1), atol=0.05)
     assert (generalised_mean(places) > places.mean(dim=1)).all()
     assert (generalised_mean(places) < places.amax(dim=1)).all()
+
+
+class Maps(nn.Module):
+    """The same map of 4 channels in every layout; `BNC` with two tokens in front, which are none of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bchw = nn.Conv2d(1, 4, 2, stride=2)
+        self.bhwc, self.bnc, self.bc, self.bcdhw = (nn.Identity() for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> None:
+        x = self.bchw(x)
+        self.bhwc(x.permute(0, 2, 3, 1))
+        tokens = x.flatten(2).transpose(1, 2)
+        self.bnc(torch.cat([torch.full_like(tokens[:, :2], 100.0), tokens], dim=1))
+        self.bc(x.mean(dim=(2, 3)))
+        self.bcdhw(x[:, :, None])
+
+
+LAYOUTS = {"bchw": "BCHW", "bhwc": "BHWC", "bnc": Layer("BNC", prefix_tokens=2), "bc": "BC", "bcdhw": "BCDHW"}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "gem", "mean_std"])
+@pytest.mark.parametrize("shape", [(16, 16), (16, 8), (8, 24)])
+def test_regions_are_the_map_cropped_by_hand_and_pooled(shape, pooling, generator):
+    network = Maps()
+    images = torch.rand(3, 1, *shape, generator=generator)
+    _, parts = HookedEncoder(network, LAYOUTS, size=shape, pooling=pooling).with_regions(images)
+    assert list(parts) == ["bchw", "bhwc", "bnc"]
+    h, w = shape[0] // 2, shape[1] // 2
+    with torch.no_grad():
+        whole = network.bchw(images)
+    for k in range(9):
+        y, x = k // 3 * h // 4, k % 3 * w // 4
+        crop = whole[:, :, y : y + h // 2, x : x + w // 2]
+        expected = pool(crop, Layer("BCHW"), pooling)
+        for features in parts.values():
+            assert features.shape == (3, 9, expected.shape[1])
+            assert torch.allclose(features[:, k], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "gem", "mean_std"])
+@pytest.mark.parametrize("shape", [(6, 6), (7, 5)])
+def test_cells_that_a_window_cuts_count_by_the_part_inside(shape, pooling, generator):
+    # Each cell repeated twelve times along each side is cut by no window.
+    maps = torch.rand(2, 3, *shape, generator=generator) - 0.3
+    fine = maps.repeat_interleave(12, 2).repeat_interleave(12, 3)
+    found = pool_windows(maps, Layer("BCHW"), pooling, shape)
+    h, w = (12 * side for side in shape)
+    for k in range(9):
+        y, x = k // 3 * h // 4, k % 3 * w // 4
+        expected = pool(fine[:, :, y : y + h // 2, x : x + w // 2], Layer("BCHW"), pooling)
+        assert torch.allclose(found[:, k], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, 7.0])
+def test_the_weighted_generalised_mean_is_its_formula(p, generator):
+    places, weights = torch.rand(2, 3, 10, generator=generator) - 0.2, torch.rand(4, 10, generator=generator)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    found = generalised_mean(places, p, weights=weights)
+    assert found.shape == (2, 3, 4)
+    for i in range(2):
+        for c in range(3):
+            for k in range(4):
+                terms = zip(weights[k].tolist(), places[i, c].tolist(), strict=True)
+                total = sum(weight * max(value, 1e-6) ** p for weight, value in terms)
+                assert float(found[i, c, k]) == pytest.approx(total ** (1 / p), abs=1e-5)
+    even = torch.full((1, 10), 0.1)
+    assert torch.allclose(generalised_mean(places, p, weights=even)[..., 0], generalised_mean(places, p), atol=1e-6)
 
 
 def test_tapped_layers_give_what_the_network_computes_there(images):
@@ -175,6 +245,53 @@ def test_of_a_module_that_returns_a_tuple_the_first_entry_counts(images):
 def test_half_precision_activations_give_float32_features(images):
     encoder = HookedEncoder(Net().to(torch.bfloat16), {"second": "BCHW"}, size=8)
     assert encoder(images.to(torch.bfloat16))["second"].dtype == torch.float32
+
+
+# Promise: regions
+
+
+@pytest.mark.parametrize("pooling", ["mean", "gem", "mean_std"])
+def test_whole_features_beside_regions_are_those_without(pooling, generator):
+    encoder = HookedEncoder(Maps(), LAYOUTS, size=(16, 8), pooling=pooling)
+    images = torch.rand(3, 1, 16, 8, generator=generator)
+    whole, _ = encoder.with_regions(images)
+    expected = encoder(images)
+    assert list(whole) == list(expected)
+    assert all(torch.equal(whole[layer], expected[layer]) for layer in expected)
+
+
+def test_a_class_token_has_no_regions(generator):
+    encoder = HookedEncoder(Maps(), {"bnc": LAYOUTS["bnc"]}, size=16, pooling="cls")
+    images = torch.rand(3, 1, 16, 16, generator=generator)
+    whole, parts = encoder.with_regions(images)
+    assert parts == {}
+    assert torch.equal(whole["bnc"], encoder(images)["bnc"])
+
+
+def test_vectors_volumes_and_tokens_that_fill_no_rectangle_have_no_regions(generator):
+    layers = {"bc": "BC", "bcdhw": "BCDHW", "bnc": Layer("BNC", prefix_tokens=1)}  # 65 tokens beside one: 8 × 8.1
+    whole, parts = HookedEncoder(Maps(), layers, size=16).with_regions(torch.rand(3, 1, 16, 16, generator=generator))
+    assert list(whole) == list(layers)
+    assert parts == {}
+
+
+def test_a_change_in_one_corner_is_seen_by_the_windows_that_hold_it_alone(generator):
+    encoder = HookedEncoder(Maps(), {"bchw": "BCHW"}, size=16)
+    images = torch.rand(2, 1, 16, 16, generator=generator)
+    changed = images.clone()
+    changed[..., :4, 12:] = 0  # upper right, beyond where the middle windows end
+    before, after = (encoder.with_regions(x)[1]["bchw"] for x in (images, changed))
+    differs = ((before - after).abs().amax(dim=2) > 1e-6).all(dim=0)
+    assert differs.nonzero().flatten().tolist() == [2]
+
+
+def test_the_bundled_encoder_has_regions_in_every_layer(generator):
+    encoder = build_bundled()
+    images = torch.rand(2, 1, 96, 96, generator=generator)
+    whole, parts = encoder.with_regions(images)
+    assert list(parts) == list(whole) == list(TAPPED)
+    assert all(parts[layer].shape == (2, 9, whole[layer].shape[1]) for layer in TAPPED)
+    assert all(torch.equal(whole[layer], features) for layer, features in encoder(images).items())
 
 
 # Promise: the fingerprint

@@ -12,7 +12,7 @@ from mi_callback import MemorizationDetector, build_encoder
 from mi_callback import evidence as module
 from mi_callback.errors import DataError, StateError
 from mi_callback.evidence import Geometry, collect, difference, draw, draw_gallery, write
-from mi_callback.perturbations import affine
+from mi_callback.perturbations import affine, implant, paste
 from mi_callback.poses import POSES, undo
 from mi_callback.preprocessing import thumbnails
 from mi_callback.registration import SIZE, register
@@ -189,6 +189,58 @@ def test_windows_that_a_warp_moved_out_are_not_shown_as_unlike(detector, mixed):
     assert int(one.lncc_map.isnan().sum()) == 20
 
 
+@pytest.fixture(scope="module")
+def parts():
+    """Detector with regions, images of which a half comes from training images 0 to 7, which half, and their scores."""
+    detector = fit(encoder="bundled", verify=True, views=False, poses="none")
+    moved, others = affine(TRAIN[:8], rotation=4.0, scale_x=1.05, scale_y=1.05), slices(8, 5)
+    seed = 7
+    images = paste(others, moved, 0.5, torch.Generator().manual_seed(seed))
+    copied = paste(torch.zeros_like(others), torch.ones_like(others), 0.5, torch.Generator().manual_seed(seed)) > 0
+    return detector, images, copied[:, 0], detector.score(images)
+
+
+def test_a_half_pasted_into_another_image_is_flagged_and_matched(parts):
+    detector, _, _, scores = parts
+    assert scores.flagged.all()
+    assert scores.match.tolist() == list(range(8))
+    assert scores.window.shape == (8,)
+    assert ((scores.window >= -1) & (scores.window < 9)).all()
+    assert (scores.window >= 0).sum() >= 4
+    assert not detector.score(NOVEL).flagged.all()
+
+
+def test_a_quarter_implanted_into_another_image_is_flagged_and_matched(parts):
+    detector = parts[0]
+    scores = detector.score(implant(affine(TRAIN[8:14], rotation=5.0), slices(6, 6)))
+    assert scores.flagged.all()
+    assert scores.match.tolist() == list(range(8, 14))
+
+
+def test_evidence_of_a_copied_part_aligns_that_part(parts):
+    detector, images, copied, scores = parts
+    found = detector.evidence(images, scores)
+    assert len(found) == 8
+    for one in found:
+        inner = -F.max_pool2d(-copied[one.row][None].float(), 13, stride=1, padding=6)[0] > 0  # not its border
+        inner &= one.generated > 0.1
+        assert correlation(one.generated[inner], one.aligned[inner]) > 0.9
+        assert float(one.lncc_map[inner].nanmean()) > 0.9
+        assert abs(one.geometry.rotation - 4) < 2.5
+        assert correlation(one.generated[~copied[one.row]], one.aligned[~copied[one.row]]) < 0.9
+
+
+def test_a_detector_without_regions_looks_no_windows_up(parts):
+    _, images, _, with_regions = parts
+    detector = fit(encoder="bundled", verify=True, views=False, poses="none", regions=False)
+    scores = detector.score(images)
+    assert detector.train.regions == {}
+    assert detector.reference.regions is None
+    assert (scores.window == -1).all()
+    assert torch.equal(scores.similarity, with_regions.similarity)
+    assert scores.verified.mean() < with_regions.verified.mean()
+
+
 # Promises
 
 
@@ -271,8 +323,8 @@ def test_the_sentence_says_what_was_measured(posed):
         "Zoomed 1.11 times, turned by 14.8° counter-clockwise, moved by 12 % up, then mirrored left to right, training "
         "image 203 agrees with 97 % of the structure of generated image 17 (local correlation, LNCC, 0.98 of 1 "
         "where they agree best). "
-        "Real images of 156 people that were not trained on reach 0.71 in the median and 0.88 at most, and agree with 44 % of structure; a novel image "
-        "comes this close with a probability of at most 0.036."
+        "Real images of 156 people that were not trained on reach 0.71 in the median and 0.88 at most, and agree with "
+        "44 % of structure; a novel image comes this close with a probability of at most 0.036."
     )
     still = replace(one, geometry=Geometry(0.1, (1.0, 1.0), (0.0, 0.0)), pose="identity", subject=None)
     assert still.sentence.startswith("As it is, training image 203 agrees")

@@ -8,9 +8,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from mi_callback.encoders import Layer, build_encoder
+from mi_callback import regions
+from mi_callback.encoders import HookedEncoder, Layer, build_encoder
 from mi_callback.errors import DataError, EncoderError
-from mi_callback.features import IMAGE_KEYS, SUBJECT_KEYS, Features, Reservoir, encode, extract, join, read_batch
+from mi_callback.features import (
+    IMAGE_KEYS,
+    SUBJECT_KEYS,
+    Features,
+    Reservoir,
+    concatenate,
+    encode,
+    extract,
+    join,
+    read_batch,
+)
 from mi_callback.images import SliceFolder
 from mi_callback.poses import POSES, orbit
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
@@ -129,6 +140,108 @@ def test_people_of_joined_sides_are_different_and_those_of_one_side_stay_the_sam
         assert not set(subjects[:4]) & set(subjects[4:])
     numbers = extract(images[4:], encoder, subjects=["0", "1", "2"])
     assert len(set(join(unknown, numbers).subjects)) == 6
+
+
+# Definition: regions
+
+
+class Scaled(torch.nn.Module):
+    """Its input times a number of thousands, in the first channel, and minus that in the second."""
+
+    def forward(self, x):
+        return 1000 * torch.cat([x, -x], dim=1)
+
+
+@pytest.fixture
+def convolutional():
+    """An encoder with a map, a vector without regions, and another map."""
+    torch.manual_seed(0)
+    head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 6, 2, stride=2), head)
+    return build_encoder("module", network=network, layers={"0": "BCHW", "2": "BC", "1": "BCHW"}, size=48)
+
+
+@pytest.fixture
+def halves(images):
+    """Images of which some are empty on the right or below."""
+    images[:3, ..., 4:] = 0.0
+    images[3:5, :, 5:] = 0.0
+    return images
+
+
+@pytest.mark.parametrize("poses", [["identity"], orbit("dihedral")])
+@pytest.mark.parametrize("batch_size", [3, 100])
+def test_regions_are_those_of_the_encoder_where_there_is_anatomy_and_nan_elsewhere(
+    halves, convolutional, poses, batch_size
+):
+    found = extract(halves, convolutional, poses, regional=True, batch_size=batch_size)
+    assert same(found, extract(halves, convolutional, poses))
+    assert list(found.regions) == ["0", "1"]
+    empty = 0
+    for layer, features in found.regions.items():
+        assert features.dtype == torch.float16
+        assert features.shape[:3] == (len(poses), 7, regions.COUNT)
+        for p, pose in enumerate(poses):
+            for i in range(7):
+                ready = preprocess(POSES[pose](halves[i : i + 1]), (48, 48), 1, convolutional.intensity)
+                expected = convolutional.with_regions(ready)[1][layer][0]
+                structured = regions.structured(ready)[0]
+                for window in range(regions.COUNT):
+                    if structured[window]:
+                        assert torch.allclose(features[p, i, window].float(), expected[window], atol=2e-3, rtol=2e-3)
+                    else:
+                        assert features[p, i, window].isnan().all()
+                        empty += 1
+    assert 0 < empty < 2 * len(poses) * 7 * regions.COUNT
+
+
+def test_regions_come_only_when_asked_for(images, convolutional):
+    assert extract(images, convolutional).regions == {}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: build_encoder("pixels", sides=(2,), size=16), lambda: Plain(lambda x: {"all": x.flatten(1)})]
+)
+def test_an_encoder_without_regions_gives_none(images, make):
+    found = extract(images, make(), regional=True)
+    assert found.regions == {}
+    assert same(found, extract(images, make()))
+
+
+def test_regions_beyond_half_precision_are_kept_finite(images):
+    network = torch.nn.Sequential(Scaled(), Scaled())
+    encoder = HookedEncoder(network, {"0": "BCHW", "1": "BCHW"}, size=16, intensity="none")
+    found = extract(images + 1, encoder, regional=True)
+    most = torch.finfo(torch.float16).max
+    assert (found.layers["1"].abs() > most).all()
+    for channel, sign in enumerate((1, -1)):
+        assert (found.regions["1"][..., channel] == sign * most).all()
+        assert (found.regions["0"][..., channel] * sign < 3000).all()
+
+
+def rows_of_windows(found: Features) -> list[tuple]:
+    """What the windows of each image are, per layer; NaN as None, for comparing."""
+    return [
+        tuple(None if v != v else v for features in found.regions.values() for v in features[:, i].flatten().tolist())
+        for i in range(len(found))
+    ]
+
+
+def test_regions_stay_with_their_images(halves, convolutional):
+    poses = orbit("flips")
+    found = extract(halves, convolutional, poses, regional=True)
+    rows = rows_of_windows(found)
+    assert len(set(rows)) == 7
+    assert rows_of_windows(found.where(torch.tensor([4, 0, 4]))) == [rows[i] for i in (4, 0, 4)]
+    mask = torch.tensor([1, 0, 0, 0, 1, 0, 1]).bool()
+    assert rows_of_windows(found.where(mask)) == [rows[i] for i in (0, 4, 6)]
+    for p, pose in enumerate(poses):
+        assert rows_of_windows(found.in_pose(p)) == rows_of_windows(
+            extract(halves, convolutional, [pose], regional=True)
+        )
+    one, other = (extract(part, convolutional, poses, regional=True) for part in (halves[:4], halves[4:]))
+    assert rows_of_windows(concatenate(one, other)) == rows
+    assert rows_of_windows(join(one, other)) == rows_of_windows(found.in_pose(0))
 
 
 # Promise: a sample of a stream

@@ -92,3 +92,47 @@ def test_a_batch_is_matched_as_its_queries_one_by_one(case):
         assert (int(alone.row), int(alone.pose)) == (int(together.row[i]), int(together.pose[i]))
         assert float(alone.verified) == pytest.approx(float(together.verified[i]), abs=1e-4)
     assert together.row.tolist() == [2, 0]
+
+
+@pytest.fixture(scope="module")
+def part() -> tuple[Features, Reference, Features]:
+    """Eight training images, and a query whose whole looks like row 0 and of which a mirrored window is from row 5."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(9, 1, 14, 14, generator=generator)
+    images = F.interpolate(coarse, (SIZE, SIZE), mode="bicubic").clamp(0, 1)
+    mixed = images[8:].clone()
+    half = SIZE // 2
+    mixed[..., half:, half:] = affine(images[5:6], rotation=5.0, shift_x=0.03)[..., half:, half:]  # window 8
+    train = features(images[:8], torch.eye(8)[None])
+    train.regions["all"] = torch.randn(1, 8, 9, 12, generator=generator).half()
+    vectors = torch.full((4, 1, 8), -1.0)
+    vectors[0, 0, 0] = 1.0
+    query = features(mixed.flip(-1), vectors)
+    windows = torch.randn(4, 1, 9, 12, generator=generator)
+    windows[ORBIT.index("flip_horizontal"), 0, 8] = train.regions["all"][0, 5, 7].float()
+    query.regions["all"] = windows.half()
+    return train, Reference.fit(train, "none"), query
+
+
+def test_a_copied_part_is_matched_with_its_window_and_pose(part):
+    train, reference, query = part
+    found = matcher(candidates=2)(query, reference, train.thumbnails)
+    assert (int(found.row), int(found.window)) == (5, 8)
+    assert list(POSES)[int(found.pose)] == "flip_horizontal"
+    assert float(found.verified) > 0.95
+    assert 0.1 < float(found.copied_fraction) < 0.5
+
+
+def test_without_regions_the_copied_part_is_not_looked_up(part):
+    train, _, query = part
+    plain = Features(train.layers, train.thumbnails, None, None)
+    found = matcher(candidates=2)(query, Reference.fit(plain, "none"), train.thumbnails)
+    assert int(found.window) == -1
+    assert found.neighbours.candidates.shape == (1, 2)
+    assert float(found.verified) < 0.9
+
+
+def test_without_verification_no_window_decides(part):
+    train, reference, query = part
+    found = matcher(verify=False)(query, reference, train.thumbnails)
+    assert (int(found.row), int(found.window)) == (0, -1)

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from mi_callback import perturbations as P
-from mi_callback.perturbations import PERTURBATIONS
+from mi_callback.perturbations import PASTES, PERTURBATIONS
 
 
 def smooth(n: int = 3, side: int = 32, seed: int = 0) -> torch.Tensor:
@@ -135,6 +135,67 @@ def test_k_space_truncation_keeps_slow_waves_and_drops_fast_ones(keep):
     assert torch.allclose(P.k_space_truncation(fast, keep), torch.full_like(fast, 0.5), atol=1e-5)
 
 
+@pytest.mark.parametrize("knots", [1, 5, 8])
+def test_a_remap_is_linear_between_evenly_spaced_grey_values(knots):
+    images = smooth(4)
+    places = torch.arange(knots + 1) / knots
+    images[:, 0, 0, : knots + 1] = places  # what becomes of these is the curve
+    changed = P.remap(images, seeded(), knots=knots)
+    curves = changed[:, 0, 0, : knots + 1].double().numpy()
+    for image, found, curve in zip(images, changed, curves, strict=True):
+        assert np.allclose(found.numpy(), np.interp(image.numpy(), places.numpy(), curve), atol=1e-5)
+    assert len(np.unique(curves.round(4), axis=0)) == (4 if knots > 1 else 1)  # every image has its own
+    assert (np.diff(curves) < 0).any() == (knots > 1)  # and some fall
+
+
+def test_a_blend_is_the_weighted_mean():
+    images, others = smooth(2), smooth(2, seed=1)
+    for share in (0.0, 0.3, 1.0):
+        expected = (1 - share) * images.double() + share * others.double()
+        assert torch.allclose(P.blend(images, others, share).double(), expected, atol=1e-6)
+    shares = torch.tensor([0.2, 0.9])
+    together = P.blend(images, others, shares)
+    assert torch.allclose(together[:1], P.blend(images[:1], others[:1], 0.2), atol=1e-6)
+    assert torch.allclose(together[1:], P.blend(images[1:], others[1:], 0.9), atol=1e-6)
+
+
+@pytest.mark.parametrize(("h", "w"), [(32, 32), (16, 48)])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_paste_is_a_band_of_the_given_share_at_one_of_the_four_sides(h, w, share):
+    images, others = torch.zeros(60, 1, h, w), torch.ones(60, 1, h, w)
+    pasted = P.paste(images, others, share, seeded())
+    down, across = round(share * h), round(share * w)
+    bands = {name: torch.zeros(h, w) for name in ("left", "right", "top", "bottom")}
+    bands["left"][:, :across] = bands["right"][:, w - across :] = 1
+    bands["top"][:down] = bands["bottom"][h - down :] = 1
+    sides = [[name for name, band in bands.items() if torch.equal(band, image[0])] for image in pasted]
+    assert all(len(names) == 1 for names in sides)
+    assert {name for (name,) in sides} == set(bands)
+    assert (pasted.mean(dim=(1, 2, 3)) == share).all()
+
+
+def test_a_paste_leaves_both_images_as_they_are_where_it_puts_them():
+    images, others = smooth(8) + 1, smooth(8, seed=1) - 1
+    pasted = P.paste(images, others, torch.linspace(0, 1, 8), seeded())
+    theirs = pasted == others
+    assert (theirs | (pasted == images)).all()
+    assert torch.allclose(theirs.float().mean(dim=(1, 2, 3)), torch.linspace(0, 1, 8), atol=0.5 / 32 + 1e-6)
+
+
+@pytest.mark.parametrize(("h", "w"), [(32, 32), (17, 32), (21, 13)])
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_an_implant_is_another_image_but_for_the_centre(h, w, share):
+    images, others = torch.ones(3, 1, h, w), torch.zeros(3, 1, h, w)
+    found = P.implant(images, others, share)
+    rows, columns = (found[0, 0].amax(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+    for places, side in ((rows, h), (columns, w)):
+        assert len(places) == round(share * side)
+        assert places == list(range(places[0], places[-1] + 1))
+        assert abs(places[0] - (side - 1 - places[-1])) <= 1  # as much on the one side as on the other
+    assert torch.equal(found, found[:1].expand_as(found))
+    assert float(found[0].sum()) == len(rows) * len(columns)
+
+
 # Promise
 
 
@@ -169,6 +230,38 @@ def test_random_changes_differ_between_seeds_and_between_images(name):
     assert not torch.allclose(changed[0], changed[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_remap_keeps_black_black_and_reaches_white(seed):
+    images = smooth(4)
+    changed = P.remap(images, seeded(seed))
+    assert (images == 0).any()
+    assert (changed[images == 0] == 0).all()
+    assert torch.allclose(changed.amax(dim=(1, 2, 3)), torch.ones(4))
+    assert changed.amin() >= 0
+
+
+@pytest.mark.parametrize("name", PASTES)
+def test_every_paste_changes_every_image_reproducibly_and_nothing_else(name):
+    images, others = smooth(6), smooth(6, seed=1)
+    before, others_before, state = images.clone(), others.clone(), torch.get_rng_state()
+    changed = PASTES[name](images, others, seeded())
+    assert (changed.shape, changed.dtype) == (images.shape, images.dtype)
+    assert changed.amin() >= 0
+    assert changed.amax() <= 1
+    for one in (images, others):  # neither the one nor the other
+        assert ((changed - one).abs().amax(dim=(1, 2, 3)) > 1e-2).all()
+    assert torch.equal(changed, PASTES[name](images, others, seeded()))
+    assert torch.equal(images, before)
+    assert torch.equal(others, others_before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_halves_and_quarters_are_halves_and_quarters():
+    mine, theirs = torch.zeros(8, 1, 32, 32), torch.ones(8, 1, 32, 32)
+    assert (PASTES["half_pasted"](mine, theirs, seeded()).mean(dim=(1, 2, 3)) == 0.5).all()
+    assert (PASTES["quarter_pasted"](mine, theirs, seeded()).mean(dim=(1, 2, 3)) == 0.75).all()
+
+
 NEUTRAL = {
     "affine": lambda x: P.affine(x),
     "crop": lambda x: P.crop(x, 1.0),
@@ -181,6 +274,9 @@ NEUTRAL = {
     "low_resolution": lambda x: P.low_resolution(x, 1.0),
     "k_space_truncation": lambda x: P.k_space_truncation(x, 1.0),
     "elastic": lambda x: P.elastic(x, 0.0, seeded()),
+    "blend": lambda x: P.blend(x, 1 - x, 0.0),
+    "paste": lambda x: P.paste(x, 1 - x, 0.0, seeded()),
+    "implant": lambda x: P.implant(x, 1 - x, 1.0),
 }
 
 

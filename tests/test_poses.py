@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_callback.errors import DataError
-from mi_callback.poses import POSES, orbit, undo
+from mi_callback.poses import POSES, VIEWS, orbit, then, undo
 
 
 @pytest.fixture
@@ -87,3 +87,29 @@ def test_a_batch_is_posed_as_its_images_one_by_one(generator, name):
 def test_an_unknown_orbit_is_refused_with_the_known_ones(name):
     with pytest.raises(DataError, match=r"needed poses out of \['none', 'flips', 'dihedral'\]; .* came"):
         orbit(name)
+
+
+# Views
+
+
+@pytest.mark.parametrize("first", POSES)
+@pytest.mark.parametrize("second", POSES)
+def test_one_pose_after_another_is_a_pose(image, first, second):
+    assert torch.equal(POSES[then(first, second)](image), POSES[second](POSES[first](image)))
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_changes_the_image_keeps_its_shape_and_its_darkest_value_fills_the_borders(generator, name):
+    images = torch.rand(2, 1, 24, 24, generator=generator) * 5 - 1024  # in Hounsfield units, say
+    seen = VIEWS[name].change(images)
+    assert seen.shape == images.shape
+    assert (seen - images).abs().max() > 1
+    assert torch.all(seen.amin(dim=(1, 2, 3)) >= images.amin(dim=(1, 2, 3)) - 1e-3)
+    if name.startswith("turned"):
+        assert torch.allclose(seen[..., 0, 0], images.amin(dim=(2, 3)), atol=1e-3)
+
+
+def test_the_pose_of_a_view_takes_a_query_that_looks_like_it_back_to_the_image(image):
+    view = VIEWS["quarter_turn"]
+    assert torch.equal(POSES[view.pose](view.change(image)), image)
+    assert all(VIEWS[name].pose == "identity" for name in VIEWS if name != "quarter_turn")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
+from mi_callback import regions
 from mi_callback.local_correlation import COPIED, LEAST_STRUCTURE, NOISE, WINDOW, local_correlation
 from mi_callback.registration import KEPT, SIZE, register
 
@@ -39,6 +40,20 @@ def affine(rotation=0.0, zoom_x=1.0, zoom_y=1.0, shift_x=0.0, shift_y=0.0, shear
 def warp(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     grid = F.affine_grid(theta.expand(len(images), 2, 3), [len(images), 1, *images.shape[1:]], align_corners=False)
     return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
+
+
+def textured(n: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random images with structure everywhere: nothing that all share, `(n, SIZE, SIZE)` in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    images = [sum(s * gaussian_filter(rng.normal(size=(SIZE, SIZE)), s) for s in (2.4, 6, 12)) for _ in range(n)]
+    return torch.from_numpy(np.stack([(i - i.min()) / (i.max() - i.min()) for i in images])).float()
+
+
+def pasted(theta: torch.Tensor, windows: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images with one window of a warped reference each, these references, and other ones."""
+    reference, others = textured(2 * len(windows), seed=3).chunk(2)
+    inside = regions.masks(SIZE)[windows][:, 0] > 0
+    return torch.where(inside, warp(reference, theta), others), reference, others
 
 
 WARPS = {
@@ -230,14 +245,83 @@ def test_a_flip_is_not_an_affine_map_that_registration_tries():
     assert flipped.copied_fraction.max() < 0.7
 
 
+@pytest.mark.parametrize("name", WARPS)
+def test_inverted_contrast_is_aligned_and_compared_as_well(name):
+    reference = smooth(4)
+    generated = as_bytes(warp(reference, WARPS[name]))
+    plain, inverted = (register(images, as_bytes(reference)) for images in (generated, 255 - generated))
+    assert torch.allclose(inverted.theta, plain.theta, atol=1e-3)
+    assert torch.allclose(inverted.lncc, plain.lncc, atol=1e-3)
+    assert torch.allclose(inverted.copied_fraction, plain.copied_fraction, atol=0.01)
+    assert inverted.lncc.min() > 0.95
+
+
+# Promise: parts
+
+
+def test_a_quarter_pasted_into_another_image_is_found_with_its_window_and_not_without():
+    windows = list(range(9))
+    mixed, reference, _ = pasted(WARPS["rotation"], windows)
+    part = register(as_bytes(mixed), as_bytes(reference), window=torch.tensor(windows))
+    whole = register(as_bytes(mixed), as_bytes(reference))
+    corners = torch.tensor([[x, y, 1.0] for x in (-0.5, 0.5) for y in (-0.5, 0.5)])
+    errors = (corners @ (part.theta - WARPS["rotation"]).transpose(1, 2)).norm(dim=2).amax(dim=1) * SIZE / 2
+    copied = []
+    for k in windows:
+        y, x = k // 3 * SIZE // 4, k % 3 * SIZE // 4
+        place = slice(y + 6, y + SIZE // 2 - 6), slice(x + 6, x + SIZE // 2 - 6)  # neighbourhoods within the window
+        copied.append((part.lncc_map[k][place].mean(), whole.lncc_map[k][place].mean()))
+    copied = torch.tensor(copied)
+    assert errors.median() < 1
+    assert copied[4, 0] > 0.97  # the middle, of which nothing left the field of view
+    assert copied[:, 0].median() > 0.97
+    assert copied[:, 1].max() < 0.8
+    assert (part.lncc > whole.lncc + 0.05).all()
+    assert part.lncc.min() > 0.85
+
+
+def test_a_quarter_that_was_not_moved_agrees_entirely():
+    mixed, reference, others = pasted(WARPS["none"], [0, 4, 5])
+    found = register(as_bytes(mixed), as_bytes(reference), window=torch.tensor([0, 4, 5]))
+    assert found.lncc.min() > 0.97
+    assert register(as_bytes(others), as_bytes(reference), window=torch.tensor([0, 4, 5])).lncc.max() < 0.85
+
+
+def test_no_window_is_the_whole_image():
+    reference = smooth(3)
+    generated = as_bytes(warp(reference, WARPS["all"]))
+    whole, none = (register(generated, as_bytes(reference), window=w) for w in (None, torch.full((3,), -1)))
+    assert torch.equal(whole.theta, none.theta)
+    assert torch.equal(whole.lncc, none.lncc)
+
+
+def test_whole_images_and_windows_compete_with_their_like():
+    bank = textured(2 * (KEPT + 2))
+    pairs = len(bank)
+    window = torch.tensor([-1, 4] * (KEPT + 2))
+    generated = as_bytes(bank[:1]).expand(pairs, -1, -1)
+    for group in (torch.zeros(pairs, dtype=torch.long), torch.arange(pairs) // 2 % 2):
+        found = register(generated, as_bytes(bank), group=group, window=window)
+        for member in group.unique():
+            for part in (window < 0, window >= 0):
+                rivals = (group == member) & part
+                assert int((found.lncc[rivals] > -1).sum()) == min(KEPT, int(rivals.sum()))
+    # The first of each kind stays, whatever its correlation.
+    found = register(generated, as_bytes(bank.flip(0)), group=torch.zeros(pairs, dtype=torch.long), window=window)
+    assert (found.lncc[:2] > -1).all()
+
+
 # Refusal: nothing to compare
 
 
+@pytest.mark.parametrize("window", [-1, 0, 4])
 @pytest.mark.parametrize("flat", ["generated", "reference", "both"])
-def test_an_image_without_structure_is_finite_and_no_copy(flat):
+def test_an_image_without_structure_is_finite_and_no_copy(flat, window):
     structured, empty = as_bytes(smooth(2)), torch.full((2, SIZE, SIZE), 128, dtype=torch.uint8)
     found = register(
-        empty if flat in ("generated", "both") else structured, empty if flat in ("reference", "both") else structured
+        empty if flat in ("generated", "both") else structured,
+        empty if flat in ("reference", "both") else structured,
+        window=torch.full((2,), window),
     )
     assert found.lncc.isfinite().all()
     assert found.theta.isfinite().all()

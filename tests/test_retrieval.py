@@ -1,6 +1,7 @@
 """Which training images are near, in which pose, and which are worth verifying."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.features import Features
-from mi_callback.retrieval import PER_SUBJECT, Reference
+from mi_callback.poses import POSES, VIEWS, then
+from mi_callback.regions import COUNT
+from mi_callback.retrieval import PER_SUBJECT, REGIONAL, Reference
 from mi_callback.similarity import EPSILON
 
 
@@ -20,6 +23,17 @@ def features(n: int, poses: int = 1, seed: int = 0, widths=(5, 8), subjects=None
         subjects,
         None,
     )
+
+
+def with_windows(n: int, poses: int = 1, seed: int = 0, subjects=None, missing: float = 0.3, **options) -> Features:
+    """Features of images and of their windows, of which a share is background."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    found = features(n, poses, seed, subjects=subjects, **options)
+    background = torch.rand(poses, n, COUNT, 1, generator=generator) < missing
+    for layer, bank in found.layers.items():
+        windows = torch.randn(poses, n, COUNT, bank.shape[2], generator=generator).half()
+        found.regions[layer] = windows.masked_fill(background, torch.nan)
+    return found
 
 
 def rows_of(source: Features, rows: list[int], poses: int, pose: int, noise: float = 0.0) -> Features:
@@ -96,6 +110,30 @@ def test_duplicates_are_the_pairs_that_a_double_loop_over_poses_finds(poses, agg
     assert found.dtype == torch.long
     assert set(map(tuple, found.tolist())) == expected
     assert 0 < len(expected) < 14 * 13 / 2
+
+
+@pytest.mark.parametrize("poses", [1, 4])
+def test_regional_candidates_are_those_of_a_naive_loop_over_poses_and_windows(poses):
+    subjects = [f"s{i // 5}" for i in range(20)]
+    train, queries = with_windows(20, subjects=subjects), with_windows(5, poses, seed=1)
+    reference = Reference.fit(train, "shrunk")
+    found = reference.search(queries, "geometric", candidates=6)
+    shape = (5, 6 + REGIONAL)
+    assert found.candidates.shape == found.candidate_poses.shape == found.candidate_windows.shape == shape
+    rows, cosines = reference.regions.search(queries, k=20 * COUNT)  # every training window for each
+    hits = cosines.shape[2] // COUNT
+    for i in range(5):
+        best = {}  # training row → (cosine, pose, window)
+        for pose, place in itertools.product(range(poses), range(cosines.shape[2])):
+            row, found_by = int(rows[i, pose, place]), (float(cosines[i, pose, place]), pose, place // hits)
+            best[row] = max(best.get(row, (-np.inf, 0, 0)), found_by)
+        expected, taken = [], []
+        for row in sorted(best, key=lambda row: -best[row][0]):
+            if taken.count(subjects[row]) < PER_SUBJECT and len(expected) < REGIONAL:
+                expected.append((row, *best[row][1:]))
+                taken.append(subjects[row])
+        regional = [part[i, 6:].tolist() for part in (found.candidates, found.candidate_poses, found.candidate_windows)]
+        assert list(zip(*regional, strict=True)) == expected
 
 
 @pytest.mark.parametrize("mode", ["shrunk", "standard", "none"])
@@ -247,6 +285,78 @@ def test_whitening_and_index_are_made_of_the_first_pose_only():
     assert four.search(first, "mean").match.tolist() == list(range(30))
 
 
+# Promise: regions
+
+
+@pytest.mark.parametrize("aggregation", ["geometric", "minimum"])
+def test_what_the_whole_image_finds_does_not_depend_on_regions(aggregation):
+    train, queries = with_windows(30), with_windows(9, 4, seed=1)
+    with_regions = Reference.fit(train, "shrunk").search(queries, aggregation)
+    for one, other in (
+        (features(30), queries),
+        (train, features(9, 4, seed=1)),
+        (features(30), features(9, 4, seed=1)),
+    ):
+        without = Reference.fit(one, "shrunk").search(other, aggregation)
+        for name in ("similarity", "layer_similarity", "match", "pose", "nearest"):
+            assert torch.equal(getattr(with_regions, name), getattr(without, name))
+        for name in ("candidates", "candidate_poses", "candidate_windows"):
+            assert getattr(without, name).shape == (9, 8)
+            assert torch.equal(getattr(with_regions, name)[:, :8], getattr(without, name))
+        assert (without.candidate_windows == -1).all()
+
+
+@pytest.mark.parametrize(("pose", "window"), [(0, 0), (2, 5), (3, 8)])
+def test_a_copied_window_is_a_candidate_with_its_pose_and_window(pose, window):
+    train = with_windows(60, widths=(24, 30), missing=0.0)
+    queries = with_windows(3, 4, seed=1, widths=(24, 30))
+    for layer, windows in queries.regions.items():
+        windows[pose, :, window] = train.regions[layer][0, [5, 17, 42], 4]
+    found = Reference.fit(train, "shrunk").search(queries, "geometric")
+    assert found.candidates[:, 8].tolist() == [5, 17, 42]
+    assert found.candidate_poses[:, 8].tolist() == [pose] * 3
+    assert found.candidate_windows[:, 8].tolist() == [window] * 3
+    assert ((found.candidate_windows[:, 8:] >= 0) & (found.candidate_windows[:, 8:] < COUNT)).all()
+
+
+def test_regional_candidates_are_rows_once_and_few_of_a_subject():
+    # Twenty slices of one subject whose windows are nearly the same, in every window.
+    train = with_windows(30, subjects=["many"] * 20 + [f"s{i}" for i in range(10)], missing=0.0)
+    for windows in train.regions.values():
+        windows[0, :20] = windows[0, :1, :1] + 0.01 * windows[0, :20]
+    found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=5)
+    for row in found.candidates[:, 5:].tolist():
+        real = [i for i in row if i >= 0]
+        assert len(set(real)) == len(real)
+        assert [train.subjects[i] for i in real].count("many") == PER_SUBJECT
+
+
+def test_regional_candidates_that_are_missing_are_minus_one():
+    train, queries = with_windows(2, missing=0.0), with_windows(3, 4, seed=1)
+    for windows in queries.regions.values():
+        windows[:, 1] = torch.nan
+    found = Reference.fit(train, "shrunk").search(queries, "geometric", candidates=5)
+    assert found.candidates[[0, 2], 5:].sort().values.tolist() == [[-1, -1, 0, 1]] * 2
+    assert (found.candidates[[0, 2], 7:] == -1).all()
+    assert (found.candidates[1, 5:] == -1).all()
+
+
+def test_regions_of_other_images_are_searched_after_a_move():
+    train, other = with_windows(30), with_windows(12, seed=5, missing=0.0)
+    moved = Reference.fit(train, "shrunk").over(other)
+    assert moved.search(other, "mean").candidates[:, 8].tolist() == list(range(12))
+
+
+def test_a_batch_with_regions_is_searched_as_its_queries_one_by_one():
+    train, queries = with_windows(30), with_windows(6, 2, seed=1)
+    reference = Reference.fit(train, "shrunk")
+    together = reference.search(queries, "geometric", candidates=4)
+    for i in range(6):
+        alone = reference.search(queries.where(torch.tensor([i])), "geometric", candidates=4)
+        for name in ("candidates", "candidate_poses", "candidate_windows"):
+            assert torch.equal(getattr(alone, name)[0], getattr(together, name)[i])
+
+
 # Refusal
 
 
@@ -264,3 +374,52 @@ def test_one_training_image_is_refused():
 def test_an_unknown_backend_is_refused():
     with pytest.raises(StateError, match="needed backend"):
         Reference.fit(features(10), "shrunk", backend="annoy")
+
+
+# Views
+
+
+def seen(train: Features, seed: int = 5) -> Features:
+    """The same training images with features in every view."""
+    generator = torch.Generator().manual_seed(seed)
+    views = {layer: torch.randn(len(VIEWS), *f.shape[1:], generator=generator) for layer, f in train.layers.items()}
+    return replace(train, views=views)
+
+
+@pytest.mark.parametrize("view", range(len(VIEWS)))
+@pytest.mark.parametrize("pose", range(4))
+def test_a_query_that_resembles_a_view_is_matched_to_its_image_in_the_pose_that_leads_back(view, pose):
+    train = seen(features(40))
+    queries = features(3, 4, seed=9)
+    for layer, viewed in train.views.items():
+        queries.layers[layer][pose] = viewed[view, [4, 7, 21]]
+    found = Reference.fit(train, "shrunk").search(queries, "geometric")
+    back = list(POSES).index(then(list(POSES)[pose], list(VIEWS.values())[view].pose))
+    assert found.match.tolist() == found.candidates[:, 0].tolist() == [4, 7, 21]
+    assert found.pose.tolist() == found.candidate_poses[:, 0].tolist() == [back] * 3
+    assert found.similarity.min() > 0.999
+    assert (found.consensus(found.match) == 2).all()
+    assert Reference.fit(replace(train, views={}), "shrunk").search(queries, "geometric").similarity.max() < 0.99
+
+
+def test_every_view_has_its_own_whitening_and_rows_without_some_images_are_those_of_the_others():
+    train = seen(features(40))
+    offset = replace(train, views={layer: 3 * f + 10 for layer, f in train.views.items()})
+    queries = features(6, 4, seed=3)
+    one, other = (Reference.fit(t, "shrunk").search(queries, "mean").similarity for t in (train, offset))
+    some = torch.arange(0, 40, 2)
+    moved = Reference.fit(train, "shrunk").over(train.where(some))
+    assert {name: len(view.indexes["layer0"]) for name, view in moved.views.items()} == dict.fromkeys(VIEWS, 20)
+    assert one.shape == other.shape
+    viewed = {name: view.whitenings["layer0"].mean for name, view in Reference.fit(offset, "shrunk").views.items()}
+    for i, name in enumerate(VIEWS):
+        assert torch.allclose(viewed[name], offset.views["layer0"][i].double().mean(dim=0))
+
+
+def test_one_image_is_one_candidate_in_whatever_views_it_is_near():
+    train = features(12, subjects=[str(i) for i in range(12)])
+    train = replace(train, views={layer: f[0].expand(len(VIEWS), -1, -1) for layer, f in train.layers.items()})
+    found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=6)
+    for row in found.candidates.tolist():
+        assert len(set(row)) == 6
+        assert -1 not in row

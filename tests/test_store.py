@@ -87,6 +87,37 @@ def test_scores_with_verification_are_bit_equal_after_save_and_load(tmp_path: Pa
     assert_equal(saved.score(GENERATED), restored)
 
 
+def test_features_of_regions_come_back_and_find_the_same(tmp_path: Path):
+    options = {"verify": True, "candidates": 2, "encoder": network(0)}
+    saved = fitted(**options)
+    saved.save(tmp_path / "state")
+    restored = unfitted(**options).load(tmp_path / "state")
+    for one, other in ((saved.train, restored.train), (saved.held_out, restored.held_out)):
+        assert list(one.regions) == list(other.regions) == ["1"]
+        for layer, windows in one.regions.items():
+            assert other.regions[layer].dtype == torch.float16
+            assert torch.equal(windows.nan_to_num(-9), other.regions[layer].nan_to_num(-9))
+    first, second = (d.reference.regions for d in (saved, restored))
+    assert torch.equal(first.rows, second.rows)
+    assert torch.equal(first.index.bank, second.index.bank)
+    # A quarter of a training image in the middle of another: what regions are for.
+    pasted = GENERATED.clone()
+    pasted[:, :, 4:12, 4:12] = TRAIN[:8, :, 4:12, 4:12]
+    one, other = saved.score(pasted), restored.score(pasted)
+    assert (one.window >= 0).any()
+    assert_equal(one, other)
+
+
+def test_a_state_without_regions_comes_back_without(tmp_path: Path):
+    options = {"verify": True, "candidates": 2, "encoder": network(0), "regions": False}
+    saved = fitted(**options)
+    saved.save(tmp_path / "state")
+    restored = unfitted(**options).load(tmp_path / "state")
+    assert saved.train.regions == restored.train.regions == {}
+    assert restored.reference.regions is None
+    assert_equal(saved.score(GENERATED), restored.score(GENERATED))
+
+
 def test_a_detector_without_subjects_comes_back_without_subjects(tmp_path: Path):
     saved = unfitted().fit(TRAIN, held_out=HELD_OUT)
     saved.save(tmp_path / "state")
@@ -238,6 +269,8 @@ def test_the_file_is_readable_by_its_owner_alone(tmp_path: Path):
         ({"null_size": 5}, "null_size"),
         ({"seed": 1}, "seed"),
         ({"verify": True}, "verify"),
+        ({"regions": False}, "regions"),
+        ({"views": False}, "views"),
         ({"encoder": build_encoder("pixels", sides=(4, 9), size=32)}, "encoder"),
     ],
 )

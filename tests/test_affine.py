@@ -1,0 +1,204 @@
+"""The affine map under which two images correlate best: from anywhere nearby, on part of the image, in any contrast."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+
+from mi_callback import regions
+from mi_callback.affine import (
+    LEAST_OVERLAP,
+    REACH,
+    ROTATIONS,
+    STARTS,
+    STEP,
+    ZOOMS,
+    _linear_maps,
+    _search,
+    align_coarsely,
+    align_finely,
+)
+from mi_callback.registration import SIZE
+from mi_callback.warping import warp
+
+
+def oval(n: int, seed: int = 0) -> torch.Tensor:
+    """Textures within an oval that fades out, `(n, 1, SIZE, SIZE)` in [0, 1]."""
+    axis = np.linspace(-1, 1, SIZE)
+    inside = 1 / (1 + np.exp(20 * (np.sqrt((axis[:, None] / 0.8) ** 2 + (axis[None] / 0.65) ** 2) - 1)))
+    return (0.2 + 0.8 * texture(n, seed)) * torch.from_numpy(inside).float()
+
+
+def texture(n: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random images with structure at several scales everywhere, `(n, 1, SIZE, SIZE)` in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    images = [sum(s * gaussian_filter(rng.normal(size=(SIZE, SIZE)), s) for s in (2.4, 6, 12)) for _ in range(n)]
+    return torch.from_numpy(np.stack([(i - i.min()) / (i.max() - i.min()) for i in images])).float()[:, None]
+
+
+def to_reference(rotation=0.0, zoom=1.0, shift_x=0.0, shift_y=0.0) -> torch.Tensor:
+    """Map from generated to reference coordinates; shifts in shares of the side."""
+    cos, sin = (f(math.radians(rotation)) * zoom for f in (math.cos, math.sin))
+    return torch.tensor([[[cos, -sin, 2 * shift_x], [sin, cos, 2 * shift_y]]])
+
+
+def moved(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """Black outside."""
+    grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def pixels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Largest distance between where two maps take the corners of the central half, `(p,)`."""
+    corners = torch.tensor([[x, y, 1.0] for x in (-0.5, 0.5) for y in (-0.5, 0.5)])
+    return (corners @ (one - other).transpose(1, 2)).norm(dim=2).amax(dim=1) * SIZE / 2
+
+
+NEAR = {
+    **{f"rotation_{angle}": {"rotation": angle} for angle in (-42, -30, 8, 30, 42)},
+    **{f"zoom_{zoom}": {"zoom": zoom} for zoom in (0.75, 0.87, 1.15, 1.33)},
+    **{f"shift_{x}_{y}": {"shift_x": x, "shift_y": y} for x, y in ((0.4, 0), (-0.4, 0), (0, 0.4), (0, -0.4))},
+    "shift_both": {"shift_x": 0.25, "shift_y": -0.25},
+    "turned_and_larger": {"rotation": 30, "zoom": 0.75},
+    "turned_and_smaller": {"rotation": -30, "zoom": 1.33},
+    "all": {"rotation": -20, "zoom": 0.85, "shift_x": 0.15, "shift_y": 0.1},
+}
+
+
+# Definition
+
+
+@pytest.mark.parametrize(("sign", "part"), [(1, -1), (-1, -1), (1, 5), (0, -1)])
+def test_the_starts_are_the_best_of_all_combinations(sign, part):
+    reference = F.adaptive_avg_pool2d(texture(1), 24)
+    turned = F.adaptive_avg_pool2d(moved(texture(1), to_reference(-16, 0.8, 0.06, -0.09)), 24)
+    fixed = 0.5 + 0.4 * sign * turned
+    if not sign:  # a corner alone is the same, of less area than a start must cover
+        fixed = F.adaptive_avg_pool2d(texture(1, seed=1), 24)
+        fixed[..., :14, :14] = reference[..., 10:, 10:]
+        assert LEAST_OVERLAP > (14 / 24) ** 2
+    mask = F.adaptive_avg_pool2d(regions.masks(SIZE)[[part]], 24)
+    padded = [np.pad(images[0, 0].double().numpy(), REACH) for images in (fixed, mask)]
+    theta = F.pad(_linear_maps(), (0, 1))
+    shifts = range(-REACH, REACH + 1, STEP)
+    best = []
+    for k, one in enumerate(theta):
+        map_of_reference, inside = (x[0, 0].double().numpy() for x in warp(reference, one[None]))
+        evidence = {}
+        for dy, dx in itertools.product(shifts, shifts):
+            window = slice(REACH + dy, REACH + dy + 24), slice(REACH + dx, REACH + dx + 24)
+            ours, ones = padded[0][window], padded[1][window]
+            there = (ones * inside) > 0
+            overlap = there.sum() / float(mask.sum())
+            if overlap >= LEAST_OVERLAP:
+                correlation = np.corrcoef(ours[there], map_of_reference[there])[0, 1]
+                evidence[dx, dy] = -overlap * np.log(1 - correlation**2)
+        shift = max(evidence, key=evidence.get)
+        best.append((evidence[shift], k, shift))
+    found = _search(fixed, reference, mask)
+    assert found.shape == (1, STARTS, 2, 3)
+    for (_, k, (dx, dy)), start in zip(sorted(best, reverse=True)[:STARTS], found[0], strict=True):
+        linear = theta[k, :, :2]
+        assert torch.allclose(start[:, :2], linear, atol=1e-6)
+        assert torch.allclose(start[:, 2], linear @ torch.tensor([-2 * dx / 24, -2 * dy / 24]), atol=1e-5)
+
+
+def test_every_rotation_is_tried_with_every_magnification():
+    maps = _linear_maps()
+    found = {(round(float(torch.atan2(m[0, 1], m[0, 0]).rad2deg())), round(float(1 / m.det().sqrt()), 2)) for m in maps}
+    assert found == set(itertools.product(map(round, ROTATIONS), ZOOMS))
+
+
+# Promise
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_a_map_is_found_wherever_it_lies_within_reach(name):
+    reference, theta = oval(4), to_reference(**NEAR[name])
+    generated = moved(reference, theta)
+    found, correlation = align_coarsely(generated, reference, torch.ones_like(reference))
+    assert pixels(found, theta).max() < 0.5
+    assert correlation.min() > 0.99
+
+
+@pytest.mark.parametrize("name", ["rotation_30", "shift_0.4_0", "all"])
+def test_inverted_contrast_is_aligned_as_well(name):
+    reference, theta = oval(4), to_reference(**NEAR[name])
+    generated, whole = moved(reference, theta), torch.ones_like(reference)
+    plain, plain_correlation = align_coarsely(generated, reference, whole)
+    inverted, correlation = align_coarsely(1 - generated, reference, whole)
+    assert pixels(inverted, theta).max() < 0.5
+    assert torch.allclose(plain, inverted, atol=1e-3)
+    assert torch.allclose(plain_correlation, correlation, atol=1e-3)
+    fine, other = (align_finely(images, reference, whole, inverted) for images in (generated, 1 - generated))
+    assert torch.allclose(fine, other, atol=1e-3)
+
+
+OUTSIDE = {
+    "another_image": lambda like, g: texture(len(like), seed=9),
+    "noise": lambda like, g: torch.rand(like.shape, generator=g),
+    "grey": lambda like, g: torch.full_like(like, 0.5),
+    "black": lambda like, g: torch.zeros_like(like),
+}
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [
+        "another_image",
+        "noise",
+        "grey",
+        pytest.param(
+            "black",
+            marks=pytest.mark.xfail(strict=True, reason="the gradient at the border of the mask sees what is outside"),
+        ),
+    ],
+)
+def test_a_window_is_aligned_whatever_is_outside(outside, generator):
+    reference, theta = texture(9, seed=3), to_reference(8, 0.95, 0.025, -0.02)
+    copy, masks = moved(reference, theta), regions.masks(SIZE)[:9]
+    mixed = torch.where(masks > 0, copy, OUTSIDE[outside](copy, generator))
+    found, expected = (align_coarsely(images, reference, masks)[0] for images in (mixed, copy))
+    assert pixels(found, theta).max() < 1.2
+    assert pixels(found, expected).max() < 0.5
+    # The finest step sees a little of it: contrast is local to about 8 pixels.
+    assert pixels(align_finely(mixed, reference, masks, found), theta).max() < 2
+
+
+def test_without_a_mask_what_is_outside_decides():
+    reference, theta = texture(9, seed=3), to_reference(8, 0.95, 0.025, -0.02)
+    masks = regions.masks(SIZE)[:9]
+    mixed = torch.where(masks > 0, moved(reference, theta), texture(9, seed=9))
+    assert pixels(align_coarsely(mixed, reference, torch.ones_like(masks))[0], theta).median() > 5
+
+
+def test_pairs_do_not_depend_on_each_other():
+    reference, masks = texture(4), regions.masks(SIZE)[[0, 4, -1, 7]]
+    generated = moved(reference, to_reference(10, 0.9, 0.1)).roll(1, 0)
+    generated[0] = 0.5
+    together = align_coarsely(generated, reference, masks)
+    for i in range(4):
+        alone = align_coarsely(generated[i : i + 1], reference[i : i + 1], masks[i : i + 1])
+        assert torch.allclose(alone[0][0], together[0][i], atol=1e-2)
+        assert torch.allclose(alone[1][0], together[1][i], atol=1e-3)
+
+
+# Refusal: nothing to align
+
+
+@pytest.mark.parametrize("part", [-1, 0, 4])
+@pytest.mark.parametrize("flat", ["generated", "reference", "both", "in_the_window"])
+def test_flat_images_give_finite_maps_and_no_correlation(flat, part):
+    generated, reference, empty = oval(2), oval(2, seed=1), torch.full((2, 1, SIZE, SIZE), 0.5)
+    mask = regions.masks(SIZE)[[part, part]]
+    generated = empty if flat in ("generated", "both") else generated
+    generated = torch.where(mask > 0, empty, generated) if flat == "in_the_window" else generated
+    reference = empty if flat in ("reference", "both") else reference
+    theta, correlation = align_coarsely(generated, reference, mask)
+    assert theta.isfinite().all()
+    assert align_finely(generated, reference, mask, theta).isfinite().all()
+    assert correlation.abs().max() < 0.05

@@ -1,0 +1,132 @@
+"""Windows of an image: where they lie, and which of them show anatomy."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from mi_callback import regions
+from mi_callback.regions import COUNT, GRID, SHARE, STRUCTURED
+
+
+def overlap(cell: int, cells: int, window: int) -> float:
+    """Share of a window along one side that lies in one cell, by counting fine steps."""
+    steps = 2520  # divisible by every number of cells in these tests, and by the quarters at which windows begin
+    inside = [
+        SHARE * window / (GRID - 1) <= (step + 0.5) / steps < SHARE * window / (GRID - 1) + SHARE
+        for step in range(cell * steps // cells, (cell + 1) * steps // cells)
+    ]
+    return sum(inside) / (SHARE * steps)
+
+
+def deviation(image: np.ndarray) -> np.ndarray:
+    """Standard deviation over 9 × 9 pixels around each, fewer at the border."""
+    h, w = image.shape
+    return np.array([[image[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5].std() for x in range(w)] for y in range(h)])
+
+
+@pytest.fixture
+def lopsided(generator):
+    """Three images with anatomy on the left, above, and everywhere; all else is flat."""
+    images = torch.rand(3, 1, 32, 32, generator=generator)
+    images[0, ..., 10:] = 0.2
+    images[1, :, 14:] = 0.0
+    return images
+
+
+# Definition
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (12, 12), (7, 5), (5, 8), (1, 1), (1, 3), (24, 2)])
+def test_weights_are_the_share_of_each_window_that_lies_in_each_cell(height, width):
+    found = regions.weights(height, width)
+    assert found.shape == (COUNT, height * width)
+    windows = itertools.product(range(GRID), range(GRID))
+    for weight, (down, across) in zip(found.view(COUNT, height, width), windows, strict=True):
+        for y, x in itertools.product(range(height), range(width)):
+            assert float(weight[y, x]) == pytest.approx(overlap(y, height, down) * overlap(x, width, across), abs=1e-3)
+
+
+@pytest.mark.parametrize("side", [7, 12, 24, 96])
+def test_masks_are_the_windows_and_last_the_whole(side):
+    found = regions.masks(side)
+    assert found.shape == (COUNT + 1, 1, side, side)
+    for mask, (down, across) in zip(found[:-1, 0], itertools.product(range(GRID), range(GRID)), strict=True):
+        rows, columns = (
+            torch.tensor(
+                [place + 1 > window * side / 4 and place < window * side / 4 + side / 2 for place in range(side)]
+            )
+            for window in (down, across)
+        )
+        assert torch.equal(mask, (rows[:, None] & columns).float())
+    assert torch.equal(found[-1], torch.ones(1, side, side))
+
+
+def test_a_window_is_structured_from_a_quarter_of_the_contrast_of_the_image(lopsided, generator):
+    strengths = torch.tensor([0.05, 0.08, 0.1, 0.12, 0.15])
+    faint = lopsided[:1].repeat(5, 1, 1, 1)
+    faint[..., 10:] += strengths.view(5, 1, 1, 1) * torch.rand(5, 1, 32, 22, generator=generator)
+    shares = []
+    for image, found in zip(faint, regions.structured(faint), strict=True):
+        contrast = deviation(image[0].double().numpy())
+        windows = itertools.product((0, 8, 16), (0, 8, 16))
+        shares.append([contrast[y : y + 16, x : x + 16].mean() / contrast.mean() for y, x in windows])
+        assert found.tolist() == [share >= STRUCTURED for share in shares[-1]]
+    near = np.array(shares)
+    assert ((near < STRUCTURED) & (near > 0.5 * STRUCTURED)).any()
+    assert ((near > STRUCTURED) & (near < 1.5 * STRUCTURED)).any()
+    assert not (abs(near - STRUCTURED) < 1e-3).any()
+
+
+def test_channels_count_by_their_mean(lopsided):
+    colour = torch.cat([1.5 * lopsided, 0.5 * lopsided, lopsided], dim=1)
+    assert torch.equal(regions.structured(colour), regions.structured(lopsided))
+
+
+# Promise
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (12, 12), (7, 5), (1, 1), (11, 96), (48, 48)])
+def test_the_weights_of_a_window_sum_to_one(height, width):
+    found = regions.weights(height, width)
+    assert torch.allclose(found.sum(dim=1), torch.ones(COUNT), atol=1e-5)
+    assert found.min() >= 0
+
+
+def test_no_window_is_the_whole():
+    assert torch.equal(regions.masks(12)[torch.tensor([-1])], torch.ones(1, 1, 12, 12))
+
+
+def test_every_place_lies_in_a_window_and_those_off_the_border_in_four():
+    times = regions.masks(96)[:-1].sum(dim=(0, 1))
+    assert times.min() == 1
+    assert (times[24:72, 24:72] == 4).all()
+    assert torch.equal(times, times.flip(0))
+    assert torch.equal(times, times.T)
+
+
+def test_windows_of_background_alone_are_not_structured(lopsided):
+    found = regions.structured(lopsided).view(3, GRID, GRID)
+    assert not found[0, :, 2].any()
+    assert found[0, :, 0].all()
+    assert not found[1, 2].any()
+    assert found[1, 0].all()
+    assert found[2].all()
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(0.3, 0.0), (1.0, 0.4), (0.2, 0.7), (5.0, -2.0), (-1.0, 1.0)])
+def test_gain_and_offset_do_not_change_which_windows_are_structured(lopsided, gain, offset):
+    assert torch.equal(regions.structured(gain * lopsided + offset), regions.structured(lopsided))
+
+
+def test_a_batch_is_judged_as_its_images_one_by_one(lopsided):
+    alone = torch.cat([regions.structured(image[None]) for image in lopsided])
+    assert torch.equal(regions.structured(lopsided), alone)
+
+
+def test_every_image_has_a_window_that_is_structured(generator):
+    spots = torch.zeros(64, 1, 32, 32)  # one bright pixel somewhere: the least that an image can show
+    place = torch.randint(32, (64, 2), generator=generator)
+    spots[torch.arange(64), 0, place[:, 0], place[:, 1]] = 1
+    assert regions.structured(spots).any(dim=1).all()

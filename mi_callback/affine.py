@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.warping import pixel_centres, sign_of, standardise, warp
+from mi_callback.warping import gradient, pixel_centres, sign_of, standardise, warp
 
 LEVELS = ((24, 10), (48, 8), (96, 4))
 """Side of each pyramid level and Gauss-Newton iterations there."""
@@ -104,8 +104,7 @@ def _gauss_newton(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, it
     side = fixed.shape[-1]
     template = standardise(fixed, mask)
     # d template / d parameters of x ↦ x + A (x, y, 1), in normalised coordinates.
-    gradient_x = torch.gradient(template, dim=-1)[0] * side / 2
-    gradient_y = torch.gradient(template, dim=-2)[0] * side / 2
+    gradient_x, gradient_y = (slope * side / 2 for slope in gradient(template, mask))
     axis = pixel_centres(side, fixed.device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     terms = torch.stack([x, y, torch.ones_like(x)])

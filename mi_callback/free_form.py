@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.warping import sign_of, standardise, warp
+from mi_callback.warping import gradient, sign_of, standardise, warp
 
 SIDE = 48
 """Side, in pixels, at which the warp is fitted."""
@@ -49,15 +49,15 @@ def refine(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor
     fixed, moving, mask = (F.adaptive_avg_pool2d(images, SIDE) for images in (fixed, moving, mask))
     splines, penalty = (matrix.to(fixed) for matrix in (_splines(SIDE), _penalty()))
     template = standardise(fixed, mask)
-    gradient = [(torch.gradient(template, dim=axis)[0] * mask).flatten(1) * SIDE / 2 for axis in (-1, -2)]
-    scale, factor = _normal_equations(gradient, _line(SIDE).to(fixed), penalty)
+    slopes = [slope.flatten(1) * SIDE / 2 for slope in gradient(template, mask)]
+    scale, factor = _normal_equations(slopes, _line(SIDE).to(fixed), penalty)
     controls = fixed.new_zeros(pairs, 2, CONTROLS**2)
     for _ in range(ITERATIONS):
         moved, inside = warp(moving, theta, _field(controls, splines, SIDE))
         ours, theirs = (standardise(images, inside * mask) for images in (fixed, moved))
         sign = sign_of((ours * theirs * inside * mask).sum(dim=(1, 2, 3)))
         residual = ((ours - theirs * sign) * inside).flatten(1)
-        pull = torch.stack([(axis * residual) @ splines for axis in gradient], dim=1)
+        pull = torch.stack([(slope * residual) @ splines for slope in slopes], dim=1)
         pull = pull - STIFFNESS * scale[:, None, None] * controls @ penalty
         controls = controls + torch.cholesky_solve(pull.flatten(1)[..., None], factor)[..., 0].view_as(controls)
     return _field(controls, _splines(size).to(fixed), size)
@@ -67,9 +67,9 @@ def _field(controls: Tensor, splines: Tensor, side: int) -> Tensor:
     return (controls @ splines.T).view(len(controls), 2, side, side).permute(0, 2, 3, 1)
 
 
-def _normal_equations(gradient: list[Tensor], line: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+def _normal_equations(slopes: list[Tensor], line: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
     """Scale of the data term `(p,)` and Cholesky factor of the penalised Gauss-Newton matrix, `(p, 2 c², 2 c²)`."""
-    x, y = gradient
+    x, y = slopes
     xx, xy, yy = (_products(product, line) for product in (x * x, x * y, y * y))
     scale = (xx + yy).diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6) / 2
     stiff = scale[:, None, None] * (STIFFNESS * penalty + DAMPING * torch.eye(len(penalty)).to(penalty))

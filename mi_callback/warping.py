@@ -31,6 +31,16 @@ def standardise(images: Tensor, mask: Tensor) -> Tensor:
     return centred / (variance + 1e-6).sqrt()
 
 
+def gradient(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope along x and y, per pixel, of `(p, 1, h, w)`; 0 where a neighbour is outside of the mask.
+
+    What lies there is another image's, and one pixel of it at the border would pull at the whole.
+    """
+    known = -F.max_pool2d(-F.pad(mask, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    x, y = (torch.gradient(images, dim=axis)[0] * known for axis in (-1, -2))
+    return x, y
+
+
 def sign_of(correlation: Tensor) -> Tensor:
     """−1 for pairs whose contrast is inverted, else 1, as a factor for images: `(p,)` → `(p, 1, 1, 1)`."""
     return torch.where(correlation < 0, -1.0, 1.0)[:, None, None, None]

@@ -152,10 +152,7 @@ OUTSIDE = {
         "another_image",
         "noise",
         "grey",
-        pytest.param(
-            "black",
-            marks=pytest.mark.xfail(strict=True, reason="the gradient at the border of the mask sees what is outside"),
-        ),
+        "black",
     ],
 )
 def test_a_window_is_aligned_whatever_is_outside(outside, generator):

@@ -98,9 +98,9 @@ def digest(thumbnail: Tensor) -> bytes:
 
 
 def concatenate(one: Features, other: Features) -> Features:
-    """The images of both, in the poses that both have; of nobody, for ids of different sources may coincide."""
+    """The images of both, with the regions that both have; of nobody, for ids of different sources may coincide."""
     layers, windows = (
-        {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours}
+        {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
         for ours, theirs in ((one.layers, other.layers), (one.regions, other.regions))
     )
     return Features(layers, torch.cat([one.thumbnails, other.thumbnails]), None, None, windows)

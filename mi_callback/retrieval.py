@@ -83,7 +83,9 @@ class Reference:
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
-        regions = None if self.regions is None else Regions.of(features, self.regions.whitenings, self.backend)
+        regions = None
+        if self.regions is not None and features.regions:
+            regions = Regions.of(features, self.regions.whitenings, self.backend)
         views = {name: self.views[name].over(view) for name, view in features.seen_as().items()}
         return replace(self, regions=regions, views=views)._over(features)
 
@@ -130,7 +132,8 @@ class Reference:
             regional, place = self._choose(*self.regions.search(queries, hits), REGIONAL)
             chosen = torch.cat([chosen, regional], dim=1)
             poses = torch.cat([poses, place // (COUNT * hits)], dim=1)
-            windows = torch.cat([windows, place % (COUNT * hits) // hits], dim=1)
+            window = (place % (COUNT * hits) // hits).masked_fill(regional < 0, -1)
+            windows = torch.cat([windows, window], dim=1)
         return Neighbours(
             similarity=aggregated[best, each],
             layer_similarity=nearest[best, each],

@@ -303,7 +303,8 @@ class MemorizationDetector:
 
         Args:
             n: Training images to copy, at most `PLANTED`; each is changed in every way.
-            changes: Names out of `mi_callback.perturbations.PERTURBATIONS`; all of them when None.
+            changes: Names out of `mi_callback.perturbations.PERTURBATIONS` and, where held-out images were given, into
+                which parts can be pasted, `PASTES`; all of them when None.
             images, rows: Images `(c, h, w)` and their rows in the training set, instead of those kept at `fit`.
 
         Raises:
@@ -329,7 +330,10 @@ class MemorizationDetector:
             found = self.match(features, self.reference, self.train.thumbnails)
             return self.null.p_values(found.similarity) <= self.alpha + ROUNDING, found.row
 
-        self.measured_power = power.measure(find, images, rows, self.alpha, self.train.subjects, changes, self.seed)
+        others = None if self.held_out is None else self.held_out.thumbnails[:, None].float() / 255
+        self.measured_power = power.measure(
+            find, images, rows, self.alpha, self.train.subjects, changes, self.seed, others
+        )
         return self.measured_power
 
     def set_scores(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> dict[str, float]:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mi_callback.certificates import clopper_pearson
 from mi_callback.errors import DataError
-from mi_callback.perturbations import PERTURBATIONS
+from mi_callback.perturbations import PASTES, PERTURBATIONS
 from mi_callback.preprocessing import check_images, normalise_intensity
 
 ENOUGH = 0.5
@@ -100,6 +101,7 @@ def measure(
     subjects: Sequence[str] | None = None,
     changes: Sequence[str] | None = None,
     seed: int = 0,
+    others: Tensor | None = None,
 ) -> Power:
     """Plant copies of training images, one of each change, and look whether they are found.
 
@@ -109,15 +111,17 @@ def measure(
         rows: Their rows in the training set.
         alpha: Level of the flags.
         subjects: Subject of every training row; a match in the right subject counts as traced.
-        changes: Names out of `PERTURBATIONS`; all of them when None.
+        changes: Names out of `PERTURBATIONS` and, where there are others, `PASTES`; all of them when None.
         seed: Of noise and warps.
+        others: Images of other people `(m, 1, h, w)` in [0, 1], of any size, into which parts of copies are pasted.
 
     Raises:
         DataError: For no images, or a change that does not exist.
     """
-    changes = list(PERTURBATIONS) if changes is None else list(changes)
-    if unknown := [change for change in changes if change not in PERTURBATIONS]:
-        raise DataError(f"needed changes out of {list(PERTURBATIONS)}; {unknown} came.")
+    known = [*PERTURBATIONS, *(PASTES if others is not None else ())]
+    changes = known if changes is None else list(changes)
+    if unknown := [change for change in changes if change not in known]:
+        raise DataError(f"needed changes out of {known}; {unknown} came.")
     if not images or not changes:
         raise DataError(f"needed images and changes to plant; {len(images)} and {len(changes)} came.")
 
@@ -135,9 +139,21 @@ def measure(
         flagged[change], traced[change] = (torch.zeros(len(images), dtype=torch.bool) for _ in range(2))
         generator = torch.Generator().manual_seed(seed)
         for places, batch in batches:
-            found, match = find(PERTURBATIONS[change](batch, generator))
+            if change in PERTURBATIONS:
+                planted = PERTURBATIONS[change](batch, generator)
+            else:
+                assert others is not None
+                planted = PASTES[change](batch, _receivers(others, batch, generator), generator)
+            found, match = find(planted)
             flagged[change][places] = found
             traced[change][places] = torch.tensor(
                 [same(m, rows[i]) for m, i in zip(match.tolist(), places, strict=True)]
             )
     return Power(flagged, traced, alpha, list(rows))
+
+
+def _receivers(others: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the others for each image, drawn at random, in its size."""
+    drawn = torch.randint(len(others), (len(images),), generator=generator)
+    resized = F.interpolate(others[drawn], images.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+    return resized.expand_as(images)

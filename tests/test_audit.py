@@ -12,7 +12,7 @@ from PIL import Image
 
 from mi_callback import audit, build_encoder
 from mi_callback.errors import DataError
-from mi_callback.perturbations import PERTURBATIONS
+from mi_callback.perturbations import PASTES, PERTURBATIONS
 
 OPTIONS = {"encoder": build_encoder("pixels", size=32), "verify": False, "alpha": 0.1}
 
@@ -43,7 +43,7 @@ def test_copies_are_named_in_the_files(folders, tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["verdict"] == "memorized"
     assert "sub-" not in json.dumps(summary)
-    assert summary["power"] == pytest.approx(sum(summary["power_by_change"].values()) / len(PERTURBATIONS))
+    assert summary["power"] == pytest.approx(sum(summary["power_by_change"].values()) / len([*PERTURBATIONS, *PASTES]))
     assert summary["power_by_change"]["exact"] == 1
     assert summary["certificate"] == scores.certificate().statement
     assert not {"ct", "fid"} & set(summary)

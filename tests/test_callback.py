@@ -25,7 +25,7 @@ from mi_callback.encoders import HookedEncoder
 from mi_callback.encoders.base import Layer
 from mi_callback.encoders.pixels import Pyramid
 from mi_callback.errors import CalibrationError, DataError, SamplerError, StateError
-from mi_callback.perturbations import PERTURBATIONS
+from mi_callback.perturbations import PASTES, PERTURBATIONS
 
 SIDE = 16
 ALWAYS = {"mi_mean", "mi_median", "mi_p95", "mi_max", "oni_mean", "similarity_mean", "distinct"}
@@ -579,7 +579,7 @@ def test_the_power_self_test_is_said_logged_and_forbids_clean_where_copies_are_n
     trainer = fit(callback(power=2))
     assert scalars(trainer)["power"] > 0.5
     assert any(
-        f"power self-test: of copies of 2 training images, changed in {len(PERTURBATIONS)} ways" in line
+        f"power self-test: of copies of 2 training images, changed in {len([*PERTURBATIONS, *PASTES])} ways" in line
         for line in said
     )
 

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binomtest
 
 from mi_callback.errors import DataError
-from mi_callback.perturbations import PERTURBATIONS
+from mi_callback.perturbations import PASTES, PERTURBATIONS
 from mi_callback.power import ENOUGH, Power, measure
 from mi_callback.preprocessing import check_images, normalise_intensity
 
@@ -202,3 +202,20 @@ def test_nothing_to_plant_is_refused():
 def test_a_broken_image_is_refused():
     with pytest.raises(DataError, match=r"images \[1\] of 2 are constant"):
         measure(Recorder(), [pictures(1)[0], torch.ones(1, 16, 16)], range(2), 0.05)
+
+
+def test_parts_are_pasted_into_others_where_there_are_any():
+    recorder, others = Recorder(), torch.full((3, 1, 24, 24), 0.25)
+    images = pictures(4)
+    power = measure(recorder, images, range(4), 0.05, changes=["exact", *PASTES], others=others)
+    assert list(power.flagged) == ["exact", *PASTES]
+    exact, blended, half, quarter = recorder.shown
+    assert torch.allclose(blended, 0.7 * exact + 0.3 * 0.25, atol=1e-6)
+    assert torch.equal((half == 0.25).float().mean(dim=(1, 2, 3)), torch.full((4,), 0.5))
+    assert torch.equal(quarter[..., 4:12, 4:12], exact[..., 4:12, 4:12])
+    assert (quarter[..., :4, :] == 0.25).all()
+    everything = measure(Recorder(), images, range(4), 0.05, others=others)
+    assert list(everything.flagged) == [*PERTURBATIONS, *PASTES]
+    assert list(measure(Recorder(), images, range(4), 0.05).flagged) == list(PERTURBATIONS)
+    with pytest.raises(DataError, match=r"\['half_pasted'\] came"):
+        measure(Recorder(), images, range(4), 0.05, changes=["half_pasted"])

@@ -251,6 +251,7 @@ def collect(
         pose = scores.pose[row]
         image = generated[k].float() / 255
         aligned = undo(pose, alignment.aligned[k].cpu().masked_fill(~inside[k], torch.nan))
+        lncc_map = undo(pose, alignment.lncc_map[k].cpu().masked_fill(~compared[k], torch.nan))
         found.append(
             Evidence(
                 row=row,
@@ -275,19 +276,24 @@ def collect(
                 generated=image,
                 reference=reference[k].float() / 255,
                 aligned=aligned,
-                difference=difference(image, aligned),
-                lncc_map=undo(pose, alignment.lncc_map[k].cpu().masked_fill(~compared[k], torch.nan)),
+                difference=difference(image, aligned, lncc_map >= COPIED),
+                lncc_map=lncc_map,
             )
         )
     return found
 
 
-def difference(generated: Tensor, aligned: Tensor) -> Tensor:
-    """`generated` − (a · `aligned` + b), with the a and b that make it smallest; NaN where `aligned` is."""
+def difference(generated: Tensor, aligned: Tensor, copied: Tensor | None = None) -> Tensor:
+    """`generated` − (a · `aligned` + b), with the a and b that make it smallest; NaN where `aligned` is.
+
+    Smallest where `copied`, bool, says so, if that is anywhere: of a part of a copy, nothing remains there.
+    """
     there = ~aligned.isnan()
-    ours, theirs = generated[there].double(), aligned[there].double()
-    if not len(ours):
+    if not there.any():
         return torch.full_like(generated, torch.nan)
+    if copied is not None and (there & copied).any():
+        there = there & copied
+    ours, theirs = generated[there].double(), aligned[there].double()
     centred = theirs - theirs.mean()
     # An empty training image explains nothing: gain 0, not infinity.
     gain = float((centred * ours).sum() / centred.square().sum().clamp_min(1e-9))

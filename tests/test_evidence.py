@@ -128,6 +128,10 @@ def test_difference_knows_neither_gain_nor_offset(generator):
     blank = torch.zeros(20, 20)
     torch.testing.assert_close(difference(theirs, blank), theirs - theirs.mean(), atol=1e-5, rtol=0)
     assert difference(theirs, torch.full((20, 20), torch.nan)).isnan().all()
+    half = torch.arange(20).expand(20, 20) < 10
+    mixed = torch.where(half, 0.4 * theirs + 0.3, theirs.flip(0))
+    assert difference(mixed, theirs, half)[half].abs().max() < 1e-5
+    assert difference(mixed, theirs)[half].abs().max() > 0.01
 
 
 @pytest.mark.parametrize("pose", POSES)

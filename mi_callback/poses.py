@@ -1,7 +1,7 @@
 """Poses in which a query is looked up, and views in which the training images are: a turned copy is a copy.
 
-Flips are poses of the query. Turns and magnifications are views of the training images: they cost time once, when the
-detector is fitted, instead of for every generated image.
+Flips are poses of the query. Turns, magnifications and inverted contrast are views of the training images: they cost
+time once, when the detector is fitted, instead of for every generated image.
 """
 
 from collections.abc import Callable
@@ -49,6 +49,7 @@ VIEWS: dict[str, View] = {
     "turned_right": View(lambda x: _resampled(x, rotation=25.0)),
     "magnified": View(lambda x: _resampled(x, scale_x=1.4, scale_y=1.4)),
     "quarter_turn": View(POSES["rotation_90"], "rotation_270"),
+    "inverted": View(lambda x: x.amax(dim=(1, 2, 3), keepdim=True) + x.amin(dim=(1, 2, 3), keepdim=True) - x),
 }
 """Name → view of the training images beside the one as they are."""
 

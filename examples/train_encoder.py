@@ -367,7 +367,7 @@ widths and depths were not compared. The first row is the default.
 
 ## Limits
 
-Trained on the anatomies listed above, from few scanners. Flips and quarter turns are left to the orbit of poses. The
+Trained on the anatomies listed above, from few scanners. Flips and quarter turns are left to poses and views. The
 training data carry attribution and share-alike licences: name them when you pass the weights on.
 """
 

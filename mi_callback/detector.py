@@ -330,7 +330,7 @@ class MemorizationDetector:
             found = self.match(features, self.reference, self.train.thumbnails)
             return self.null.p_values(found.similarity) <= self.alpha + ROUNDING, found.row
 
-        others = None if self.held_out is None else self.held_out.thumbnails[:, None].float() / 255
+        others = None if self.held_out is None else self.held_out.thumbnails[:, None]
         self.measured_power = power.measure(
             find, images, rows, self.alpha, self.train.subjects, changes, self.seed, others
         )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mi_callback.calibration import Null
-from mi_callback.local_correlation import COPIED, WINDOW
+from mi_callback.local_correlation import COPIED, STRUCTURE, WINDOW
 from mi_callback.poses import undo
 from mi_callback.registration import Alignment
 from mi_callback.scores import Scores
@@ -27,9 +27,6 @@ GALLERY = 40
 
 DIFFERENCE = 0.5
 """Difference, as a share of the grey scale, at which its colours end: the same in all pictures, to compare them."""
-
-STRUCTURE = 0.1
-"""Local standard deviation, as a share of the grey scale, from which a neighbourhood counts in full for the LNCC."""
 
 _DPI = 100
 _BACKGROUND, _EMPTY, _TEXT, _QUIET = "#16181c", "#2a2e35", "#f2f2f2", "#a9b0ba"

@@ -190,6 +190,8 @@ def extract(
     layers: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
     viewed: dict[str, list[Tensor]] = {}
+    changes = [POSES[pose] for pose in poses]
+    looks = [view.change for view in VIEWS.values()] if views else []
     thumbs: list[Tensor] = []
     found_subjects: list[str] | None = []
     found_sources: list[str] | None = []
@@ -203,11 +205,9 @@ def extract(
             keep.offer(checked)
         checked = checked.to(device)
         thumbs.append(thumbnails(checked, registration.SIZE).cpu())
-        changes = [POSES[pose] for pose in poses]
-        found = [*encode(checked, encoder, changes, regional)]
-        if views:
-            found.append(encode(checked, encoder, [view.change for view in VIEWS.values()])[0])
-        for collected, pooled in zip((layers, parts, viewed), found, strict=False):
+        whole, windows = encode(checked, encoder, changes, regional)
+        seen = encode(checked, encoder, looks)[0] if looks else {}
+        for collected, pooled in ((layers, whole), (parts, windows), (viewed, seen)):
             for layer, features in pooled.items():
                 collected.setdefault(layer, []).append(features)
         found_subjects = _extend(found_subjects, batch.subjects)
@@ -219,11 +219,11 @@ def extract(
         found_subjects = _as_ids(subjects)
         if len(found_subjects) != done:
             raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
-    whole, windows, seen = (
+    joined = [
         {layer: torch.cat(batches, dim=1) for layer, batches in collected.items()}
         for collected in (layers, parts, viewed)
-    )
-    return Features(whole, torch.cat(thumbs), found_subjects, found_sources, windows, seen)
+    ]
+    return Features(joined[0], torch.cat(thumbs), found_subjects, found_sources, *joined[1:])
 
 
 @torch.no_grad()

@@ -22,6 +22,9 @@ copied part is a copy, too."""
 LEAST_STRUCTURE = 0.8
 """Structure that a region must have to decide, relative to its share of the generated image's."""
 
+STRUCTURE = 0.1
+"""Standard deviation, in images in [0, 1], from which a window counts in full."""
+
 NOISE = 0.005
 """Share of the variance that is never explained: two places that agree better than that agree alike."""
 
@@ -47,8 +50,8 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> Agr
     """LNCC of images `(p, 1, h, w)` in [0, 1] over windows that lie where `inside` is 1.
 
     Only its magnitude counts, so that neither local gain and offset nor an inverted contrast matter. Windows count by
-    their standard deviation in the generated image, up to 0.1: flat background, and noise in it, says nothing about
-    whose anatomy this is.
+    their standard deviation in the generated image, up to `STRUCTURE`: flat background, and noise in it, says nothing
+    about whose anatomy this is.
     """
     maps = torch.cat([generated, aligned, generated.square(), aligned.square(), generated * aligned, inside], dim=1)
     mean_g, mean_a, square_g, square_a, product, mean_inside = box_mean(maps, WINDOW).unsqueeze(2).unbind(dim=1)
@@ -57,7 +60,7 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> Agr
     floor = 0.005**2  # about one 8-bit quantisation step: less contrast than that is not structure
     correlation = (product - mean_g * mean_a).abs() / ((var_g + floor) * (var_a + floor)).sqrt()
     overlap = (mean_inside > 0.99).float()
-    structure = (var_g.sqrt() / 0.1).clamp_max(1)
+    structure = (var_g.sqrt() / STRUCTURE).clamp_max(1)
     weight = overlap * structure
     total = structure.sum(dim=(1, 2, 3)).clamp_min(1e-6)
     copied = (weight * (correlation >= COPIED)).sum(dim=(1, 2, 3)) / total

@@ -113,7 +113,8 @@ def measure(
         subjects: Subject of every training row; a match in the right subject counts as traced.
         changes: Names out of `PERTURBATIONS` and, where there are others, `PASTES`; all of them when None.
         seed: Of noise and warps.
-        others: Images of other people `(m, 1, h, w)` in [0, 1], of any size, into which parts of copies are pasted.
+        others: Images of other people `(m, 1, h, w)`, uint8 or in [0, 1], of any size, into which parts of copies are
+            pasted.
 
     Raises:
         DataError: For no images, or a change that does not exist.
@@ -154,6 +155,8 @@ def measure(
 
 def _receivers(others: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
     """One of the others for each image, drawn at random, in its size."""
-    drawn = torch.randint(len(others), (len(images),), generator=generator)
-    resized = F.interpolate(others[drawn], images.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+    drawn = others[torch.randint(len(others), (len(images),), generator=generator)]
+    # Only the few drawn ones become floats: the others may be many thumbnails.
+    drawn = drawn.float() / 255 if drawn.dtype == torch.uint8 else drawn
+    resized = F.interpolate(drawn, images.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
     return resized.expand_as(images)

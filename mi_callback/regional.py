@@ -28,16 +28,21 @@ class Regions:
     @classmethod
     def fit(cls, train: Features, whitening: Mode, backend: Backend, device: torch.device | str) -> "Regions | None":
         """Fit on pose 0 of the training features; None where they have no regions."""
-        windows, _ = _in_pose(train, 0)
+        windows, there = _in_pose(train, 0)
         if not windows or len(next(iter(windows.values()))) < 2:
             return None
         whitenings = {layer: fit_whitening(features.to(device), whitening) for layer, features in windows.items()}
-        return cls.of(train, whitenings, backend)
+        return cls._of(windows, there, whitenings, backend)
 
     @classmethod
     def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend) -> "Regions":
         """Under whitenings that were fitted before."""
-        windows, there = _in_pose(train, 0)
+        return cls._of(*_in_pose(train, 0), whitenings, backend)
+
+    @classmethod
+    def _of(
+        cls, windows: dict[str, Tensor], there: Tensor, whitenings: dict[str, Whitening], backend: Backend
+    ) -> "Regions":
         return cls(whitenings, build_index(_whitened(windows, whitenings), backend), there.nonzero()[:, 0])
 
     def search(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,11 @@ def read(folder: SliceFolder, most: int) -> Cohort:
     images = normalise_intensity(check_images(torch.stack([folder[i]["image"] for i in rows])), "quantile")
     subjects = [folder.subjects[i] for i in rows]
     detector = MemorizationDetector()
-    return Cohort(images, subjects, extract(images, detector.encoder, detector.poses, subjects=subjects))
+    return Cohort(
+        images,
+        subjects,
+        extract(images, detector.encoder, detector.poses, subjects=subjects, regional=True, views=True),
+    )
 
 
 @pytest.fixture(scope="module", params=["ixi_t1", "spider_lumbar"])

@@ -110,7 +110,6 @@ def measure(case: Case, root: Path) -> dict:
     others = novel.images[torch.randperm(len(novel.images), generator=generator)[: len(rows)]]
     others = others[torch.arange(len(rows)) % len(others)]
     changes = {}
-    began, spent = time.perf_counter(), 0.0
     for name in [*PERTURBATIONS, *PASTES]:
         copied = train.images[rows]
         copies = (
@@ -118,9 +117,7 @@ def measure(case: Case, root: Path) -> dict:
             if name in PERTURBATIONS
             else (PASTES[name](copied, others, generator))
         )
-        began = time.perf_counter()
         found = methods.similarity(copies)
-        spent += time.perf_counter() - began
         changes[name] = {method: compare(found[method], nulls[method], clean[method]) for method in METHODS}
         changes[name]["right"] = float((methods.matched == rows).double().mean())
         changes[name]["person"] = float(

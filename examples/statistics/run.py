@@ -132,7 +132,10 @@ class Slices:
                 "small": lambda x: affine(x, scale_x=0.9, scale_y=0.9),
             }[change](self.images)
             detector = MemorizationDetector()
-            self._features[change] = extract(changed, detector.encoder, detector.poses, subjects=self.subjects)
+            # With all that the default line looks up; only training images need views, and only unchanged ones are.
+            self._features[change] = extract(
+                changed, detector.encoder, detector.poses, subjects=self.subjects, regional=True, views=change == "none"
+            )
         return self._features[change]
 
     def splits(self, n: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from mi_callback import perturbations as change
 from mi_callback.encoders import build_encoder
-from mi_callback.encoders.base import generalised_mean
 from mi_callback.encoders.bundled import SIZE, TAPPED, WEIGHTS, WIDTHS, CopyNet
+from mi_callback.encoders.pooling import generalised_mean
 from mi_callback.features import Features, extract
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.loggers import markdown_table

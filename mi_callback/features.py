@@ -34,7 +34,7 @@ class Features:
         thumbnails: uint8 `(n, side, side)`; patient data.
         subjects: One id per image, or None.
         sources: File of each image where its batch named one, or None.
-        regions: `{layer: (poses, n, regions.COUNT, d)}` float16, the same per window of the image, NaN where it shows
+        regions: `{layer: (poses, n, windows, d)}` float16, the same per window of the image, NaN where it shows
             no anatomy; empty where they were not asked for or the encoder has none.
         views: `{layer: (views, n, d)}`, the images as `poses.VIEWS` show them, for a training set; empty elsewhere.
     """

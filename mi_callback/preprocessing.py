@@ -1,5 +1,6 @@
 """The one place for channels, size and intensity: whatever came in → what an encoder was trained on."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,25 +10,31 @@ from torch import Tensor
 from mi_callback.errors import DataError
 from mi_callback.types import Images, Thumbnails
 
-Intensity = Literal["minmax", "quantile", "zscore", "none"]
-
-_SHAPE = "(n, 1, h, w), or (n, c, h, w) for an encoder of c channels"
+Intensity = Literal["minmax", "quantile", "zscore", "none"] | tuple[float, float]
 
 
-def check_images(images: Any, channels: int = 1) -> Images:
-    """Images that can be scored, as float32 `(n, 1, h, w)` or `(n, channels, h, w)`.
+def check_images(images: Any, channels: int = 1, dims: int = 2) -> Images:
+    """Images that can be scored, as float32 `(n, 1, h, w)` or `(n, channels, h, w)`; volumes `(n, 1, d, h, w)`.
 
     Args:
         images: Tensor, MetaTensor or array, any intensity range, float or integer.
         channels: Channels the encoder takes.
+        dims: Spatial dimensions the encoder takes: 2 for images, 3 for volumes.
 
     Raises:
         DataError: For no image, a wrong shape or channel count, NaN or infinite pixels, or constant images
             (no two distinct pixel values), with the positions of the images at fault.
     """
     images = images.as_tensor() if hasattr(images, "as_tensor") else torch.as_tensor(images)
-    if images.ndim != 4:
-        raise DataError(f"needed images of shape {_SHAPE}; {tuple(images.shape)} came. Add the channel axis?")
+    if images.ndim != dims + 2:
+        shape = "h, w" if dims == 2 else "d, h, w"
+        advice = "Add the channel axis?"
+        if images.ndim == 5:
+            advice = "Volumes need an encoder of volumes: build_encoder('slices'). Or score their slices."
+        raise DataError(
+            f"needed images of shape (n, 1, {shape}), or (n, c, {shape}) for an encoder of c channels; "
+            f"{tuple(images.shape)} came. {advice}"
+        )
     if len(images) == 0 or 0 in images.shape:
         raise DataError(f"needed at least one image; a batch of shape {tuple(images.shape)} came.")
     if images.is_complex():
@@ -52,8 +59,14 @@ def check_images(images: Any, channels: int = 1) -> Images:
 
 
 def normalise_intensity(images: Images, intensity: Intensity) -> Images:
-    """Scale each image on its own. `minmax`: to [0, 1]; `quantile`: the 0.5th and 99.5th percentile to 0 and 1,
-    clipped (robust against hot pixels and noise); `zscore`: zero mean, unit variance; `none`: unchanged.
+    """Scale each image on its own.
+
+    `minmax`: to [0, 1]; `quantile`: the 0.5th and 99.5th percentile to 0 and 1, clipped (robust against hot pixels and
+    noise); `zscore`: zero mean, unit variance; `none`: unchanged; `(low, high)`: that window, in the units of the
+    images (Hounsfield units, say), to 0 and 1, clipped.
+
+    Raises:
+        DataError: For an unknown convention, or images that are constant within a window.
     """
     flat = images.flatten(1)
     match intensity:
@@ -69,40 +82,76 @@ def normalise_intensity(images: Images, intensity: Intensity) -> Images:
                 usable = q_high > q_low
                 low, high = torch.where(usable, q_low, low), torch.where(usable, q_high, high)
             shift, scale = low, high - low
+        case (low, high):
+            return _windowed(images, low, high)
         case _:
-            raise DataError(f"needed intensity minmax, quantile, zscore or none; {intensity!r} came.")
+            raise DataError(f"needed intensity minmax, quantile, zscore, none or (low, high); {intensity!r} came.")
     tiny = torch.finfo(images.dtype).tiny
-    scaled = (images - shift.view(-1, 1, 1, 1)) / scale.clamp_min(tiny).view(-1, 1, 1, 1)
+    each = (-1, *(1 for _ in images.shape[1:]))
+    scaled = (images - shift.view(each)) / scale.clamp_min(tiny).view(each)
     return scaled.clamp(0, 1) if intensity == "quantile" else scaled
 
 
-def letterbox(images: Images, size: tuple[int, int]) -> Images:
-    """Fit images into `size` = (h, w) with their proportions kept, centred, borders filled with each image's minimum.
+def letterbox(images: Images, size: Sequence[int]) -> Images:
+    """Fit images or volumes into `size`, (h, w) or (d, h, w), with their proportions kept, centred, borders filled with
+    each one's minimum.
 
     Downsampling is antialiased, so a thumbnail does not depend on the phase of the pixel grid.
     """
-    h, w = images.shape[-2:]
-    if (h, w) == tuple(size):
+    shape = images.shape[2:]
+    if tuple(shape) == tuple(size):
         return images
-    factor = min(size[0] / h, size[1] / w)
-    inner = (min(size[0], max(1, round(h * factor))), min(size[1], max(1, round(w * factor))))
-    resized = F.interpolate(images, inner, mode="bilinear", align_corners=False, antialias=True)
-    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas = resized.amin(dim=(-2, -1), keepdim=True).expand(*resized.shape[:2], *size).clone()
-    canvas[..., top : top + inner[0], left : left + inner[1]] = resized
+    factor = min(wanted / side for wanted, side in zip(size, shape, strict=True))
+    inner = [min(wanted, max(1, round(side * factor))) for wanted, side in zip(size, shape, strict=True)]
+    resized = _resize(images, inner)
+    first = [(wanted - side) // 2 for wanted, side in zip(size, inner, strict=True)]
+    canvas = resized.flatten(2).amin(dim=2).view(*resized.shape[:2], *(1 for _ in size))
+    canvas = canvas.expand(*resized.shape[:2], *size).clone()
+    inside: tuple[Any, ...] = tuple(slice(start, start + side) for start, side in zip(first, inner, strict=True))
+    canvas[(..., *inside)] = resized
     return canvas
 
 
-def preprocess(images: Images, size: tuple[int, int], channels: int = 1, intensity: Intensity = "quantile") -> Images:
-    """Checked images `(n, c, h, w)` → the input of an encoder, float32 `(n, channels, *size)`; grey is repeated."""
+def preprocess(images: Images, size: Sequence[int], channels: int = 1, intensity: Intensity = "quantile") -> Images:
+    """Checked images `(n, c, *spatial)` → the input of an encoder, float32 `(n, channels, *size)`; grey is repeated."""
     fitted = letterbox(normalise_intensity(images, intensity), size)
-    return fitted.expand(-1, channels, -1, -1)
+    return fitted.expand(-1, channels, *(-1 for _ in size))
 
 
 def thumbnails(images: Images, size: int) -> Thumbnails:
-    """Checked images → uint8 `(n, size, size)` for registration: quantile-scaled, proportions kept. Patient data."""
+    """Checked images → uint8 `(n, size, size)`, or volumes `(n, size, size, size)`, for registration: quantile-scaled,
+    proportions kept. Patient data."""
     grey = images.mean(dim=1, keepdim=True)
-    return letterbox(normalise_intensity(grey, "quantile"), (size, size))[:, 0].mul(255).round().to(torch.uint8)
+    fitted = letterbox(normalise_intensity(grey, "quantile"), [size] * (images.ndim - 2))
+    return fitted[:, 0].mul(255).round().to(torch.uint8)
+
+
+def _windowed(images: Tensor, low: float, high: float) -> Tensor:
+    scaled = ((images - low) / (high - low)).clamp(0, 1)
+    flat = scaled.flatten(1)
+    empty = flat.amin(dim=1) == flat.amax(dim=1)
+    if empty.any():
+        raise DataError(
+            f"needed images in the units of the intensity window {low:g} to {high:g}; images {_positions(empty)} are "
+            f"constant within it (they reach from {float(images[empty].min()):g} to {float(images[empty].max()):g}). "
+            "CT must be in Hounsfield units, generated images too."
+        )
+    return scaled
+
+
+def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, antialiased; of volumes, which torch does not antialias, the slices first and then the depth."""
+    *depth, height, width = size
+    n, channels, *outer = images.shape[:-2]
+    planes = F.interpolate(
+        images.flatten(0, -3)[:, None], (height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+    planes = planes.view(n, channels, *outer, height, width)
+    if not depth:
+        return planes
+    columns = planes.flatten(-2)  # (n, channels, depth, height · width): only the depth changes
+    columns = F.interpolate(columns, (*depth, height * width), mode="bilinear", align_corners=False, antialias=True)
+    return columns.unflatten(-1, (height, width))
 
 
 def _quantiles(flat: Tensor, levels: tuple[float, float]) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ class Regions:
         """The k training windows most similar to each window of n queries in every pose.
 
         Returns:
-            Training rows and cosines (mean over layers), `(n, poses, regions.COUNT · k)`, k entries for each window
+            Training rows and cosines (mean over layers), `(n, poses, windows · k)`, k entries for each window
             after the other; −inf where a window shows no anatomy or there are fewer.
         """
         poses = len(next(iter(queries.regions.values())))
@@ -68,7 +68,7 @@ class Regions:
 
 
 def _in_pose(images: Features, pose: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Windows that show anatomy `{layer: (m, d)}`, and which of all `(n, regions.COUNT)` these are."""
+    """Windows that show anatomy `{layer: (m, d)}`, and which of all `(n, windows)` these are."""
     windows = {layer: features[pose] for layer, features in images.regions.items()}
     if not windows:
         return {}, torch.zeros(len(images), regions.COUNT, dtype=torch.bool)

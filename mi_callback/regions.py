@@ -1,4 +1,4 @@
-"""Nine overlapping windows of half the sides: a copy may be no more than a part of an image."""
+"""Overlapping windows of half the sides, three along each axis: a copy may be no more than a part of an image."""
 
 from functools import lru_cache
 
@@ -14,32 +14,38 @@ SHARE = 0.5
 """Side of a window as a share of that of the image."""
 
 COUNT = GRID**2
+"""Windows of an image; a volume has `GRID**3`."""
 
 STRUCTURED = 0.25
 """Contrast, relative to that of the whole image, from which a window says whose anatomy it shows."""
 
 
 @lru_cache
-def weights(height: int, width: int) -> Tensor:
-    """How much each cell of a map belongs to each window, `(COUNT, height · width)`; the rows sum to 1."""
-    rows, columns = (_along(cells) for cells in (height, width))
-    return torch.einsum("ay,bx->abyx", rows, columns).reshape(COUNT, height * width)
+def weights(*shape: int) -> Tensor:
+    """How much each cell of a map of this shape belongs to each window, `(windows, cells)`; the rows sum to 1."""
+    product = torch.ones(1, 1)
+    for cells in shape:
+        product = torch.einsum("ky,lx->klyx", product, _along(cells)).reshape(
+            len(product) * GRID, product.shape[1] * cells
+        )
+    return product
 
 
 @lru_cache
-def masks(side: int) -> Tensor:
-    """1 inside each window, 0 outside, and last a mask of the whole image: `(COUNT + 1, 1, side, side)`.
+def masks(side: int, dims: int = 2) -> Tensor:
+    """1 inside each window, 0 outside, and last a mask of the whole image: `(windows + 1, 1, side, side)`.
 
     Position −1, which stands for no window, is thus the whole.
     """
-    inside = weights(side, side).view(COUNT, 1, side, side) > 0
+    inside = weights(*(side,) * dims).view(-1, 1, *(side,) * dims) > 0
     return torch.cat([inside, torch.ones_like(inside[:1])]).float()
 
 
 def structured(images: Tensor) -> Tensor:
-    """Which windows of images `(n, c, h, w)` show anatomy rather than background, bool `(n, COUNT)`."""
+    """Which windows of images `(n, c, *spatial)` show anatomy rather than background, bool `(n, windows)`."""
     grey = images.float().mean(dim=1)
-    contrast = (box_mean(grey.square(), 9) - box_mean(grey, 9).square()).clamp_min(0).sqrt().flatten(1)
+    dims = grey.ndim - 1
+    contrast = (box_mean(grey.square(), 9, dims) - box_mean(grey, 9, dims).square()).clamp_min(0).sqrt().flatten(1)
     return contrast @ weights(*images.shape[2:]).to(contrast).T >= STRUCTURED * contrast.mean(dim=1, keepdim=True)
 
 

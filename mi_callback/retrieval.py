@@ -12,7 +12,6 @@ from mi_callback.features import Features
 from mi_callback.index import Backend, Index, build_index
 from mi_callback.poses import POSES, VIEWS, then
 from mi_callback.regional import Regions
-from mi_callback.regions import COUNT
 from mi_callback.similarity import Aggregation, aggregate
 from mi_callback.types import LayerFeatures
 from mi_callback.whitening import Mode, Whitening, fit_whitening
@@ -129,10 +128,11 @@ class Reference:
         poses, windows = turned[place // rows.shape[2]], torch.full_like(chosen, -1)
         if self.regions is not None and queries.regions:
             hits = REGIONAL * PER_SUBJECT
-            regional, place = self._choose(*self.regions.search(queries, hits), REGIONAL)
-            chosen = torch.cat([chosen, regional], dim=1)
-            poses = torch.cat([poses, place // (COUNT * hits)], dim=1)
-            window = (place % (COUNT * hits) // hits).masked_fill(regional < 0, -1)
+            parts, alike = self.regions.search(queries, hits)
+            regional, place = self._choose(parts, alike, REGIONAL)
+            pose, hit = place // parts.shape[2], place % parts.shape[2]
+            chosen, poses = torch.cat([chosen, regional], dim=1), torch.cat([poses, pose], dim=1)
+            window = (hit // hits).masked_fill(regional < 0, -1)
             windows = torch.cat([windows, window], dim=1)
         return Neighbours(
             similarity=aggregated[best, each],

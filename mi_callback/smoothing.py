@@ -1,4 +1,7 @@
-"""Separable filters as band matrices along each axis: on images of this size several times faster than convolution."""
+"""Separable filters as band matrices along each axis: on images of this size several times faster than convolution.
+
+Images and volumes alike: the last `dims` axes are those of space.
+"""
 
 from functools import lru_cache
 
@@ -6,25 +9,33 @@ import torch
 from torch import Tensor
 
 
-def box_mean(images: Tensor, window: int) -> Tensor:
-    """Mean over `window` × `window` pixels, fewer at the border, of `(…, h, w)`."""
-    vertical, horizontal = (_box(side, window).to(images) for side in images.shape[-2:])
-    return vertical @ images @ horizontal.T
+def box_mean(images: Tensor, window: int, dims: int = 2) -> Tensor:
+    """Mean over `window` pixels along each axis, fewer at the border, of `(…, h, w)`."""
+    return _along_each(images, [_box(side, window) for side in images.shape[-dims:]])
 
 
-def gaussian(images: Tensor, sigma: float) -> Tensor:
+def gaussian(images: Tensor, sigma: float, dims: int = 2) -> Tensor:
     """Gaussian blur, `sigma` in pixels, of `(…, h, w)`; the kernel is renormalised at the border."""
-    vertical, horizontal = (_gaussian(side, sigma).to(images) for side in images.shape[-2:])
-    return vertical @ images @ horizontal.T
+    return _along_each(images, [_gaussian(side, sigma) for side in images.shape[-dims:]])
 
 
 def local_contrast(images: Tensor, sigma: float, floor: float) -> Tensor:
-    """Deviation from the local mean in local standard deviations, for images in [0, 1]: free of bias fields.
+    """Deviation of `(p, 1, *spatial)` in [0, 1] from the local mean in local standard deviations: free of bias fields.
 
     Where the deviation is below `floor`, there is no structure, and it is not enlarged.
     """
-    deviation = images - gaussian(images, sigma)
-    return deviation / (gaussian(deviation.square(), sigma).clamp_min(0).sqrt() + floor)
+    dims = images.ndim - 2
+    deviation = images - gaussian(images, sigma, dims)
+    return deviation / (gaussian(deviation.square(), sigma, dims).clamp_min(0).sqrt() + floor)
+
+
+def _along_each(images: Tensor, filters: list[Tensor]) -> Tensor:
+    """A matrix along each of the last axes."""
+    *outer, vertical, horizontal = (matrix.to(images) for matrix in filters)
+    images = vertical @ images @ horizontal.T
+    for matrix in outer:  # volumes: the depth is the third axis from the end
+        images = (matrix @ images.flatten(-2)).unflatten(-1, images.shape[-2:])
+    return images
 
 
 @lru_cache

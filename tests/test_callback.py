@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from mi_callback import MemorizationCallback, MemorizationDetector, build_encoder
-from mi_callback.encoders import HookedEncoder
-from mi_callback.encoders.base import Layer
+from mi_callback.encoders import HookedEncoder, Layer
 from mi_callback.encoders.pixels import Pyramid
 from mi_callback.errors import CalibrationError, DataError, SamplerError, StateError
 from mi_callback.perturbations import PASTES, PERTURBATIONS

@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
+from encoder_contract import EncoderContract
 from safetensors.torch import save_file
 from torch import nn
 
 from mi_callback import encoders
 from mi_callback.encoders import Encoder, HookedEncoder, Layer, available, build_encoder
-from mi_callback.encoders.base import generalised_mean, pool, pool_windows
 from mi_callback.encoders.bundled import TAPPED, CopyNet, build_bundled
+from mi_callback.encoders.pooling import generalised_mean, pool, pool_windows
 from mi_callback.errors import EncoderError
 
 
@@ -368,7 +369,7 @@ def test_an_encoder_is_returned_as_it_is():
 
 
 def test_a_registered_builder_is_called_with_its_options(monkeypatch):
-    monkeypatch.setattr(encoders, "_BUILDERS", dict(encoders._BUILDERS))
+    monkeypatch.setattr(encoders, "CATALOGUE", dict(encoders.CATALOGUE))
     encoders.register("mine", lambda side: build_encoder("pixels", sides=(side,)))
     assert "mine" in available()
     assert list(build_encoder("mine", side=4).layers) == ["levels.0"]
@@ -425,7 +426,7 @@ def test_bundled_weights_can_be_replaced_by_another_training_of_the_same_network
 
 
 def test_weights_that_are_not_there_are_refused_with_their_path(tmp_path):
-    with pytest.raises(EncoderError, match=r"needed the encoder weights .*none\.safetensors; there is no such file"):
+    with pytest.raises(EncoderError, match=r"needed a checkpoint file; there is no .*none\.safetensors"):
         build_bundled(tmp_path / "none.safetensors")
 
 
@@ -507,3 +508,29 @@ def test_a_cls_token_that_is_not_there_is_refused(layer, generator):
 def test_an_unknown_pooling_is_refused(generator):
     with pytest.raises(EncoderError, match="needed pooling mean, gem, mean_std or cls; 'max' came"):
         pool(torch.rand(2, 3, 4, 4, generator=generator), Layer("BCHW"), "max")
+
+
+# Promise: the contract that every encoder keeps
+
+
+class TestBundled(EncoderContract):
+    names = ("bundled",)
+
+    def build(self, tmp_path):
+        return build_encoder("bundled")
+
+
+class TestPixels(EncoderContract):
+    names = ("pixels",)
+
+    def build(self, tmp_path):
+        return build_encoder("pixels")
+
+
+class TestModule(EncoderContract):
+    """`module` has no card of its own: licence and citation are the user's."""
+
+    def build(self, tmp_path):
+        with torch.random.fork_rng():
+            network = Net()
+        return build_encoder("module", network=network, layers={"first": "BCHW", "second": "BCHW"}, size=(8, 12))

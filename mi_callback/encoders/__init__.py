@@ -1,40 +1,55 @@
 """Encoders by name. One family a file; each builder returns something that satisfies `Encoder`."""
 
+import warnings
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
-from mi_callback.encoders.base import Encoder, HookedEncoder, Layer
+from mi_callback.encoders.base import Card, Encoder, HookedEncoder
+from mi_callback.encoders.catalogue import CATALOGUE, Entry
+from mi_callback.encoders.pooling import Layer
 from mi_callback.errors import EncoderError
 
-__all__ = ["Encoder", "HookedEncoder", "Layer", "available", "build_encoder", "register"]
-
-_BUILDERS: dict[str, str | Callable[..., Encoder]] = {
-    "bundled": "mi_callback.encoders.bundled:build_bundled",
-    "module": "mi_callback.encoders.base:HookedEncoder",
-    "pixels": "mi_callback.encoders.pixels:build_pixels",
-}
+__all__ = ["Card", "Encoder", "Entry", "HookedEncoder", "Layer", "available", "build_encoder", "entry", "register"]
 
 
 def available() -> list[str]:
     """Names that `build_encoder` knows."""
-    return sorted(_BUILDERS)
+    return sorted(CATALOGUE)
 
 
-def register(name: str, builder: Callable[..., Encoder]) -> None:
-    """Make `build_encoder(name, **options)` call `builder(**options)`."""
-    _BUILDERS[name] = builder
+def entry(name: str) -> Entry:
+    """What the catalogue says of an encoder: licence, citation, what it needs.
+
+    Raises:
+        EncoderError: If there is none of that name.
+    """
+    if name not in CATALOGUE:
+        raise EncoderError(f"needed an encoder out of {available()}; {name!r} came.")
+    return CATALOGUE[name]
+
+
+def register(name: str, builder: Callable[..., Encoder], card: Card | None = None, **about: Any) -> None:
+    """Make `build_encoder(name, **options)` call `builder(**options)`.
+
+    Args:
+        card: Licence and citation of its weights.
+        about: Other attributes of `Entry`.
+    """
+    CATALOGUE[name] = Entry(builder, card or Card(), **about)
 
 
 def build_encoder(name: str | Encoder = "bundled", **options: Any) -> Encoder:
     """Any registered encoder by name; an encoder that is already one is returned as it is.
+
+    Warns where the licence of the weights restricts their use.
 
     Args:
         name: One of `available()`, or an object that satisfies `Encoder`.
         options: Passed to the builder, e.g. `build_encoder("module", network=net, layers={"layer3": "BCHW"}, size=96)`.
 
     Raises:
-        EncoderError: If the name is unknown, or the object lacks what the protocol asks for.
+        EncoderError: If the name is unknown, the object lacks what the protocol asks for, or weights are missing or
+            wrong.
     """
     if not isinstance(name, str):
         if isinstance(name, Encoder):
@@ -43,10 +58,10 @@ def build_encoder(name: str | Encoder = "bundled", **options: Any) -> Encoder:
             f"needed an encoder's name out of {available()} or a module with declared layers; {type(name).__name__} "
             "came. Wrap it: build_encoder('module', network=net, layers={'layer3': 'BCHW'}, size=224)."
         )
-    if name not in _BUILDERS:
-        raise EncoderError(f"needed an encoder out of {available()}; {name!r} came.")
-    builder = _BUILDERS[name]
-    if isinstance(builder, str):
-        module, _, function = builder.partition(":")
-        builder = getattr(import_module(module), function)
-    return builder(**options)
+    found = entry(name)
+    encoder = found.build(**options)
+    if found.card.restricted:
+        warnings.warn(f"the weights of {name!r} are under {found.card.licence}: {found.card.source}.", stacklevel=2)
+    if isinstance(encoder, HookedEncoder) and encoder.card == Card():
+        encoder.card = found.card
+    return encoder

@@ -1,42 +1,50 @@
 """What every encoder is: declared layers, declared input, pooled features out."""
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from mi_callback import regions
+from mi_callback.encoders.pooling import NDIM, Layer, Layout, Pooling, map_shape, pool, pool_windows
 from mi_callback.errors import EncoderError
 from mi_callback.preprocessing import Intensity
 from mi_callback.types import LayerFeatures
 
-Layout = Literal["BCHW", "BHWC", "BNC", "BC", "BCDHW"]
-Pooling = Literal["mean", "gem", "mean_std", "cls"]
-
-_NDIM = {"BCHW": 4, "BHWC": 4, "BNC": 3, "BC": 2, "BCDHW": 5}
-
 
 @dataclass(frozen=True)
-class Layer:
-    """One tapped layer. Its layout is declared, never guessed: `[B, h, w, C]` and `[B, C, h, w]` look alike."""
+class Card:
+    """What users must know before they use an encoder's weights.
 
-    layout: Layout
-    prefix_tokens: int = 0
-    """CLS and register tokens in front of the patch tokens of a `BNC` layer."""
+    Attributes:
+        licence: SPDX name, or what the authors say. Of the weights, not of this package.
+        citation: Where the encoder was published.
+        source: Where its weights come from.
+        modality: What it was trained on.
+        restricted: Whether the licence excludes some uses (commercial ones, say) or asks for an agreement first.
+    """
+
+    licence: str = "not stated"
+    citation: str = "not stated"
+    source: str = "the user's own"
+    modality: str = "not stated"
+    restricted: bool = False
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Preprocessed images `(n, channels, *size)` → `{layer: (n, d)}`. Any `torch.nn.Module` with these works."""
+    """Preprocessed images `(n, channels, *size)` → `{layer: (n, d)}`. Any `torch.nn.Module` with these works.
+
+    Optional: `card` (a `Card`), and `with_regions(images)` as `HookedEncoder` has it.
+    """
 
     name: str
     layers: Mapping[str, Layer]
-    size: tuple[int, int]
+    size: tuple[int, ...]
+    """Height and width, or depth, height and width: as many as the images have spatial dimensions."""
     channels: int
     intensity: Intensity
 
@@ -49,30 +57,40 @@ class HookedEncoder(nn.Module):
     """Makes an encoder of any network by tapping named submodules during its forward.
 
     The hooks live for one forward, are removed even when it raises, and end it as soon as the last layer was
-    reached. The network is put into eval mode and its gradients are off.
+    reached. The network is put into eval mode and its gradients are off. Images are cast to its floating point type.
 
     Args:
         network: Takes `(n, channels, *size)`; must give the same answer to the same image (eval mode).
         layers: Dotted submodule name → layout (`"BCHW"`) or `Layer`.
-        size: Input height and width; images are fitted to it with their proportions kept.
+        size: Input height and width, or depth, height and width; one number stands for a square. Images are fitted to
+            it with their proportions kept.
         channels: Input channels; single-channel images are repeated.
-        intensity: Scaling that the network expects: `minmax`, `quantile`, `zscore`, `none`.
+        intensity: Scaling that the network expects: `minmax`, `quantile`, `zscore`, `none`, or a window (low, high)
+            that becomes [0, 1], in Hounsfield units, say (see `preprocessing.normalise_intensity`).
         pooling: `mean`; `gem` (generalised mean, p = 3, of the positive part); `mean_std`; `cls` (first token).
         name: Shown in reports and stored with fitted state.
+        mean, std: Subtracted from and divided into the scaled images, one number or one per channel.
+        card: Licence and citation of the weights.
 
     Raises:
-        EncoderError: If a layer does not exist in the network.
+        EncoderError: If a layer does not exist in the network, or what is declared contradicts itself.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
         network: nn.Module,
         layers: Mapping[str, Layout | Layer],
-        size: int | tuple[int, int],
+        size: int | Sequence[int],
         channels: int = 1,
-        intensity: Intensity = "minmax",
+        intensity: Intensity | Sequence[float] = "minmax",
         pooling: Pooling = "mean",
         name: str = "module",
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        card: Card | None = None,
     ) -> None:
         super().__init__()
         if not layers:
@@ -83,12 +101,17 @@ class HookedEncoder(nn.Module):
         if missing:
             known = [key for key in modules if key][:40]
             raise EncoderError(f"needed submodules {missing}; the network has none of that name. It has: {known}.")
-        wrong = [layer.layout for layer in self.layers.values() if layer.layout not in _NDIM]
+        wrong = [layer.layout for layer in self.layers.values() if layer.layout not in NDIM]
         if wrong:
-            raise EncoderError(f"needed layouts out of {list(_NDIM)}; {wrong} came.")
+            raise EncoderError(f"needed layouts out of {list(NDIM)}; {wrong} came.")
         self.network = network.eval().requires_grad_(False)
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        self.channels, self.intensity, self.pooling, self.name = channels, intensity, pooling, name
+        self.size: tuple[int, ...] = (size, size) if isinstance(size, int) else tuple(size)
+        if len(self.size) not in (2, 3) or min(self.size) < 1:
+            raise EncoderError(f"needed a size of (height, width) or (depth, height, width); {size!r} came.")
+        self.intensity: Intensity = intensity if isinstance(intensity, str) else _window(intensity)  # type: ignore[assignment]
+        self.channels, self.pooling, self.name, self.card = channels, pooling, name, card or Card()
+        self.register_buffer("mean", self._per_channel("mean", mean), persistent=False)
+        self.register_buffer("std", self._per_channel("std", std), persistent=False)
 
     def train(self, mode: bool = True) -> "HookedEncoder":
         """Stays in eval mode whatever its owner does: batch statistics would make features depend on the batch."""
@@ -98,7 +121,7 @@ class HookedEncoder(nn.Module):
         return {key: pool(output, self.layers[key], self.pooling, key) for key, output in self._outputs(images).items()}
 
     def with_regions(self, images: Tensor) -> tuple[LayerFeatures, LayerFeatures]:
-        """As `forward`, and the same pooled over each window of `regions`: `{layer: (n, regions.COUNT, d)}`.
+        """As `forward`, and the same pooled over each window of `regions`: `{layer: (n, windows, d)}`.
 
         Layers without a map (`BC`, or pooling `cls`) have no regions.
         """
@@ -106,42 +129,41 @@ class HookedEncoder(nn.Module):
         for key, output in self._outputs(images).items():
             layer = self.layers[key]
             whole[key] = pool(output, layer, self.pooling, key)
-            if (shape := self._map_shape(output, layer)) is not None:
+            if self.pooling != "cls" and (shape := map_shape(output, layer, self.size)) is not None:
                 parts[key] = pool_windows(output, layer, self.pooling, shape)
         return whole, parts
-
-    def _map_shape(self, output: Tensor, layer: Layer) -> tuple[int, int] | None:
-        """Height and width of a layer's map; None where it has none in two dimensions."""
-        if self.pooling == "cls":
-            return None
-        match layer.layout:
-            case "BCHW":
-                return output.shape[2], output.shape[3]
-            case "BHWC":
-                return output.shape[1], output.shape[2]
-            case "BNC":  # tokens row by row, as many to a side as the input's proportions say
-                tokens = output.shape[1] - layer.prefix_tokens
-                height = max(1, round(math.sqrt(tokens * self.size[0] / self.size[1])))
-                return (height, tokens // height) if tokens % height == 0 else None
-            case _:
-                return None
 
     @torch.no_grad()
     def _outputs(self, images: Tensor) -> dict[str, Tensor]:
         """What the tapped layers return, in their declared order."""
         found: dict[str, Tensor] = {}
         with self._taps(found), suppress(_AllLayersReached):
-            self.network(images)
+            self.network(self._ready(images))
         unreached = [key for key in self.layers if key not in found]
         if unreached:
             raise EncoderError(f"needed the outputs of {unreached}; the forward of {self.name!r} did not reach them.")
         return {key: found[key] for key in self.layers}
 
+    def _ready(self, images: Tensor) -> Tensor:
+        floating = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), images.dtype)
+        shape = (1, -1, *(1 for _ in self.size))
+        return ((images - self.mean.view(shape)) / self.std.view(shape)).to(floating)
+
+    def _per_channel(self, name: str, values: float | Sequence[float]) -> Tensor:
+        found = torch.as_tensor(values, dtype=torch.float32).flatten()
+        if len(found) not in (1, self.channels) or (name == "std" and (found <= 0).any()):
+            raise EncoderError(
+                f"needed {name} as one number or one for each of {self.channels} channels"
+                f"{', above 0' if name == 'std' else ''}; {values!r} came."
+            )
+        return found
+
     def fingerprint(self) -> str:
         """Hash of weights, layers and input convention: changes when any feature could."""
         declared = {key: asdict(layer) for key, layer in self.layers.items()}
         # repr: layers without weights (a pooling size, say) change features too.
-        spec = (self.name, repr(self.network), declared, self.size, self.channels, self.intensity, self.pooling)
+        taken = (self.size, self.channels, self.intensity, self.mean.tolist(), self.std.tolist())
+        spec = (self.name, repr(self.network), declared, *taken, self.pooling)
         digest = hashlib.blake2b(repr(spec).encode(), digest_size=16)
         for key, value in sorted(self.network.state_dict().items()):
             digest.update(key.encode())
@@ -170,66 +192,31 @@ class HookedEncoder(nn.Module):
                 handle.remove()
 
 
+class Outputs(nn.Module):
+    """Gives names to the tensors that a network returns, `outputs.0`, `outputs.1`, …, so that they can be tapped.
+
+    For networks whose submodules cannot be (compiled ones) or need not be (that return their hidden states).
+    """
+
+    def __init__(self, network: nn.Module, count: int) -> None:
+        super().__init__()
+        self.network = network
+        self.outputs = nn.ModuleList(nn.Identity() for _ in range(count))
+
+    def forward(self, images: Tensor) -> None:
+        returned = self.network(images)
+        returned = list(returned) if isinstance(returned, (tuple, list)) else [returned]
+        if len(returned) < len(self.outputs):
+            raise EncoderError(f"needed {len(self.outputs)} tensors from the network; it returns {len(returned)}.")
+        for name, tensor in zip(self.outputs, returned, strict=False):
+            name(tensor)
+
+
 class _AllLayersReached(Exception):
     """Ends a forward whose remaining layers nobody asked for."""
 
 
-def pool(activation: Tensor, layer: Layer, pooling: Pooling, name: str = "layer") -> Tensor:
-    """`(n, …)` in the declared layout → `(n, d)` float32, pooled over everything that is not a channel."""
-    if activation.ndim != _NDIM[layer.layout]:
-        raise EncoderError(
-            f"needed a {layer.layout} output of {name!r}; it has shape {tuple(activation.shape)}. Declare its layout."
-        )
-    activation = activation.float()
-    if layer.layout == "BC":
-        return activation
-    if pooling == "cls":
-        if layer.layout != "BNC" or layer.prefix_tokens < 1:
-            raise EncoderError(f"needed a BNC layer with a CLS token for pooling 'cls'; {name!r} is {layer}.")
-        return activation[:, 0]
-    places = _places(activation, layer)
-    return _average(places, places.new_full((1, places.shape[2]), 1 / places.shape[2]), pooling)[:, 0]
-
-
-def pool_windows(activation: Tensor, layer: Layer, pooling: Pooling, shape: tuple[int, int]) -> Tensor:
-    """The output of a layer with a map of `shape`, pooled over each window: `(n, regions.COUNT, d)` float32."""
-    places = _places(activation.float(), layer)
-    return _average(places, regions.weights(*shape).to(places), pooling)
-
-
-def _places(activation: Tensor, layer: Layer) -> Tensor:
-    """Channels, then everything that is not one: `(n, d, places)`."""
-    match layer.layout:
-        case "BNC":
-            return activation[:, layer.prefix_tokens :].transpose(1, 2)
-        case "BHWC":
-            return activation.flatten(1, 2).transpose(1, 2)
-        case _:
-            return activation.flatten(2)
-
-
-def _average(places: Tensor, weights: Tensor, pooling: Pooling) -> Tensor:
-    """Pool `(n, d, places)` under each row of `weights` `(k, places)`: `(n, k, d)`."""
-
-    def mean(values: Tensor) -> Tensor:
-        return (values @ weights.T).transpose(1, 2)
-
-    match pooling:
-        case "mean":
-            return mean(places)
-        case "gem":
-            return generalised_mean(places, weights=weights).transpose(1, 2)
-        case "mean_std":
-            average = mean(places)
-            return torch.cat([average, (mean(places.square()) - average.square()).clamp_min(0).sqrt()], dim=2)
-        case _:
-            raise EncoderError(f"needed pooling mean, gem, mean_std or cls; {pooling!r} came.")
-
-
-def generalised_mean(places: Tensor, p: float = 3.0, epsilon: float = 1e-6, weights: Tensor | None = None) -> Tensor:
-    """GeM over the last axis (Radenović et al. 2019): between the mean (p = 1) and the maximum (p → ∞).
-
-    With `weights` `(k, places)`, whose rows sum to 1, one such mean for each row: `(…, places)` → `(…, k)`.
-    """
-    powers = places.clamp_min(epsilon).pow(p)
-    return (powers.mean(dim=-1) if weights is None else powers @ weights.T).pow(1 / p)
+def _window(levels: Sequence[float]) -> tuple[float, float]:
+    if len(levels) != 2 or not levels[0] < levels[1]:
+        raise EncoderError(f"needed an intensity window (low, high) with low < high; {tuple(levels)} came.")
+    return float(levels[0]), float(levels[1])

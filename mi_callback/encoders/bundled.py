@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mi_callback.encoders.base import HookedEncoder, Layer
-from mi_callback.errors import EncoderError
+from mi_callback.encoders.checkpoints import load_weights, read_checkpoint
 
 SIZE = 96
 WIDTHS = (24, 48, 96, 192)
@@ -61,7 +61,9 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
     """
     with torch.device("meta"):  # no random initial weights: they would move the global random state
         network = CopyNet()
-    network.load_state_dict(_read_weights(checkpoint, expected=network.state_dict()), assign=True)
+    with as_file(files("mi_callback.encoders") / "weights" / WEIGHTS) as shipped:
+        path = Path(shipped if checkpoint is None else checkpoint)
+        load_weights(network, read_checkpoint(path), path)
     return HookedEncoder(
         network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         layers={name: Layer("BCHW") for name in TAPPED},
@@ -70,29 +72,3 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
         pooling="gem",
         name="bundled",
     )
-
-
-def _read_weights(checkpoint: str | Path | None, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    resource = files("mi_callback.encoders") / "weights" / WEIGHTS if checkpoint is None else Path(checkpoint)
-    if not resource.is_file():
-        raise EncoderError(
-            f"needed the encoder weights {resource}; there is no such file. Reinstall mi-callback, or "
-            "train them with examples/train_encoder.py."
-        )
-    with as_file(resource) as path:
-        try:
-            weights = load_file(path)
-        except SafetensorError as error:
-            raise EncoderError(
-                f"needed encoder weights as safetensors; {resource} is no such file ({error})."
-            ) from error
-    wrong = {key for key, value in expected.items() if key not in weights or weights[key].shape != value.shape}
-    if wrong or weights.keys() - expected.keys():
-        raise EncoderError(
-            f"needed the weights of CopyNet; in {resource} these are missing or of another shape: {sorted(wrong)}, "
-            f"and these are unknown: {sorted(weights.keys() - expected.keys())}."
-        )
-    return weights

@@ -1,22 +1,29 @@
-"""The affine map under which two images correlate best: an exhaustive coarse search, then Gauss-Newton on a pyramid.
+"""The affine map under which two images, or volumes, correlate best: an exhaustive coarse search, then Gauss-Newton.
 
 Only the magnitude of the correlation counts: an image with inverted contrast is aligned as well.
 """
+
+import math
+from functools import lru_cache
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.warping import gradient, pixel_centres, sign_of, standardise, warp
+from mi_callback.warping import gradient, pixel_centres, shrink, sign_of, standardise, warp
 
-LEVELS = ((24, 10), (48, 8), (96, 4))
-"""Side of each pyramid level and Gauss-Newton iterations there."""
+LEVELS = ((0.25, 10), (0.5, 8), (1.0, 4))
+"""Side of each pyramid level, as a share of the images', and Gauss-Newton iterations there."""
 
-ROTATIONS, ZOOMS = (-30.0, -15.0, 0.0, 15.0, 30.0), (0.75, 1.0, 1.33)
-"""Rotations in degrees and magnifications that are tried with every shift before the first Gauss-Newton step."""
+ROTATIONS = {2: (15.0, 30.0), 3: (20.0,)}
+"""Rotations in degrees, by the number of dimensions, that are tried both ways in each plane."""
 
-STEP, REACH = 2, 10
-"""Shifts tried, in pixels of the coarsest level: their step, and the farthest."""
+ZOOMS = (0.75, 1.0, 1.33)
+"""Magnifications that are tried with each rotation and every shift before the first Gauss-Newton step."""
+
+SHIFTS = {2: (2, 10), 3: (1, 4)}
+"""Shifts tried along each axis, in pixels of the coarsest level (24 of an image, 12 of a volume): step, and farthest."""
 
 STARTS = 2
 """How many of the combinations are refined."""
@@ -29,21 +36,21 @@ def align_coarsely(generated: Tensor, reference: Tensor, mask: Tensor) -> tuple[
     """Map from generated to reference, fitted on all levels but the finest, and the correlation under it.
 
     Args:
-        generated, reference: `(p, 1, h, w)`, square.
+        generated, reference: `(p, 1, *spatial)`, of equal sides.
         mask: 1 where the generated image counts, 0 elsewhere, of the same shape.
 
     Returns:
-        Maps `(p, 2, 3)` as `affine_grid` takes them, and the magnitude of the correlation `(p,)`.
+        Maps `(p, dims, dims + 1)` as `affine_grid` takes them, and the magnitude of the correlation `(p,)`.
     """
-    (side, iterations), *finer = LEVELS[:-1]
-    fixed, moving, where = _at(side, generated, reference, mask)
+    (share, iterations), *finer = LEVELS[:-1]
+    fixed, moving, where = _at(share, generated, reference, mask)
     starts = _search(fixed, moving, where)
     fixed, moving, where = (images.repeat_interleave(STARTS, 0) for images in (fixed, moving, where))
     tried, correlation = _gauss_newton(fixed, moving, where, starts.flatten(0, 1), iterations)
     correlation, best = correlation.view(-1, STARTS).max(dim=1)
     theta = tried.view_as(starts)[torch.arange(len(best), device=best.device), best]
-    for side, iterations in finer:
-        fixed, moving, where = _at(side, generated, reference, mask)
+    for share, iterations in finer:
+        fixed, moving, where = _at(share, generated, reference, mask)
         theta, correlation = _gauss_newton(fixed, moving, where, theta, iterations)
     return theta, correlation
 
@@ -54,19 +61,20 @@ def align_finely(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tens
 
 
 def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
-    """The best maps out of all combinations of rotation, magnification and shift, `(p, STARTS, 2, 3)`.
+    """The best maps out of all combinations of rotation, magnification and shift, `(p, STARTS, dims, dims + 1)`.
 
     Each rotation and magnification counts with its best shift. Evidence is the overlap times −log(1 − ρ²): the
     likelihood ratio of Gaussian images, in which little overlap says little.
     """
-    linear = _linear_maps().to(fixed)
-    pairs, maps, side = len(fixed), len(linear), fixed.shape[-1]
+    dims, side, pairs = fixed.ndim - 2, fixed.shape[-1], len(fixed)
+    linear = _linear_maps(dims).to(fixed)
+    maps = len(linear)
     theta = torch.cat([linear, torch.zeros_like(linear[..., :1])], dim=2)
     turned, inside = (
         images.view(pairs, maps, -1) for images in warp(moving.repeat_interleave(maps, 0), theta.repeat(pairs, 1, 1))
     )
-    turned = (turned - moving.mean(dim=(1, 2, 3))[:, None, None]) * inside
-    ours = (fixed - fixed.mean(dim=(2, 3), keepdim=True)) * mask
+    turned = (turned - moving.flatten(1).mean(dim=1)[:, None, None]) * inside
+    ours = (fixed - fixed.flatten(1).mean(dim=1).view(-1, *(1 for _ in fixed.shape[1:]))) * mask
     # Sums over the overlap at every shift are products with shifted copies of the fixed image.
     f, f_squared, ones = (_shifted(images) for images in (ours, ours.square(), mask))
     m, m_squared, inside = (images.transpose(1, 2) for images in (turned, turned.square(), inside))
@@ -76,41 +84,54 @@ def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
     variance_f = f_squared @ inside - sum_f.square() / count
     variance_m = ones @ m_squared - sum_m.square() / count
     correlation = covariance.square() / (variance_f.clamp_min(1e-4) * variance_m.clamp_min(1e-4))
-    overlap = count / mask.sum(dim=(1, 2, 3)).clamp_min(1)[:, None, None]
+    overlap = count / mask.flatten(1).sum(dim=1).clamp_min(1)[:, None, None]
     evidence = -overlap * torch.log1p(-correlation.clamp(0, 0.999))
     evidence, place = evidence.masked_fill(overlap < LEAST_OVERLAP, -1.0).max(dim=1)
     chosen = evidence.topk(STARTS, dim=1).indices
-    shifts = torch.arange(-REACH, REACH + 1, STEP, device=fixed.device)
-    place = place.gather(1, chosen)
-    # The fixed image moved by one shift lies over the moving one moved by its opposite.
-    shift = -2 / side * torch.stack([shifts[place % len(shifts)], shifts[place // len(shifts)]], dim=-1).to(fixed)
+    step, reach = SHIFTS[dims]
+    shifts = torch.arange(-reach, reach + 1, step).to(fixed)
+    steps = torch.unravel_index(place.gather(1, chosen), (len(shifts),) * dims)
+    # The fixed image moved by one shift lies over the moving one moved by its opposite; x is the last axis.
+    shift = -2 / side * torch.stack([shifts[along] for along in reversed(steps)], dim=-1)
     return torch.cat([linear[chosen], linear[chosen] @ shift[..., None]], dim=-1)
 
 
-def _linear_maps() -> Tensor:
-    """Every rotation with every magnification, `(k, 2, 2)`."""
-    angle, zoom = torch.cartesian_prod(torch.deg2rad(torch.tensor(ROTATIONS)), torch.tensor(ZOOMS)).T
-    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    return torch.stack([torch.stack([cos, sin], dim=1), torch.stack([-sin, cos], dim=1)], dim=1)
+@lru_cache
+def _linear_maps(dims: int) -> Tensor:
+    """Every rotation in every plane, and none, with every magnification, `(k, dims, dims)`."""
+    maps = [torch.eye(dims)]
+    for first, second in combinations(range(dims), 2):
+        for degrees in ROTATIONS[dims]:
+            cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+            for sine in (sin, -sin):
+                turn = torch.eye(dims)
+                turn[first, first] = turn[second, second] = cos
+                turn[first, second], turn[second, first] = sine, -sine
+                maps.append(turn)
+    return torch.stack([turn / zoom for turn in maps for zoom in ZOOMS])
 
 
 def _shifted(images: Tensor) -> Tensor:
-    """Images `(p, 1, h, w)` moved by every shift, zero outside: `(p, shifts, h · w)`."""
-    return F.unfold(F.pad(images, (REACH,) * 4), images.shape[-1], stride=STEP).transpose(1, 2)
+    """Images `(p, 1, *spatial)` moved by every shift, zero outside: `(p, shifts, pixels)`."""
+    dims = images.ndim - 2
+    step, reach = SHIFTS[dims]
+    moved = F.pad(images[:, 0], (reach,) * 2 * dims)
+    for axis, side in enumerate(images.shape[2:], start=1):
+        moved = moved.unfold(axis, side, step)
+    return moved.reshape(len(images), -1, images[0].numel())
 
 
 def _gauss_newton(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Inverse compositional steps; returns the best map seen and its correlation over the overlap, unsigned, `(p,)`."""
-    side = fixed.shape[-1]
-    template = standardise(fixed, mask)
-    # d template / d parameters of x ↦ x + A (x, y, 1), in normalised coordinates.
-    gradient_x, gradient_y = (slope * side / 2 for slope in gradient(template, mask))
+    dims, side = fixed.ndim - 2, fixed.shape[-1]
+    # d template / d parameters of x ↦ x + A (x, y, …, 1), in normalised coordinates.
+    slopes = [slope * side / 2 for slope in gradient(standardise(fixed, mask), mask)]
     axis = pixel_centres(side, fixed.device)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    terms = torch.stack([x, y, torch.ones_like(x)])
-    jacobian = torch.cat([gradient_x * terms, gradient_y * terms], dim=1).flatten(2)
+    places = list(reversed(torch.meshgrid(*(axis,) * dims, indexing="ij")))
+    terms = torch.stack([*places, torch.ones_like(places[0])])
+    jacobian = torch.cat([slope * terms for slope in slopes], dim=1).flatten(2)
     best, best_theta = torch.full((len(fixed),), -1.0, device=fixed.device), theta
-    damping = 1e-2 * torch.eye(6, device=fixed.device)
+    damping = 1e-2 * torch.eye(jacobian.shape[1], device=fixed.device)
     for iteration in range(iterations + 1):
         warped, inside = warp(moving, theta)
         inside = inside * mask
@@ -121,31 +142,30 @@ def _gauss_newton(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, it
         best_theta = torch.where(better[:, None, None], theta, best_theta)
         if iteration == iterations:
             break
-        residual = (theirs * sign_of(correlation) - ours) * inside
+        residual = (theirs * sign_of(correlation, theirs) - ours) * inside
         weighted = jacobian * inside.flatten(2)
         hessian = weighted @ jacobian.transpose(1, 2)
         hessian = hessian + damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6)[:, None, None]
-        step = torch.linalg.solve(hessian, weighted @ residual.flatten(2).transpose(1, 2)).view(-1, 2, 3)
+        step = torch.linalg.solve(hessian, weighted @ residual.flatten(2).transpose(1, 2)).view_as(theta)
         theta = _compose(theta, step.clamp(-0.3, 0.3))
     return best_theta, best
 
 
 def _compose(theta: Tensor, step: Tensor) -> Tensor:
     """`theta` after the inverse of x ↦ x + step (x, 1), kept within the affine maps that a copy can have."""
-    row = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
-    increment = torch.cat([step + torch.eye(2, 3, device=theta.device), row], dim=1)
-    composed = (torch.cat([theta, row], dim=1) @ torch.linalg.inv(increment))[:, :2]
+    dims = theta.shape[1]
+    row = torch.eye(dims + 1, device=theta.device)[dims:].expand(len(theta), 1, -1)
+    increment = torch.cat([step + torch.eye(dims, dims + 1, device=theta.device), row], dim=1)
+    composed = (torch.cat([theta, row], dim=1) @ torch.linalg.inv(increment))[:, :dims]
     # A map that left this box has diverged; the best one seen is what counts.
-    return torch.cat([composed[..., :2].clamp(-2, 2), composed[..., 2:].clamp(-0.9, 0.9)], dim=2)
+    return torch.cat([composed[..., :dims].clamp(-2, 2), composed[..., dims:].clamp(-0.9, 0.9)], dim=2)
 
 
-def _at(side: int, *images: Tensor) -> tuple[Tensor, ...]:
-    return tuple(F.adaptive_avg_pool2d(image, side) for image in images)
+def _at(share: float, *images: Tensor) -> tuple[Tensor, ...]:
+    return tuple(shrink(image, round(share * image.shape[-1])) for image in images)
 
 
 def _correlation(fixed: Tensor, warped: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
     """Of standardised images over the overlap, `(p,)`; 0 where that is less than a quarter of the masked area."""
-    total = inside.sum(dim=(1, 2, 3))
-    product = (fixed * warped * inside).sum(dim=(1, 2, 3))
-    enough = total >= 0.25 * mask.sum(dim=(1, 2, 3))
-    return torch.where(enough, product / total.clamp_min(1), torch.zeros_like(total))
+    total, product, area = (images.flatten(1).sum(dim=1) for images in (inside, fixed * warped * inside, mask))
+    return torch.where(total >= 0.25 * area, product / total.clamp_min(1), torch.zeros_like(total))

@@ -3,16 +3,16 @@
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.warping import gradient, sign_of, standardise, warp
+from mi_callback.smoothing import along_each
+from mi_callback.warping import gradient, shrink, sign_of, standardise, warp
 
-SIDE = 48
-"""Side, in pixels, at which the warp is fitted."""
+SIDE = {2: 48, 3: 24}
+"""Side, in pixels, at which the warp is fitted, by the number of dimensions."""
 
-CONTROLS = 9
-"""Control points along a side; their spacing is a sixth of it (16 pixels of 96)."""
+CONTROLS = {2: 9, 3: 7}
+"""Control points along a side; their spacing is a sixth of it in images (16 pixels of 96), a quarter in volumes."""
 
 STIFFNESS = 0.1
 """Weight of the penalty on differences between neighbouring control points, relative to the data. With .1 copies
@@ -33,77 +33,81 @@ def refine(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor
     the fixed image, so that one factorisation serves all steps. Deterministic, and of fixed cost.
 
     Args:
-        fixed, moving: `(p, 1, h, w)`, square.
+        fixed, moving: `(p, 1, *spatial)`, of equal sides.
         mask: 1 where the fixed image counts, 0 elsewhere, of the same shape.
-        theta: Affine map from fixed to moving coordinates, `(p, 2, 3)`.
+        theta: Affine map from fixed to moving coordinates, `(p, dims, dims + 1)`.
 
     Returns:
-        Displacements `(p, h, w, 2)` in normalised coordinates (x, y), to be added to the grid of the fixed image before
-        `theta`: see `warp`.
+        Displacements `(p, *spatial, dims)` in normalised coordinates (x, y, …), to be added to the grid of the fixed
+        image before `theta`: see `warp`.
 
     References:
         Rueckert et al., "Nonrigid registration using free-form deformations", IEEE TMI 1999;
         Klein et al., "Evaluation of optimization methods for nonrigid medical image registration", IEEE TIP 2007.
     """
-    pairs, size = len(fixed), fixed.shape[-1]
-    fixed, moving, mask = (F.adaptive_avg_pool2d(images, SIDE) for images in (fixed, moving, mask))
-    splines, penalty = (matrix.to(fixed) for matrix in (_splines(SIDE), _penalty()))
-    template = standardise(fixed, mask)
-    slopes = [slope.flatten(1) * SIDE / 2 for slope in gradient(template, mask)]
-    scale, factor = _normal_equations(slopes, _line(SIDE).to(fixed), penalty)
-    controls = fixed.new_zeros(pairs, 2, CONTROLS**2)
+    pairs, size, dims = len(fixed), fixed.shape[-1], fixed.ndim - 2
+    side, count = SIDE[dims], CONTROLS[dims]
+    fixed, moving, mask = (shrink(images, side) for images in (fixed, moving, mask))
+    line, penalty = _line(side, count).to(fixed), _penalty(count, dims).to(fixed)
+    slopes = [slope[:, 0] * side / 2 for slope in gradient(standardise(fixed, mask), mask)]
+    scale, factor = _normal_equations(slopes, line, penalty)
+    controls = fixed.new_zeros(pairs, dims, *(count,) * dims)
     for _ in range(ITERATIONS):
-        moved, inside = warp(moving, theta, _field(controls, splines, SIDE))
+        moved, inside = warp(moving, theta, _field(controls, line))
         ours, theirs = (standardise(images, inside * mask) for images in (fixed, moved))
-        sign = sign_of((ours * theirs * inside * mask).sum(dim=(1, 2, 3)))
-        residual = ((ours - theirs * sign) * inside).flatten(1)
-        pull = torch.stack([(slope * residual) @ splines for slope in slopes], dim=1)
-        pull = pull - STIFFNESS * scale[:, None, None] * controls @ penalty
+        sign = sign_of((ours * theirs * inside * mask).flatten(1).sum(dim=1), theirs)
+        residual = ((ours - theirs * sign) * inside)[:, 0]
+        pull = along_each(torch.stack([slope * residual for slope in slopes], dim=1), [line.T] * dims).flatten(2)
+        pull = pull - STIFFNESS * scale[:, None, None] * controls.flatten(2) @ penalty
         controls = controls + torch.cholesky_solve(pull.flatten(1)[..., None], factor)[..., 0].view_as(controls)
-    return _field(controls, _splines(size).to(fixed), size)
+    return _field(controls, _line(size, count).to(fixed))
 
 
-def _field(controls: Tensor, splines: Tensor, side: int) -> Tensor:
-    return (controls @ splines.T).view(len(controls), 2, side, side).permute(0, 2, 3, 1)
+def _field(controls: Tensor, line: Tensor) -> Tensor:
+    """Displacements of control points `(p, dims, *controls)` → those of pixels `(p, *spatial, dims)`."""
+    return along_each(controls, [line] * (controls.ndim - 2)).movedim(1, -1)
 
 
 def _normal_equations(slopes: list[Tensor], line: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale of the data term `(p,)` and Cholesky factor of the penalised Gauss-Newton matrix, `(p, 2 c², 2 c²)`."""
-    x, y = slopes
-    xx, xy, yy = (_products(product, line) for product in (x * x, x * y, y * y))
-    scale = (xx + yy).diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6) / 2
+    """Scale of the data term `(p,)` and Cholesky factor of the penalised Gauss-Newton matrix, `(p, n, n)`."""
+    products = [[_products(one * other, line) for other in slopes[: i + 1]] for i, one in enumerate(slopes)]
+    scale = sum(row[-1].diagonal(dim1=1, dim2=2).mean(dim=1) for row in products)
+    scale = torch.as_tensor(scale).clamp_min(1e-6) / len(slopes)
     stiff = scale[:, None, None] * (STIFFNESS * penalty + DAMPING * torch.eye(len(penalty)).to(penalty))
-    rows = torch.cat([xx + stiff, xy], dim=2), torch.cat([xy, yy + stiff], dim=2)
+    rows = [
+        torch.cat([products[max(i, j)][min(i, j)] + (stiff if i == j else 0) for j in range(len(slopes))], dim=2)
+        for i in range(len(slopes))
+    ]
     return scale, torch.linalg.cholesky(torch.cat(rows, dim=1))
 
 
 def _products(weight: Tensor, line: Tensor) -> Tensor:
-    """Weighted sum over pixels of every spline times every other, `(p, side²)` → `(p, c², c²)`; axis by axis."""
-    side, controls = line.shape
+    """Weighted sum over pixels of every spline times every other, `(p, *spatial)` → `(p, n, n)`; axis by axis."""
+    dims, count = weight.ndim - 1, line.shape[1]
     pairs = (line[:, :, None] * line[:, None]).flatten(1)  # one axis: spline a times spline b at each pixel
-    sums = pairs.T @ (weight.view(-1, side, side) @ pairs)
-    return sums.view(-1, *(controls,) * 4).transpose(2, 3).reshape(len(sums), controls**2, controls**2)
+    sums = along_each(weight, [pairs.T] * dims).view(-1, *(count, count) * dims)
+    ours, theirs = range(1, 2 * dims, 2), range(2, 2 * dims + 1, 2)
+    return sums.permute(0, *ours, *theirs).reshape(len(weight), count**dims, count**dims)
 
 
 @lru_cache
-def _splines(side: int) -> Tensor:
-    """Cubic B-spline of every control point at every pixel, `(side², CONTROLS²)`."""
-    line = _line(side)
-    return torch.einsum("ya,xb->yxab", line, line).reshape(side**2, CONTROLS**2)
-
-
-@lru_cache
-def _line(side: int) -> Tensor:
-    """The same along one axis, `(side, CONTROLS)`."""
-    place = (torch.arange(side) + 0.5) * (CONTROLS - 3) / side + 1
-    distance = (place[:, None] - torch.arange(CONTROLS)).abs()
+def _line(side: int, count: int) -> Tensor:
+    """Cubic B-spline of each of `count` control points at every pixel along one axis, `(side, count)`."""
+    place = (torch.arange(side) + 0.5) * (count - 3) / side + 1
+    distance = (place[:, None] - torch.arange(count)).abs()
     near, far = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance).clamp_min(0) ** 3 / 6
     return torch.where(distance < 1, near, far)
 
 
 @lru_cache
-def _penalty() -> Tensor:
-    """Quadratic form of the differences between neighbouring control points, `(CONTROLS², CONTROLS²)`."""
-    difference = torch.eye(CONTROLS).diff(dim=0)
-    form, identity = difference.T @ difference, torch.eye(CONTROLS)
-    return torch.kron(form, identity) + torch.kron(identity, form)
+def _penalty(count: int, dims: int) -> Tensor:
+    """Quadratic form of the differences between neighbouring control points, `(count^dims, count^dims)`."""
+    difference = torch.eye(count).diff(dim=0)
+    form, identity = difference.T @ difference, torch.eye(count)
+    total = torch.zeros(count**dims, count**dims)
+    for axis in range(dims):
+        product = torch.ones(1, 1)
+        for other in range(dims):
+            product = torch.kron(product, form if other == axis else identity)
+        total += product
+    return total

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mi_callback.smoothing import box_mean
 
-WINDOW = 9
-"""Side, in pixels, of the neighbourhoods of the LNCC."""
+WINDOW = {2: 9, 3: 7}
+"""Side, in pixels, of the neighbourhoods of the LNCC, by the number of dimensions."""
 
 COPIED = 0.9
 """LNCC from which a neighbourhood counts towards the copied fraction."""
@@ -38,7 +38,7 @@ class Agreement:
             unexplained in the other, 1 − LNCC², is averaged geometrically over the windows, weighted by structure: a
             copy is close everywhere, and people who merely look alike differ somewhere.
         copied: Share of the structure whose LNCC is at least `COPIED`, `(p,)`.
-        map: LNCC, `(p, 1, h, w)`; 0 outside the overlap.
+        map: LNCC, `(p, 1, *spatial)`; 0 outside the overlap.
     """
 
     best: Tensor
@@ -47,14 +47,16 @@ class Agreement:
 
 
 def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> Agreement:
-    """LNCC of images `(p, 1, h, w)` in [0, 1] over windows that lie where `inside` is 1.
+    """LNCC of images `(p, 1, *spatial)` in [0, 1] over windows that lie where `inside` is 1.
 
     Only its magnitude counts, so that neither local gain and offset nor an inverted contrast matter. Windows count by
     their standard deviation in the generated image, up to `STRUCTURE`: flat background, and noise in it, says nothing
     about whose anatomy this is.
     """
+    dims = generated.ndim - 2
     maps = torch.cat([generated, aligned, generated.square(), aligned.square(), generated * aligned, inside], dim=1)
-    mean_g, mean_a, square_g, square_a, product, mean_inside = box_mean(maps, WINDOW).unsqueeze(2).unbind(dim=1)
+    means = box_mean(maps, WINDOW[dims], dims).unsqueeze(2)
+    mean_g, mean_a, square_g, square_a, product, mean_inside = means.unbind(dim=1)
     var_g = (square_g - mean_g.square()).clamp_min(0)
     var_a = (square_a - mean_a.square()).clamp_min(0)
     floor = 0.005**2  # about one 8-bit quantisation step: less contrast than that is not structure
@@ -62,17 +64,18 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> Agr
     overlap = (mean_inside > 0.99).float()
     structure = (var_g.sqrt() / STRUCTURE).clamp_max(1)
     weight = overlap * structure
-    total = structure.sum(dim=(1, 2, 3)).clamp_min(1e-6)
-    copied = (weight * (correlation >= COPIED)).sum(dim=(1, 2, 3)) / total
+    total = structure.flatten(1).sum(dim=1).clamp_min(1e-6)
+    copied = (weight * (correlation >= COPIED)).flatten(1).sum(dim=1) / total
     return Agreement(_best_region(correlation, weight, structure), copied, correlation * overlap)
 
 
 def _best_region(correlation: Tensor, weight: Tensor, structure: Tensor) -> Tensor:
     unexplained = torch.log(1 - (1 - NOISE) * correlation.square().clamp_max(1))
     side = correlation.shape[-1]
-    pooled = F.avg_pool2d(torch.cat([weight, weight * unexplained], dim=1), int(REGION * side), max(1, side // STEPS))
+    mean_over = F.avg_pool2d if correlation.ndim == 4 else F.avg_pool3d
+    pooled = mean_over(torch.cat([weight, weight * unexplained], dim=1), int(REGION * side), max(1, side // STEPS))
     there, unexplained = pooled.flatten(2).unbind(dim=1)
     # Images without structure have none that decides.
-    enough = there >= LEAST_STRUCTURE * structure.mean(dim=(1, 2, 3)).clamp_min(0.02)[:, None]
+    enough = there >= LEAST_STRUCTURE * structure.flatten(1).mean(dim=1).clamp_min(0.02)[:, None]
     mean = torch.where(enough, unexplained / there.clamp_min(1e-6), 0.0).amin(dim=1)
     return (1 - mean.exp()).clamp_min(0).sqrt()

@@ -15,8 +15,11 @@ from mi_callback.warping import warp
 SIZE = 96
 """Side, in pixels, at which images are compared."""
 
-STRUCTURE = (8.0, 0.05)
-"""Scale, in pixels, and smallest deviation of the local contrast that is aligned."""
+VOLUME_SIZE = 48
+"""The same of volumes."""
+
+STRUCTURE = (1 / 12, 0.05)
+"""Scale, as a share of the side, and smallest deviation of the local contrast that is aligned."""
 
 SMOOTHING = 0.7
 """Standard deviation, in pixels, of the blur before the comparison. Noise of .02 takes LNCC down to .82, where the most
@@ -38,9 +41,10 @@ class Alignment:
         lncc: Local correlation in the region of the generated image where it is largest, shape `(p,)`; larger is
             closer, 1 is a copy. Invariant to local gain and offset, and to inverted contrast.
         copied_fraction: Share of the structure in the generated image whose LNCC is at least `COPIED`, in [0, 1].
-        aligned: The reference in the frame of the generated image, `(p, SIZE, SIZE)` in [0, 1].
-        lncc_map: Local correlation, `(p, SIZE, SIZE)`; 0 outside the overlap.
-        theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`.
+        aligned: The reference in the frame of the generated image, `(p, side, side)` in [0, 1]; volumes have one more.
+        lncc_map: Local correlation, of the same shape; 0 outside the overlap.
+        theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`,
+            of volumes `(p, 3, 4)`.
     """
 
     lncc: Tensor
@@ -50,38 +54,45 @@ class Alignment:
     theta: Tensor
 
 
+def side_of(dims: int) -> int:
+    """Side at which images (2) or volumes (3) are compared."""
+    return SIZE if dims == 2 else VOLUME_SIZE
+
+
 def register(
     generated: Tensor,
     reference: Tensor,
     group: Tensor | None = None,
     window: Tensor | None = None,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> Alignment:
     """Align each reference to its generated image by an affine map and a small smooth warp, and compare them.
 
     Deterministic, and of fixed cost per pair. The warp is kept where it makes the images more alike.
 
     Args:
-        generated: uint8 `(p, SIZE, SIZE)`, in the pose in which the reference was found.
-        reference: uint8 `(p, SIZE, SIZE)`.
+        generated: uint8 `(p, side, side)`, or volumes `(p, side, side, side)`, in the pose in which the reference was
+            found.
+        reference: uint8, of the same shape.
         group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and the best of
             the coarser levels, `KEPT` in all, reach the finest one; the others get `lncc` −1. The best `REFINED` of
             these are warped. Without groups every pair is.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
-        chunk: Pairs aligned at a time; bounds the memory.
+        chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
 
     References:
         Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004 (inverse compositional alignment);
         Rueckert et al., "Nonrigid registration using free-form deformations", IEEE TMI 1999;
         Avants et al., "Symmetric diffeomorphic image registration", MedIA 2008 (LNCC).
     """
-    pairs, side = len(generated), reference.shape[-1]
+    pairs, dims, side = len(generated), reference.ndim - 1, reference.shape[-1]
+    chunk = chunk or (128 if dims == 2 else 8)
     device = generated.device
     group = torch.arange(pairs) if group is None else group.cpu()
 
     window = torch.full((pairs,), -1) if window is None else window.cpu()
-    masks = regions.masks(side).to(device)
+    masks = regions.masks(side, dims).to(device)
 
     def images(rows: Tensor) -> tuple[Tensor, Tensor]:
         return _as_float(generated[rows]), _as_float(reference[rows])
@@ -94,8 +105,8 @@ def register(
     result = Alignment(
         lncc=correlation.new_full((pairs,), -1.0),
         copied_fraction=correlation.new_zeros(pairs),
-        aligned=correlation.new_zeros(pairs, side, side),
-        lncc_map=correlation.new_zeros(pairs, side, side),
+        aligned=correlation.new_zeros(reference.shape),
+        lncc_map=correlation.new_zeros(reference.shape),
         theta=theta,
     )
     rivals = 2 * group + (window >= 0)  # a part correlates better than a whole: each competes with its like
@@ -109,7 +120,9 @@ def register(
 
 def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """What the finer steps align: a bias field would pull the images apart. Coarse ones need the whole brightness."""
-    return local_contrast(generated, *STRUCTURE), local_contrast(reference, *STRUCTURE)
+    scale, floor = STRUCTURE
+    scale *= generated.shape[-1]
+    return local_contrast(generated, scale, floor), local_contrast(reference, scale, floor)
 
 
 def _as_float(images: Tensor) -> Tensor:
@@ -137,7 +150,8 @@ def _compare(
 ) -> None:
     """Compare under the maps found, and take down what is better than what is there."""
     aligned, inside = warp(reference, result.theta[rows], displacement)
-    found = local_correlation(gaussian(generated, SMOOTHING), gaussian(aligned, SMOOTHING), inside)
+    dims = generated.ndim - 2
+    found = local_correlation(gaussian(generated, SMOOTHING, dims), gaussian(aligned, SMOOTHING, dims), inside)
     better = found.best > result.lncc[rows]
     rows = rows[better]
     result.lncc[rows], result.copied_fraction[rows] = found.best[better], found.copied[better]

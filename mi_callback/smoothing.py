@@ -3,6 +3,7 @@
 Images and volumes alike: the last `dims` axes are those of space.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor
 
 def box_mean(images: Tensor, window: int, dims: int = 2) -> Tensor:
     """Mean over `window` pixels along each axis, fewer at the border, of `(…, h, w)`."""
-    return _along_each(images, [_box(side, window) for side in images.shape[-dims:]])
+    return along_each(images, [_box(side, window) for side in images.shape[-dims:]])
 
 
 def gaussian(images: Tensor, sigma: float, dims: int = 2) -> Tensor:
     """Gaussian blur, `sigma` in pixels, of `(…, h, w)`; the kernel is renormalised at the border."""
-    return _along_each(images, [_gaussian(side, sigma) for side in images.shape[-dims:]])
+    return along_each(images, [_gaussian(side, sigma) for side in images.shape[-dims:]])
 
 
 def local_contrast(images: Tensor, sigma: float, floor: float) -> Tensor:
@@ -29,11 +30,11 @@ def local_contrast(images: Tensor, sigma: float, floor: float) -> Tensor:
     return deviation / (gaussian(deviation.square(), sigma, dims).clamp_min(0).sqrt() + floor)
 
 
-def _along_each(images: Tensor, filters: list[Tensor]) -> Tensor:
-    """A matrix along each of the last axes."""
+def along_each(images: Tensor, filters: Sequence[Tensor]) -> Tensor:
+    """A matrix `(new, old)` along each of the last axes, as many as there are matrices."""
     *outer, vertical, horizontal = (matrix.to(images) for matrix in filters)
     images = vertical @ images @ horizontal.T
-    for matrix in outer:  # volumes: the depth is the third axis from the end
+    for matrix in outer:  # of volumes the depth, the third axis from the end
         images = (matrix @ images.flatten(-2)).unflatten(-1, images.shape[-2:])
     return images
 

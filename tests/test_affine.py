@@ -12,10 +12,9 @@ from scipy.ndimage import gaussian_filter
 from mi_callback import regions
 from mi_callback.affine import (
     LEAST_OVERLAP,
-    REACH,
     ROTATIONS,
+    SHIFTS,
     STARTS,
-    STEP,
     ZOOMS,
     _linear_maps,
     _search,
@@ -24,6 +23,8 @@ from mi_callback.affine import (
 )
 from mi_callback.registration import SIZE
 from mi_callback.warping import warp
+
+STEP, REACH = SHIFTS[2]
 
 
 def oval(n: int, seed: int = 0) -> torch.Tensor:
@@ -83,7 +84,7 @@ def test_the_starts_are_the_best_of_all_combinations(sign, part):
         assert LEAST_OVERLAP > (14 / 24) ** 2
     mask = F.adaptive_avg_pool2d(regions.masks(SIZE)[[part]], 24)
     padded = [np.pad(images[0, 0].double().numpy(), REACH) for images in (fixed, mask)]
-    theta = F.pad(_linear_maps(), (0, 1))
+    theta = F.pad(_linear_maps(2), (0, 1))
     shifts = range(-REACH, REACH + 1, STEP)
     best = []
     for k, one in enumerate(theta):
@@ -108,9 +109,10 @@ def test_the_starts_are_the_best_of_all_combinations(sign, part):
 
 
 def test_every_rotation_is_tried_with_every_magnification():
-    maps = _linear_maps()
+    maps = _linear_maps(2)
     found = {(round(float(torch.atan2(m[0, 1], m[0, 0]).rad2deg())), round(float(1 / m.det().sqrt()), 2)) for m in maps}
-    assert found == set(itertools.product(map(round, ROTATIONS), ZOOMS))
+    angles = {0, *(sign * round(angle) for angle in ROTATIONS[2] for sign in (1, -1))}
+    assert found == set(itertools.product(angles, ZOOMS))
 
 
 # Promise

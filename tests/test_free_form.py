@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mi_callback.free_form import CONTROLS, _splines, refine
+from mi_callback.free_form import CONTROLS, _field, _line, refine
 from mi_callback.perturbations import elastic
 from mi_callback.registration import SIZE, register
 from mi_callback.warping import warp
@@ -28,13 +28,15 @@ def as_bytes(images: torch.Tensor) -> torch.Tensor:
 
 
 def test_splines_sum_to_one_inside_and_reproduce_a_straight_line():
-    side = 24
-    splines = _splines(side)
-    assert torch.allclose(splines.sum(dim=1), torch.ones(side**2), atol=1e-6)
-    column = torch.arange(CONTROLS).repeat(CONTROLS).float()  # control points of f(x, y) = x
-    line = (splines @ column).view(side, side)
-    expected = (torch.arange(side) + 0.5) * (CONTROLS - 3) / side + 1
-    assert torch.allclose(line, expected.expand(side, side), atol=1e-5)
+    side, count = 24, CONTROLS[2]
+    line = _line(side, count)
+    assert torch.allclose(line.sum(dim=1), torch.ones(side), atol=1e-6)
+    straight = torch.arange(count).float().expand(count, count)  # control points of f(x, y) = x
+    controls = torch.stack([straight, straight.T])[None]
+    expected = (torch.arange(side) + 0.5) * (count - 3) / side + 1
+    field = _field(controls, line)[0]
+    assert torch.allclose(field[..., 0], expected.expand(side, side), atol=1e-5)
+    assert torch.allclose(field[..., 1], expected[:, None].expand(side, side), atol=1e-5)
 
 
 def test_a_displacement_of_nothing_is_an_affine_warp():

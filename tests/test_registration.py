@@ -82,7 +82,7 @@ def test_local_correlation_is_the_windowed_correlation_of_a_naive_loop(side, sig
     aligned = 0.67 * generated + 0.33 * aligned  # correlation about COPIED: some windows count, some do not
     inside = np.ones((side, side))
     inside[:, side - 3 :] = 0
-    radius = WINDOW // 2
+    radius = WINDOW[2] // 2
     expected, weight, structure = (np.zeros((side, side)) for _ in range(3))
     for y in range(side):
         for x in range(side):

@@ -23,7 +23,8 @@ ZOOMS = (0.75, 1.0, 1.33)
 """Magnifications that are tried with each rotation and every shift before the first Gauss-Newton step."""
 
 SHIFTS = {2: (2, 10), 3: (1, 4)}
-"""Shifts tried along each axis, in pixels of the coarsest level (24 of an image, 12 of a volume): step, and farthest."""
+"""Step and farthest of the shifts tried along each axis, in pixels of the coarsest level (24 of images, 12 of volumes).
+"""
 
 STARTS = 2
 """How many of the combinations are refined."""

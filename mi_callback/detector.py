@@ -22,7 +22,7 @@ from mi_callback.calibration import (
 from mi_callback.contrast import Contrast, contrast
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError
-from mi_callback.evidence import Evidence, collect
+from mi_callback.evidence import Evidence, collect, planes
 from mi_callback.features import Features, Reservoir, extract, read_batches
 from mi_callback.index import Backend
 from mi_callback.matching import Matcher
@@ -119,7 +119,9 @@ class MemorizationDetector:
         self.encoder = build_encoder(encoder)
         self.whitening: Mode = whitening
         self.aggregation: Aggregation = aggregation
-        self.poses = orbit(poses)
+        self.dims = len(self.encoder.size)
+        self.side = registration.side_of(self.dims)
+        self.poses = orbit(poses, self.dims)
         self.null_choice: NullKind = null
         self.verify, self.candidates, self.regions, self.views = verify, candidates, regions, views
         self.alpha, self.fdr, self.oni_scale = alpha, fdr, oni_scale
@@ -160,7 +162,8 @@ class MemorizationDetector:
         """Cache whitened features of all training images and calibrate.
 
         Args:
-            train: The images the generator learns from, `(n, 1, h, w)`, or a Dataset, or an iterable of batches.
+            train: The images the generator learns from, `(n, 1, h, w)`, or where the encoder takes them volumes
+                `(n, 1, d, h, w)`; or a Dataset, or an iterable of batches.
             subjects: One id per training image; by default as the batches say (see `features.read_batch`).
             held_out: Real images of subjects that were not trained on.
             held_out_subjects: One id per held-out image.
@@ -380,12 +383,14 @@ class MemorizationDetector:
 
         Returns:
             `(n, 1, size, 2 size)` in [0, 1]: generated, in the pose in which the match was found, and the training
-            image aligned to it. Patient data.
+            image aligned to it; of volumes their middle planes (`evidence.planes`). Patient data.
         """
         worst = scores.closest(n)
-        shown, _ = self._shown(generated, scores, worst, None)
-        posed, alignment = self._align(shown, scores, worst)
-        return torch.cat([posed.float() / 255, alignment.aligned], dim=2)[:, None]
+        thumbs, _ = self._shown(generated, scores, worst, None)
+        posed, alignment = self._align(thumbs, scores, worst)
+        sides = (posed.float() / 255, alignment.aligned)
+        shown = [torch.stack([planes(image) for image in images]) for images in sides]
+        return torch.cat(shown, dim=2)[:, None].nan_to_num()
 
     def evidence(
         self, generated: Any, scores: Scores, n: int | None = None, image_key: SubjectKey = None
@@ -430,9 +435,8 @@ class MemorizationDetector:
             raise DataError(f"needed the images that were scored ({len(scores)}); {len(generated)} came.")
         # One at a time: their sizes may differ.
         batches = list(read_batches(Subset(generated, rows), 1, None, image_key, None))
-        images = [check_images(batch.images.cpu(), self.encoder.channels) for batch in batches]
-        none = torch.zeros(0, registration.SIZE, registration.SIZE, dtype=torch.uint8)
-        shown = torch.cat([none, *(thumbnails(image, registration.SIZE) for image in images)])
+        images = [check_images(batch.images.cpu(), self.encoder.channels, self.dims) for batch in batches]
+        shown = torch.cat([self.train.thumbnails[:0], *(thumbnails(image, self.side) for image in images)])
         return shown, [None if batch.sources is None else batch.sources[0] for batch in batches]
 
     def _align(self, shown: Tensor, scores: Scores, rows: list[int]) -> tuple[Tensor, Alignment]:

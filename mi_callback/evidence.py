@@ -39,8 +39,15 @@ _UNPOSED = {
     "rotation_270": "turned by 90° counter-clockwise",
     "transpose": "mirrored along the falling diagonal",
     "anti_transpose": "mirrored along the rising diagonal",
+    "flip_depth": "mirrored along the depth",
+    "flip_depth_horizontal": "mirrored along the depth and left to right",
+    "flip_depth_vertical": "mirrored along the depth and top to bottom",
+    "flip_all": "mirrored along every axis",
 }
 """Pose in which a match was found → what takes the training image to the generated one: the way back."""
+
+_AXES = ("width", "height", "depth")
+_WAYS = (("to the right", "to the left"), ("down", "up"), ("to later slices", "to earlier slices"))
 
 _HOW_TO_READ = (
     "How to read it: the first three panels share one grey scale. Difference: generated minus aligned image, their "
@@ -57,46 +64,50 @@ class Geometry:
     What a smooth warp adds to it is not told.
 
     Attributes:
-        rotation: Degrees about the centre of the image, clockwise, in (−180, 180].
-        zoom: Magnification along the width and along the height of the training image; 1.1 is larger by a tenth.
-        shift: Of the centre of the image, to the right and down, in % of the side.
+        rotation: Degrees about the centre of the image, clockwise, in (−180, 180]; of a volume about some axis, ≥ 0.
+        zoom: Magnification along the width, the height and, of a volume, the depth; 1.1 is larger by a tenth.
+        shift: Of the centre of the image, to the right, down and, of a volume, to deeper slices, in % of the side.
     """
 
     rotation: float
-    zoom: tuple[float, float]
-    shift: tuple[float, float]
+    zoom: tuple[float, ...]
+    shift: tuple[float, ...]
 
     @classmethod
     def of(cls, theta: Tensor) -> "Geometry":
-        """Geometry of the map `(2, 3)` from generated to reference coordinates, as `affine_grid` takes it."""
+        """Geometry of the map `(dims, dims + 1)` from generated to reference coordinates, as `affine_grid` takes it."""
         theta = theta.detach().cpu().double()
+        dims = len(theta)
         # The map looks pixels up; what it does to the training image is its inverse.
-        forward = torch.linalg.pinv(theta[:, :2])
-        shift = -forward @ theta[:, 2] * 100 / 2  # coordinates run from −1 to 1: the side is 2
+        forward = torch.linalg.pinv(theta[:, :dims])
+        shift = -forward @ theta[:, dims] * 100 / 2  # coordinates run from −1 to 1: the side is 2
         # The rotation nearest to a matrix, as in its polar decomposition.
-        angle = torch.atan2(forward[1, 0] - forward[0, 1], forward[0, 0] + forward[1, 1])
-        width, height = forward.norm(dim=0).tolist()
-        return cls(float(angle.rad2deg()), (width, height), (float(shift[0]), float(shift[1])))
+        if dims == 2:
+            angle = torch.atan2(forward[1, 0] - forward[0, 1], forward[0, 0] + forward[1, 1])
+        else:
+            left, _, right = torch.linalg.svd(forward)
+            angle = (((left @ right).trace() - 1) / 2).clamp(-1, 1).acos()
+        return cls(float(angle.rad2deg()), tuple(forward.norm(dim=0).tolist()), tuple(shift.tolist()))
 
     @property
     def mean_zoom(self) -> float:
-        """Geometric mean over both axes."""
-        return (self.zoom[0] * self.zoom[1]) ** 0.5
+        """Geometric mean over the axes."""
+        return math.prod(self.zoom) ** (1 / len(self.zoom))
 
     def words(self) -> list[str]:
         """What was done, step by step; steps too small to see (0.5°, 1 %) are left out."""
         steps = []
-        width, height = self.zoom
-        if abs(width - height) > 0.03 * self.mean_zoom:
-            steps.append(f"zoomed {width:.2f} times in width and {height:.2f} times in height")
+        if max(self.zoom) - min(self.zoom) > 0.03 * self.mean_zoom:
+            along = [f"{zoom:.2f} times in {axis}" for zoom, axis in zip(self.zoom, _AXES, strict=False)]
+            steps.append(f"zoomed {' and '.join(along)}")
         elif abs(self.mean_zoom - 1) >= 0.01:
             steps.append(f"zoomed {self.mean_zoom:.2f} times")
         if abs(self.rotation) >= 0.5:
-            steps.append(f"turned by {abs(self.rotation):.1f}° {'' if self.rotation > 0 else 'counter-'}clockwise")
-        right, down = self.shift
+            clockwise = f" {'' if self.rotation > 0 else 'counter-'}clockwise" if len(self.zoom) == 2 else ""
+            steps.append(f"turned by {abs(self.rotation):.1f}°{clockwise}")
         moves = [
             f"{abs(share):.0f} % {way[share < 0]}"
-            for share, way in ((right, ("to the right", "to the left")), (down, ("down", "up")))
+            for share, way in zip(self.shift, _WAYS, strict=False)
             if abs(share) >= 1
         ]
         return [*steps, f"moved by {' and '.join(moves)}"] if moves else steps
@@ -124,7 +135,8 @@ class Evidence:
         null_copied: Share of the structure of a novel image that is locally as in a copy, in the median.
         null_people: Number of people (images, where subjects are unknown) in the null.
         subjects_known: Whether the subjects of the null are known.
-        generated: The generated image as it came, `(side, side)` in [0, 1].
+        generated: The generated image as it came, `(side, side)` in [0, 1]; of a volume its three middle planes, as
+            `planes` shows them, here and below.
         reference: The training image as it is, `(side, side)` in [0, 1].
         aligned: The training image in the frame of `generated`, `(side, side)` in [0, 1]; NaN where it has no pixels.
         difference: `generated` minus `aligned` with the gain and offset that make it smallest; NaN as there.
@@ -231,7 +243,7 @@ def collect(
     Args:
         scores: Of all generated images.
         rows: Positions among them.
-        generated: Thumbnails as they came, uint8 `(k, side, side)`.
+        generated: Thumbnails as they came, uint8 `(k, side, side)`, or those of volumes.
         reference: Thumbnails of their matches, the same.
         alignment: Of the *posed* thumbnails with the references.
         null: Against which they were scored.
@@ -239,9 +251,12 @@ def collect(
     """
     verify = not bool(scores.verified.isnan().all())
     inside = _inside(alignment.theta.cpu(), reference.shape[-1])
-    compared = box_mean(inside.float(), WINDOW) > 0.99
+    dims = reference.ndim - 1
+    window = WINDOW[dims]
+    compared = box_mean(inside.float(), window, dims) > 0.99
     # A smooth warp moves some windows at the edge, of the overlap or the image, out of it: the map is 0 there.
-    edge = F.avg_pool2d(compared.float(), WINDOW, stride=1, padding=WINDOW // 2) < 0.99
+    mean_over = F.avg_pool2d if dims == 2 else F.avg_pool3d
+    edge = mean_over(compared[:, None].float(), window, stride=1, padding=window // 2)[:, 0] < 0.99
     compared &= ~(edge & (alignment.lncc_map.cpu() == 0))
     found = []
     for k, row in enumerate(rows):
@@ -270,11 +285,11 @@ def collect(
                 null_copied=null.copied,
                 null_people=null.n_subjects,
                 subjects_known=null.subjects is not None,
-                generated=image,
-                reference=reference[k].float() / 255,
-                aligned=aligned,
-                difference=difference(image, aligned, lncc_map >= COPIED),
-                lncc_map=lncc_map,
+                generated=planes(image),
+                reference=planes(reference[k].float() / 255),
+                aligned=planes(aligned),
+                difference=planes(difference(image, aligned, lncc_map >= COPIED)),
+                lncc_map=planes(lncc_map),
             )
         )
     return found
@@ -297,9 +312,21 @@ def difference(generated: Tensor, aligned: Tensor, copied: Tensor | None = None)
     return generated - (gain * aligned + float(ours.mean() - gain * theirs.mean()))
 
 
+def planes(image: Tensor) -> Tensor:
+    """An image as it is; of a volume `(s, s, s)` the middle planes across depth, height and width, `(2 s, 2 s)`.
+
+    Across the depth upper left, across the height upper right, across the width lower left; NaN lower right.
+    """
+    if image.ndim == 2:
+        return image
+    across_depth, across_height, across_width = (image.select(axis, image.shape[axis] // 2) for axis in range(3))
+    nothing = torch.full_like(across_depth, torch.nan)
+    return torch.cat([torch.cat([across_depth, across_height], 1), torch.cat([across_width, nothing], 1)])
+
+
 def _inside(theta: Tensor, side: int) -> Tensor:
-    """Where the maps `(k, 2, 3)` stay inside the reference, bool `(k, side, side)`."""
-    grid = F.affine_grid(theta.float(), [len(theta), 1, side, side], align_corners=False)
+    """Where the maps `(k, dims, dims + 1)` stay inside the reference, bool `(k, side, side)`."""
+    grid = F.affine_grid(theta.float(), [len(theta), 1, *(side,) * theta.shape[1]], align_corners=False)
     return grid.abs().amax(dim=-1) <= 1
 
 
@@ -482,7 +509,8 @@ def _show_correlation(axes: "Axes", evidence: Evidence) -> Any:
 
 def _structure(image: Tensor) -> Tensor:
     """How much each neighbourhood of `(h, w)` counts for the LNCC, in [0, 1]."""
-    mean, square = box_mean(torch.stack([image, image.square()]), WINDOW)
+    image = image.nan_to_num()
+    mean, square = box_mean(torch.stack([image, image.square()]), WINDOW[2])
     return ((square - mean.square()).clamp_min(0).sqrt() / STRUCTURE).clamp_max(1)
 
 

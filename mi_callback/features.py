@@ -16,7 +16,7 @@ from mi_callback import regions, registration
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images import subject_in_path
-from mi_callback.poses import POSES, VIEWS
+from mi_callback.poses import POSES, views_of
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
 from mi_callback.types import Batches, LayerFeatures, SubjectKey, Subjects, Thumbnails
 
@@ -31,12 +31,12 @@ class Features:
 
     Attributes:
         layers: `{layer: (poses, n, d)}` float32 on the CPU; pose 0 is the image as it came.
-        thumbnails: uint8 `(n, side, side)`; patient data.
+        thumbnails: uint8 `(n, side, side)`, of volumes `(n, side, side, side)`; patient data.
         subjects: One id per image, or None.
         sources: File of each image where its batch named one, or None.
         regions: `{layer: (poses, n, windows, d)}` float16, the same per window of the image, NaN where it shows
             no anatomy; empty where they were not asked for or the encoder has none.
-        views: `{layer: (views, n, d)}`, the images as `poses.VIEWS` show them, for a training set; empty elsewhere.
+        views: `{layer: (views, n, d)}`, the images as `poses.views_of` show them, for a training set; empty elsewhere.
     """
 
     layers: dict[str, Tensor]
@@ -48,6 +48,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.thumbnails)
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions: 2 for images, 3 for volumes."""
+        return self.thumbnails.ndim - 1
 
     def pose(self, position: int) -> LayerFeatures:
         """`{layer: (n, d)}` for one pose."""
@@ -63,7 +68,7 @@ class Features:
 
     def seen_as(self) -> dict[str, "Features"]:
         """The same images in each of their views."""
-        names = VIEWS if self.views else ()
+        names = views_of(self.dims) if self.views else ()
         return {
             name: replace(self, layers={k: f[i : i + 1] for k, f in self.views.items()}, regions={}, views={})
             for i, name in enumerate(names)
@@ -172,7 +177,7 @@ def extract(
     """Encode every image once per pose, without gradient and outside autocast.
 
     Args:
-        images: Tensor or array `(n, 1, h, w)`, a Dataset, or an iterable of batches.
+        images: Tensor or array `(n, 1, h, w)`, or volumes `(n, 1, d, h, w)`, a Dataset, or an iterable of batches.
         encoder: On `device` already.
         poses: Names out of `POSES`; the query's orbit.
         subjects: One id per image; overrides what the batches say.
@@ -181,7 +186,7 @@ def extract(
         progress: Label of the progress bar, or None for no bar.
         keep: Takes a sample of the images on the way.
         regional: Pool over windows too, where the encoder can (`HookedEncoder.with_regions`).
-        views: Encode every image in each of `VIEWS` too.
+        views: Encode every image in each of its views (`poses.views_of`) too.
 
     Raises:
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
@@ -191,20 +196,21 @@ def extract(
     parts: dict[str, list[Tensor]] = {}
     viewed: dict[str, list[Tensor]] = {}
     changes = [POSES[pose] for pose in poses]
-    looks = [view.change for view in VIEWS.values()] if views else []
+    dims = len(encoder.size)
+    looks = [view.change for view in views_of(dims).values()] if views else []
     thumbs: list[Tensor] = []
     found_subjects: list[str] | None = []
     found_sources: list[str] | None = []
     done = 0
     for batch in read_batches(images, batch_size, subject_key, image_key, progress):
         try:
-            checked = check_images(batch.images, encoder.channels)
+            checked = check_images(batch.images, encoder.channels, dims)
         except DataError as error:
             raise DataError(f"in the batch that begins at image {done}: {error}") from error
         if keep is not None:
             keep.offer(checked)
         checked = checked.to(device)
-        thumbs.append(thumbnails(checked, registration.SIZE).cpu())
+        thumbs.append(thumbnails(checked, registration.side_of(dims)).cpu())
         whole, windows = encode(checked, encoder, changes, regional)
         seen = encode(checked, encoder, looks)[0] if looks else {}
         for collected, pooled in ((layers, whole), (parts, windows), (viewed, seen)):
@@ -265,8 +271,10 @@ def read_batches(
     """Any container of images → `Batch`es, in its own order."""
     batches: Batches
     if isinstance(images, (Tensor, np.ndarray)):
-        if images.ndim != 4:
-            raise DataError(f"needed images of shape (n, 1, h, w); {tuple(images.shape)} came.")
+        if images.ndim not in (4, 5):
+            raise DataError(
+                f"needed images of shape (n, 1, h, w), or volumes (n, 1, d, h, w); {tuple(images.shape)} came."
+            )
         batches = torch.as_tensor(images).split(batch_size)
     elif isinstance(images, Dataset) or (hasattr(images, "__getitem__") and not isinstance(images, (list, tuple))):
         # Its own generator: without one a loader draws its seed from the global random state.

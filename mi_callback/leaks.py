@@ -112,7 +112,7 @@ def merge_identical(features: Features) -> list[str]:
 
 
 def _digests_in_poses(features: Features) -> list[set[bytes]]:
-    flips = [POSES[pose] for pose in orbit("flips")]
+    flips = [POSES[pose] for pose in orbit("flips", features.dims)]
     return [{digest(pose(image)) for pose in flips} for image in features.thumbnails]
 
 

@@ -1,8 +1,9 @@
 """What can be done to a copy: named changes with fixed strength, batched, on images in [0, 1].
 
-Each function takes images `(n, 1, h, w)` in [0, 1] and returns the same. A strength is a float or a tensor
-`(n,)` (one per image). What is random takes a `torch.Generator`. `PERTURBATIONS` names the changes with which
-detection is tested; every image is changed (no coin flips), so a measured power is the power for that change.
+Each function takes images `(n, 1, h, w)` in [0, 1] and returns the same; of several channels each is changed alike. A
+strength is a float or a tensor `(n,)` (one per image). What is random takes a `torch.Generator`. `PERTURBATIONS`
+names the changes with which detection is tested; every image is changed (no coin flips), so a measured power is the
+power for that change.
 """
 
 import math
@@ -191,6 +192,41 @@ PASTES: dict[str, Paste] = {
     "quarter_pasted": lambda x, others, g: implant(x, others, 0.5),
 }
 """Name → change that needs images of other people: mixed in, or those into which a part of the copy is pasted."""
+
+
+def in_planes(change: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A change of images as one of volumes `(n, 1, d, h, w)`: every slice alike, noise apart."""
+
+    def changed(*arguments: Tensor | torch.Generator) -> Tensor:
+        return change(*(a[:, 0] if isinstance(a, Tensor) else a for a in arguments))[:, None]
+
+    return changed
+
+
+def about_every_axis(change: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A change of images as one of volumes, made in the slices along each of the three axes, one after the other."""
+
+    def changed(volumes: Tensor, generator: torch.Generator) -> Tensor:
+        for _ in range(3):
+            volumes = in_planes(change)(volumes, generator).permute(0, 1, 4, 2, 3)
+        return volumes
+
+    return changed
+
+
+VOLUME_PERTURBATIONS: dict[str, Perturbation] = {
+    name: about_every_axis(change) if name in ("rotation_5", "rotation_15", "elastic_2") else in_planes(change)
+    for name, change in PERTURBATIONS.items()
+    if name not in ("quarter_turn", "rotation_30")  # not among the poses of volumes
+} | {"flip_depth": lambda x, g: x.flip(-3)}
+"""The same for volumes. Rotations and elastic warps are about every axis; other changes are in the last two."""
+
+VOLUME_PASTES: dict[str, Paste] = {name: in_planes(change) for name, change in PASTES.items()}
+
+
+def changes_of(dims: int) -> tuple[dict[str, Perturbation], dict[str, Paste]]:
+    """Changes, and pastes, of images (2) or volumes (3)."""
+    return (PERTURBATIONS, PASTES) if dims == 2 else (VOLUME_PERTURBATIONS, VOLUME_PASTES)
 
 
 def _per_image(value: Strength, n: int, like: Tensor) -> Tensor:

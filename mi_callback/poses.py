@@ -26,8 +26,13 @@ POSES: dict[str, Callable[[Tensor], Tensor]] = {
     "rotation_270": lambda x: torch.rot90(x, 3, (-2, -1)),
     "transpose": lambda x: x.transpose(-2, -1),
     "anti_transpose": lambda x: torch.rot90(x, 2, (-2, -1)).transpose(-2, -1),
+    "flip_depth": lambda x: x.flip(-3),
+    "flip_depth_horizontal": lambda x: x.flip(-3, -1),
+    "flip_depth_vertical": lambda x: x.flip(-3, -2),
+    "flip_all": lambda x: x.flip(-3, -2, -1),
 }
-"""Name → change of the *query*, on `(…, h, w)`, exact on the pixel grid. Quarter turns swap h and w."""
+"""Name → change of the *query*, on `(…, h, w)` or `(…, d, h, w)`, exact on the pixel grid. Quarter turns swap h and w,
+and those named after the depth are for volumes alone."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class View:
     """Another look at training images.
 
     Attributes:
-        change: Of images `(n, c, h, w)`.
+        change: Of images `(n, c, h, w)`, or volumes.
         pose: What takes a query that resembles the changed image on to where it resembles the image itself, but for
             what registration finds.
     """
@@ -49,25 +54,45 @@ VIEWS: dict[str, View] = {
     "turned_right": View(lambda x: _resampled(x, rotation=25.0)),
     "magnified": View(lambda x: _resampled(x, scale_x=1.4, scale_y=1.4)),
     "quarter_turn": View(POSES["rotation_90"], "rotation_270"),
-    "inverted": View(lambda x: x.amax(dim=(1, 2, 3), keepdim=True) + x.amin(dim=(1, 2, 3), keepdim=True) - x),
+    "inverted": View(lambda x: _extreme(x, "amax") + _extreme(x, "amin") - x),
 }
 """Name → view of the training images beside the one as they are."""
+
+VOLUME_VIEWS = {name: VIEWS[name] for name in ("magnified", "inverted")}
+"""The same of volumes, magnified in the plane: each view costs a pass over all slices."""
 
 _INVERSE = {"rotation_90": "rotation_270", "rotation_270": "rotation_90"}
 """Poses that are not their own inverse."""
 
-_ORBITS = {"none": 1, "flips": 4, "dihedral": 8}
+_FLIPS = ["identity", "flip_horizontal", "flip_vertical", "rotation_180"]
+_TURNS = ["rotation_90", "rotation_270", "transpose", "anti_transpose"]
+_DEPTH = ["flip_depth", "flip_depth_horizontal", "flip_depth_vertical", "flip_all"]
+
+_ORBITS: dict[int, dict[str, list[str]]] = {
+    2: {"none": _FLIPS[:1], "flips": _FLIPS, "dihedral": _FLIPS + _TURNS},
+    3: {"none": _FLIPS[:1], "flips": _FLIPS + _DEPTH},
+}
 
 
-def orbit(name: Orbit) -> list[str]:
-    """Names of the poses in an orbit, identity first.
+def orbit(name: Orbit, dims: int = 2) -> list[str]:
+    """Names of the poses in an orbit of images (2) or volumes (3), identity first; each orbit begins with the smaller.
 
     Raises:
         DataError: If there is no such orbit.
     """
-    if name not in _ORBITS:
-        raise DataError(f"needed poses out of {list(_ORBITS)}; {name!r} came.")
-    return list(POSES)[: _ORBITS[name]]
+    if name not in _ORBITS[dims]:
+        raise DataError(f"needed poses out of {list(_ORBITS[dims])} for {dims} dimensions; {name!r} came.")
+    return _ORBITS[dims][name]
+
+
+def looked_up(count: int, dims: int) -> list[str]:
+    """The poses of queries that were encoded in `count` of them."""
+    return list(_ORBITS[dims].values())[-1][:count]
+
+
+def views_of(dims: int) -> dict[str, View]:
+    """Views of images (2) or volumes (3)."""
+    return VIEWS if dims == 2 else VOLUME_VIEWS
 
 
 def undo(pose: str, images: Tensor) -> Tensor:
@@ -78,12 +103,19 @@ def undo(pose: str, images: Tensor) -> Tensor:
 @lru_cache
 def then(first: str, second: str) -> str:
     """The pose that is `first` and after it `second`."""
-    grid = torch.arange(4).view(2, 2)
+    grid = torch.arange(8).view(2, 2, 2)
     wanted = POSES[second](POSES[first](grid))
     return next(name for name, pose in POSES.items() if torch.equal(pose(grid), wanted))
 
 
 def _resampled(images: Tensor, **change: float) -> Tensor:
     """Images under an affine change, the borders as dark as the darkest pixel."""
-    darkest = images.amin(dim=(1, 2, 3), keepdim=True)
-    return affine(images - darkest, **change) + darkest
+    darkest = _extreme(images, "amin")
+    lit = images - darkest
+    planes = affine(lit.flatten(1, -3), **change)  # of volumes, every slice alike
+    return planes.view_as(images) + darkest
+
+
+def _extreme(images: Tensor, which: Literal["amin", "amax"]) -> Tensor:
+    """Darkest or brightest pixel of each image, in the shape that broadcasts."""
+    return getattr(images, which)(dim=tuple(range(1, images.ndim)), keepdim=True)

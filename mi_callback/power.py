@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mi_callback.certificates import clopper_pearson
 from mi_callback.errors import DataError
-from mi_callback.perturbations import PASTES, PERTURBATIONS
-from mi_callback.preprocessing import check_images, normalise_intensity
+from mi_callback.perturbations import changes_of
+from mi_callback.preprocessing import check_images, normalise_intensity, resize
 
 ENOUGH = 0.5
 """Share of planted copies that a detector must find for its "clean" to mean anything."""
@@ -107,19 +106,21 @@ def measure(
 
     Args:
         find: Looks images up.
-        images: Training images `(c, h, w)`, in any intensity range; sizes may differ.
+        images: Training images `(c, h, w)`, or volumes `(c, d, h, w)`, in any intensity range; sizes may differ.
         rows: Their rows in the training set.
         alpha: Level of the flags.
         subjects: Subject of every training row; a match in the right subject counts as traced.
-        changes: Names out of `PERTURBATIONS` and, where there are others, `PASTES`; all of them when None.
+        changes: Names out of `perturbations.changes_of`, pastes where there are others; all of them when None.
         seed: Of noise and warps.
-        others: Images of other people `(m, 1, h, w)`, uint8 or in [0, 1], of any size, into which parts of copies are
-            pasted.
+        others: Images of other people `(m, 1, *spatial)`, uint8 or in [0, 1], of any size, into which parts of copies
+            are pasted.
 
     Raises:
         DataError: For no images, or a change that does not exist.
     """
-    known = [*PERTURBATIONS, *(PASTES if others is not None else ())]
+    dims = images[0].ndim - 1 if images else 2
+    perturbations, pastes = changes_of(dims)
+    known = [*perturbations, *(pastes if others is not None else ())]
     changes = known if changes is None else list(changes)
     if unknown := [change for change in changes if change not in known]:
         raise DataError(f"needed changes out of {known}; {unknown} came.")
@@ -135,16 +136,16 @@ def measure(
     for size in {tuple(image.shape) for image in images}:
         places = [i for i, image in enumerate(images) if tuple(image.shape) == size]
         batch = torch.stack([images[i] for i in places])
-        batches.append((places, normalise_intensity(check_images(batch, batch.shape[1]), "quantile")))
+        batches.append((places, normalise_intensity(check_images(batch, batch.shape[1], dims), "quantile")))
     for change in changes:
         flagged[change], traced[change] = (torch.zeros(len(images), dtype=torch.bool) for _ in range(2))
         generator = torch.Generator().manual_seed(seed)
         for places, batch in batches:
-            if change in PERTURBATIONS:
-                planted = PERTURBATIONS[change](batch, generator)
+            if change in perturbations:
+                planted = perturbations[change](batch, generator)
             else:
                 assert others is not None
-                planted = PASTES[change](batch, _receivers(others, batch, generator), generator)
+                planted = pastes[change](batch, _receivers(others, batch, generator), generator)
             found, match = find(planted)
             flagged[change][places] = found
             traced[change][places] = torch.tensor(
@@ -158,5 +159,4 @@ def _receivers(others: Tensor, images: Tensor, generator: torch.Generator) -> Te
     drawn = others[torch.randint(len(others), (len(images),), generator=generator)]
     # Only the few drawn ones become floats: the others may be many thumbnails.
     drawn = drawn.float() / 255 if drawn.dtype == torch.uint8 else drawn
-    resized = F.interpolate(drawn, images.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
-    return resized.expand_as(images)
+    return resize(drawn, images.shape[2:]).expand_as(images)

@@ -103,13 +103,31 @@ def letterbox(images: Images, size: Sequence[int]) -> Images:
         return images
     factor = min(wanted / side for wanted, side in zip(size, shape, strict=True))
     inner = [min(wanted, max(1, round(side * factor))) for wanted, side in zip(size, shape, strict=True)]
-    resized = _resize(images, inner)
+    resized = resize(images, inner)
     first = [(wanted - side) // 2 for wanted, side in zip(size, inner, strict=True)]
     canvas = resized.flatten(2).amin(dim=2).view(*resized.shape[:2], *(1 for _ in size))
     canvas = canvas.expand(*resized.shape[:2], *size).clone()
     inside: tuple[Any, ...] = tuple(slice(start, start + side) for start, side in zip(first, inner, strict=True))
     canvas[(..., *inside)] = resized
     return canvas
+
+
+def resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Images or volumes `(n, c, *spatial)` in another size: bilinear, antialiased.
+
+    Torch does not antialias volumes: their slices come first, and then the depth.
+    """
+    *depth, height, width = size
+    n, channels, *outer = images.shape[:-2]
+    planes = F.interpolate(
+        images.flatten(0, -3)[:, None], (height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+    planes = planes.view(n, channels, *outer, height, width)
+    if not depth:
+        return planes
+    columns = planes.flatten(-2)  # (n, channels, depth, height · width): only the depth changes
+    columns = F.interpolate(columns, (*depth, height * width), mode="bilinear", align_corners=False, antialias=True)
+    return columns.unflatten(-1, (height, width))
 
 
 def preprocess(images: Images, size: Sequence[int], channels: int = 1, intensity: Intensity = "quantile") -> Images:
@@ -119,10 +137,13 @@ def preprocess(images: Images, size: Sequence[int], channels: int = 1, intensity
 
 
 def thumbnails(images: Images, size: int) -> Thumbnails:
-    """Checked images → uint8 `(n, size, size)`, or volumes `(n, size, size, size)`, for registration: quantile-scaled,
-    proportions kept. Patient data."""
-    grey = images.mean(dim=1, keepdim=True)
-    fitted = letterbox(normalise_intensity(grey, "quantile"), [size] * (images.ndim - 2))
+    """Checked images → uint8 `(n, size, size)`, or volumes `(n, size, size, size)`, for registration: quantile-scaled.
+
+    Images keep their proportions. Volumes are stretched: the edges of filled borders would agree between strangers,
+    and the affine map that aligns two volumes knows any stretch. Patient data.
+    """
+    scaled = normalise_intensity(images.mean(dim=1, keepdim=True), "quantile")
+    fitted = letterbox(scaled, (size, size)) if images.ndim == 4 else resize(scaled, (size, size, size))
     return fitted[:, 0].mul(255).round().to(torch.uint8)
 
 
@@ -137,21 +158,6 @@ def _windowed(images: Tensor, low: float, high: float) -> Tensor:
             "CT must be in Hounsfield units, generated images too."
         )
     return scaled
-
-
-def _resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, antialiased; of volumes, which torch does not antialias, the slices first and then the depth."""
-    *depth, height, width = size
-    n, channels, *outer = images.shape[:-2]
-    planes = F.interpolate(
-        images.flatten(0, -3)[:, None], (height, width), mode="bilinear", align_corners=False, antialias=True
-    )
-    planes = planes.view(n, channels, *outer, height, width)
-    if not depth:
-        return planes
-    columns = planes.flatten(-2)  # (n, channels, depth, height · width): only the depth changes
-    columns = F.interpolate(columns, (*depth, height * width), mode="bilinear", align_corners=False, antialias=True)
-    return columns.unflatten(-1, (height, width))
 
 
 def _quantiles(flat: Tensor, levels: tuple[float, float]) -> tuple[Tensor, Tensor]:

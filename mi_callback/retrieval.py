@@ -10,7 +10,7 @@ from mi_callback.calibration import numbered
 from mi_callback.errors import StateError
 from mi_callback.features import Features
 from mi_callback.index import Backend, Index, build_index
-from mi_callback.poses import POSES, VIEWS, then
+from mi_callback.poses import POSES, looked_up, then, views_of
 from mi_callback.regional import Regions
 from mi_callback.similarity import Aggregation, aggregate
 from mi_callback.types import LayerFeatures
@@ -100,7 +100,7 @@ class Reference:
         return list(self.whitenings)
 
     def search(self, queries: Features, aggregation: Aggregation, candidates: int = 8) -> Neighbours:
-        """Nearest training images of n queries, in the first poses of `POSES`, over all poses and layers.
+        """Nearest training images of n queries, in the poses in which these were encoded, over all poses and layers.
 
         Per layer the nearest neighbour decides the similarity (the paper's definition); the match and the candidates
         are the training images whose *own* similarities, aggregated over layers, are largest.
@@ -110,8 +110,9 @@ class Reference:
         """
         if list(queries.layers) != self.layers:
             raise StateError(f"needed features of the layers {self.layers}; {list(queries.layers)} came.")
-        orbit = list(POSES)[: len(next(iter(queries.layers.values())))]
-        references = [("identity", self), *((VIEWS[name].pose, view) for name, view in self.views.items())]
+        orbit = looked_up(len(next(iter(queries.layers.values()))), queries.dims)
+        known = views_of(queries.dims)
+        references = [("identity", self), *((known[name].pose, view) for name, view in self.views.items())]
         found = [
             reference._search_pose(queries.pose(position), aggregation, candidates)
             for _, reference in references
@@ -130,7 +131,7 @@ class Reference:
             hits = REGIONAL * PER_SUBJECT
             parts, alike = self.regions.search(queries, hits)
             regional, place = self._choose(parts, alike, REGIONAL)
-            pose, hit = place // parts.shape[2], place % parts.shape[2]
+            pose, hit = turned[place // parts.shape[2]], place % parts.shape[2]
             chosen, poses = torch.cat([chosen, regional], dim=1), torch.cat([poses, pose], dim=1)
             window = (hit // hits).masked_fill(regional < 0, -1)
             windows = torch.cat([windows, window], dim=1)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from mi_callback import MemorizationCallback, MemorizationDetector
-from mi_callback.encoders import Encoder
+from mi_callback.encoders import Encoder, entry
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "mi_callback" / "conf"
@@ -30,9 +31,18 @@ def test_every_group_is_tested_here():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", names("encoder"))
+NEEDY = [name for name in names("encoder") if entry(name).needs]
+
+
+@pytest.mark.parametrize("name", [name for name in names("encoder") if name not in NEEDY])
 def test_every_encoder_config_builds_an_encoder(name):
     assert isinstance(instantiate(composed(f"+encoder={name}").encoder), Encoder)
+
+
+@pytest.mark.parametrize("name", NEEDY)
+def test_encoder_configs_that_need_a_file_reach_the_builder_which_says_so(name):
+    with pytest.raises(InstantiationException, match=r"EncoderError.*needed"):
+        instantiate(composed(f"+encoder={name}").encoder)
 
 
 @pytest.mark.parametrize("name", names("detector"))

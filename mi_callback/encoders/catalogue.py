@@ -48,6 +48,16 @@ CATALOGUE: dict[str, Entry] = {
         "mi_callback.encoders.pixels:build_pixels",
         Card(licence="Apache-2.0", citation="none: block means", source="no weights", modality="any"),
     ),
+    "mri_core": Entry(
+        "mi_callback.encoders.mri_core:build_mri_core",
+        Card(
+            licence="Apache-2.0",
+            citation='Dong et al., "MRI-CORE: A Foundation Model for Magnetic Resonance Imaging", arXiv 2506.12186',
+            source="MRI_CORE_vitb.pth, from the drive link in the README of github.com/mazurowski-lab/mri_foundation",
+            modality="MRI",
+        ),
+        needs="checkpoint=MRI_CORE_vitb.pth",
+    ),
     "module": Entry("mi_callback.encoders.base:HookedEncoder", needs="network=…, layers={…}, size=…"),
 }
 """Name → entry; `register` adds to it."""

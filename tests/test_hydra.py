@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.utils import instantiate
 
 from mi_callback import MemorizationCallback, MemorizationDetector
-from mi_callback.encoders import Encoder
+from mi_callback.encoders import Encoder, entry
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "mi_callback" / "conf"
@@ -30,9 +31,38 @@ def test_every_group_is_tested_here():
     }  # fmt: skip
 
 
+def of_the_hub(name: str) -> bool:
+    return entry(composed(f"+encoder={name}").encoder.name).builder == entry("huggingface").builder
+
+
+@pytest.mark.filterwarnings("ignore:the weights of")
 @pytest.mark.parametrize("name", names("encoder"))
-def test_every_encoder_config_builds_an_encoder(name):
-    assert isinstance(instantiate(composed(f"+encoder={name}").encoder), Encoder)
+def test_every_encoder_config_builds_an_encoder(name, tmp_path):
+    config = composed(f"+encoder={name}").encoder
+    if of_the_hub(name):  # a small one of random weights in its place
+        transformers = pytest.importorskip("transformers")
+        channels = config.get("channels", 1 if name == "ct" else 3)
+        small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 1, "image_size": 28}
+        with torch.random.fork_rng():
+            network = transformers.Dinov2Model(transformers.Dinov2Config(**small, num_channels=channels))
+        network.save_pretrained(tmp_path)
+        config = composed(f"+encoder={name}", f"encoder.model={tmp_path}").encoder
+    encoder = instantiate(config)
+    assert isinstance(encoder, Encoder)
+    if of_the_hub(name):
+        asked = config.intensity if isinstance(config.intensity, str) else tuple(config.intensity)
+        assert encoder.intensity == asked
+
+
+@pytest.mark.parametrize("name", filter(of_the_hub, names("encoder")))
+def test_a_config_of_the_hub_says_what_the_catalogue_says_of_its_weights(name):
+    config = composed(f"+encoder={name}").encoder
+    known = entry(config.name)
+    assert config.get("model") == known.options.get("model")
+    for option in ("mean", "std", "size", "standardise"):
+        if option in known.options and option in config:
+            values = config[option]
+            assert set([values] if isinstance(values, (bool, int, float)) else values) == {known.options[option]}
 
 
 @pytest.mark.parametrize("name", names("detector"))

@@ -149,7 +149,7 @@ def _read(path: Path) -> np.ndarray:
             import pydicom
 
             scan = pydicom.dcmread(path)
-            pixels = _single_channel(scan.pixel_array, path)
+            pixels = _in_units(_single_channel(scan.pixel_array, path), scan)
             # MONOCHROME1 stores bright as low; grey values are turned so that bright is high everywhere.
             return pixels.max() - pixels if scan.get("PhotometricInterpretation") == "MONOCHROME1" else pixels
         case "array":
@@ -161,6 +161,12 @@ def _read(path: Path) -> np.ndarray:
                 if (pages := getattr(picture, "n_frames", 1)) > 1:
                     raise DataError(f"needed one slice in {path}; it has {pages} pages. Save them apart.")
                 return _single_channel(np.asarray(picture.convert("RGB") if picture.mode == "P" else picture), path)
+
+
+def _in_units(pixels: np.ndarray, scan: Any) -> np.ndarray:
+    """Stored values → those that they stand for: Hounsfield units in CT. Unchanged where the file says nothing."""
+    slope, intercept = float(scan.get("RescaleSlope") or 1), float(scan.get("RescaleIntercept") or 0)
+    return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float32) * slope + intercept
 
 
 @lru_cache(maxsize=4)

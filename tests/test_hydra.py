@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -31,15 +32,45 @@ def test_every_group_is_tested_here():
     }  # fmt: skip
 
 
-NEEDY = [name for name in names("encoder") if entry(name).needs]
+def of_the_hub(name: str) -> bool:
+    return entry(composed(f"+encoder={name}").encoder.name).builder == entry("huggingface").builder
 
 
-@pytest.mark.parametrize("name", [name for name in names("encoder") if name not in NEEDY])
-def test_every_encoder_config_builds_an_encoder(name):
-    assert isinstance(instantiate(composed(f"+encoder={name}").encoder), Encoder)
+def needs_a_file(name: str) -> bool:
+    return bool(entry(composed(f"+encoder={name}").encoder.name).needs) and not of_the_hub(name)
 
 
-@pytest.mark.parametrize("name", NEEDY)
+@pytest.mark.filterwarnings("ignore:the weights of")
+@pytest.mark.parametrize("name", [name for name in names("encoder") if not needs_a_file(name)])
+def test_every_encoder_config_builds_an_encoder(name, tmp_path):
+    config = composed(f"+encoder={name}").encoder
+    if of_the_hub(name):  # a small one of random weights in its place
+        transformers = pytest.importorskip("transformers")
+        channels = config.get("channels", 1 if name == "ct" else 3)
+        small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 1, "image_size": 28}
+        with torch.random.fork_rng():
+            network = transformers.Dinov2Model(transformers.Dinov2Config(**small, num_channels=channels))
+        network.save_pretrained(tmp_path)
+        config = composed(f"+encoder={name}", f"encoder.model={tmp_path}").encoder
+    encoder = instantiate(config)
+    assert isinstance(encoder, Encoder)
+    if of_the_hub(name):
+        asked = config.intensity if isinstance(config.intensity, str) else tuple(config.intensity)
+        assert encoder.intensity == asked
+
+
+@pytest.mark.parametrize("name", filter(of_the_hub, names("encoder")))
+def test_a_config_of_the_hub_says_what_the_catalogue_says_of_its_weights(name):
+    config = composed(f"+encoder={name}").encoder
+    known = entry(config.name)
+    assert config.get("model") == known.options.get("model")
+    for option in ("mean", "std", "size", "standardise"):
+        if option in known.options and option in config:
+            values = config[option]
+            assert set([values] if isinstance(values, (bool, int, float)) else values) == {known.options[option]}
+
+
+@pytest.mark.parametrize("name", filter(needs_a_file, names("encoder")))
 def test_encoder_configs_that_need_a_file_reach_the_builder_which_says_so(name):
     with pytest.raises(InstantiationException, match=r"EncoderError.*needed"):
         instantiate(composed(f"+encoder={name}").encoder)

@@ -1,7 +1,7 @@
 """Every encoder that has a name: how it is built, and what its users must know."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -34,6 +34,19 @@ class Entry:
         return builder(**{**self.options, **options})
 
 
+_HUGGINGFACE = "mi_callback.encoders.huggingface:build_huggingface"
+
+
+def _hub(model: str, card: Card, **options: Any) -> Entry:
+    """A model of the Hugging Face hub; `model=` a folder in its place is taken too."""
+    return Entry(
+        _HUGGINGFACE,
+        replace(card, source=f"https://huggingface.co/{model}"),
+        {"model": model, **options},
+        needs="its weights: local_files_only=False, or before that: hf download " + model,
+    )
+
+
 CATALOGUE: dict[str, Entry] = {
     "bundled": Entry(
         "mi_callback.encoders.bundled:build_bundled",
@@ -59,5 +72,85 @@ CATALOGUE: dict[str, Entry] = {
         needs="checkpoint=MRI_CORE_vitb.pth",
     ),
     "module": Entry("mi_callback.encoders.base:HookedEncoder", needs="network=…, layers={…}, size=…"),
+    "huggingface": Entry(
+        _HUGGINGFACE,
+        Card(
+            licence="see the model's card",
+            citation="see the model's card",
+            source="the hub id or folder that model= names",
+            modality="see the model's card",
+        ),
+        needs="model=HUB-ID, fetched before or with local_files_only=False, or a folder",
+    ),
+    "dinov2": _hub(
+        "facebook/dinov2-base",
+        Card(
+            licence="Apache-2.0",
+            citation="Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, "
+            "arXiv 2304.07193 (2023)",
+            modality="natural images",
+        ),
+    ),
+    "dinov3": _hub(
+        "facebook/dinov3-vitb16-pretrain-lvd1689m",
+        Card(
+            licence="DINOv3 License, to be accepted on the hub first",
+            citation="Siméoni et al., DINOv3, arXiv 2508.10104 (2025)",
+            modality="natural images",
+            restricted=True,
+        ),
+    ),
+    "rad_dino": _hub(
+        "microsoft/rad-dino",
+        Card(
+            licence="MIT",
+            citation="Pérez-García et al., Exploring scalable medical image encoders beyond text supervision, "
+            "Nature Machine Intelligence (2025)",
+            modality="chest X-ray",
+        ),
+    ),
+    # Curia's own image processor brings each slice, unwindowed, to zero mean and unit variance.
+    "curia": _hub(
+        "raidium/curia",
+        Card(
+            licence="Research-only RAIL-M",
+            citation="Dancette et al., Curia: A Multi-Modal Foundation Model for Radiology, arXiv 2509.06830 (2025)",
+            modality="CT and MRI",
+            restricted=True,
+        ),
+        standardise=True,
+    ),
+    "medsiglip": _hub(
+        "google/medsiglip-448",
+        Card(
+            licence="Health AI Developer Foundations terms of use, to be accepted on the hub first",
+            citation="Sellergren et al., MedGemma Technical Report, arXiv 2507.05201 (2025)",
+            modality="chest X-ray, dermatology, ophthalmology, histopathology, CT and MRI slices; natural images",
+            restricted=True,
+        ),
+    ),
+    # Its folder has no preprocessor settings; these are the card's.
+    "midnight": _hub(
+        "kaiko-ai/midnight",
+        Card(
+            licence="MIT",
+            citation="kaiko.ai, Training state-of-the-art pathology foundation models with orders of magnitude less "
+            "data (2025)",
+            modality="histopathology, H&E",
+        ),
+        size=224,
+        mean=0.5,
+        std=0.5,
+    ),
+    "phikon_v2": _hub(
+        "owkin/phikon-v2",
+        Card(
+            licence="Owkin non-commercial licence",
+            citation="Filiot et al., Phikon-v2, A large and public feature extractor for biomarker prediction, "
+            "arXiv 2409.09173 (2024)",
+            modality="histopathology, H&E",
+            restricted=True,
+        ),
+    ),
 }
 """Name → entry; `register` adds to it."""

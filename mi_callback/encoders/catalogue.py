@@ -57,6 +57,16 @@ CATALOGUE: dict[str, Entry] = {
             modality="MRI (brain, spine, hippocampus)",
         ),
     ),
+    "slices": Entry(
+        "mi_callback.encoders.slices:build_slices",
+        Card(
+            licence="that of encoder=, by default of bundled",
+            citation="that of encoder=",
+            source="that of encoder=",
+            modality="that of encoder=",
+        ),
+        dims=3,
+    ),
     "pixels": Entry(
         "mi_callback.encoders.pixels:build_pixels",
         Card(licence="Apache-2.0", citation="none: block means", source="no weights", modality="any"),

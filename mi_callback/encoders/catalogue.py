@@ -105,5 +105,33 @@ CATALOGUE: dict[str, Entry] = {
         needs="bundle='folder', layers={…}, size=…",
         dims=3,
     ),
+    "torchscript": Entry(
+        "mi_callback.encoders.exported:build_torchscript",
+        Card(licence="see the file's authors", citation="the file's", source="the user's own"),
+        needs="checkpoint='network.pt', size=…, trusted=True",
+    ),
+    "exported": Entry(
+        "mi_callback.encoders.exported:build_exported",
+        Card(licence="see the file's authors", citation="the file's", source="the user's own"),
+        needs="checkpoint='network.pt2', size=…, trusted=True",
+    ),
+    "sscd": Entry(
+        "mi_callback.encoders.exported:build_torchscript",
+        Card(
+            licence="MIT",
+            citation="Pizzi et al., A Self-Supervised Descriptor for Image Copy Detection, CVPR 2022, arXiv 2202.10261",
+            source="sscd_disc_mixup.torchscript.pt, github.com/facebookresearch/sscd-copy-detection",
+            modality="photographs (DISC)",
+        ),
+        # Its README resizes the short side to 288, or images to squares of 320, and normalises as for ImageNet.
+        options={
+            "size": 288,
+            "channels": 3,
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "name": "sscd",
+        },
+        needs="checkpoint='sscd_disc_mixup.torchscript.pt', trusted=True",
+    ),
 }
 """Name → entry; `register` adds to it."""

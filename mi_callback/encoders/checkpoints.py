@@ -3,43 +3,72 @@
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mi_callback.errors import EncoderError
 
-_CONTAINERS = ("state_dict", "model", "teacher", "network", "net", "encoder")
-"""Keys under which training scripts put the weights beside optimizer and epoch."""
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher", "network", "net", "network_weights", "encoder")
+"""Keys under which training scripts put the weights beside optimizer and epoch; the first that is there counts."""
+
+_DEEPEST = 3
+"""Levels that are looked at: some trainers write `{"model": {"state_dict": …}}`."""
+
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def read_checkpoint(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Tensors by name from safetensors, or from a `torch.save` file that holds nothing but tensors.
 
-    The weights may lie one level deep (`{"state_dict": …, "optimizer": …}`).
+    The weights may lie below the names that training scripts use (`{"state_dict": …, "optimizer": …}`).
 
     Args:
         sha256: Hexadecimal digest that the file must have.
 
     Raises:
-        EncoderError: If the file is missing, has another digest, holds objects that only a pickle can restore, or no
-            tensors.
+        EncoderError: If the file is missing, is the pointer of a git-lfs file, has another digest, is damaged, holds
+            objects that only a pickle can restore, or no tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise EncoderError(f"needed a checkpoint file; there is no {path}. Nothing is downloaded: fetch it first.")
-    if sha256 is not None and (found := file_digest(path)) != sha256.lower():
-        raise EncoderError(f"needed {path} with the SHA-256 {sha256.lower()}; it has {found}. Fetch it again.")
+    path = checked_file(path, sha256)
     content = _read(path)
-    if isinstance(content, Mapping):
-        inner = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)
+    inner = content
+    for _ in range(_DEEPEST):
+        if not isinstance(inner, Mapping):
+            break
         weights = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
-        if weights:
+        below = next((inner[key] for key in _CONTAINERS if isinstance(inner.get(key), Mapping)), None)
+        if below is None and weights:
             return weights
+        inner = below
     raise EncoderError(
         f"needed tensors by name in {path}, at the top or under one of {list(_CONTAINERS)}; it holds "
-        f"{list(content)[:20] if isinstance(content, Mapping) else type(content).__name__}."
+        f"{[str(key) for key in content][:20] if isinstance(content, Mapping) else type(content).__name__}."
     )
+
+
+def checked_file(path: str | Path, sha256: str | None = None) -> Path:
+    """The path of a file that is there, is no git-lfs pointer, and has the digest.
+
+    Raises:
+        EncoderError: If it is not so.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "nothing"
+        raise EncoderError(
+            f"needed a checkpoint file; there is no {path} ({kind} has that path). Nothing is downloaded: fetch it "
+            "first."
+        )
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise EncoderError(
+                f"needed weights; {path} is the git-lfs pointer that stands for them. Fetch the file: git lfs pull."
+            )
+    if sha256 is not None and (found := file_digest(path)) != sha256.strip().lower():
+        raise EncoderError(f"needed {path} with the SHA-256 {sha256.strip().lower()}; it has {found}. Fetch it again.")
+    return path
 
 
 def load_weights(
@@ -51,6 +80,10 @@ def load_weights(
 ) -> None:
     """Put weights into a network: all of them, of the right shape, or none.
 
+    They take the number types of the network (a half precision file becomes the network's float32) and are copied, so
+    that two networks never share them. `num_batches_tracked` of batch normalisation, which counts training steps and
+    changes no feature, may be absent.
+
     Args:
         source: Named in errors.
         optional: Keys of the network that may be absent from `weights`, because what they hold is not used.
@@ -60,7 +93,8 @@ def load_weights(
         EncoderError: With the keys that are missing, of another shape, or unknown. The network is left as it was.
     """
     expected = network.state_dict()
-    missing = sorted(expected.keys() - weights.keys() - set(optional))
+    counters = {key for key in expected if key.rpartition(".")[2] == "num_batches_tracked"}
+    missing = sorted(expected.keys() - weights.keys() - set(optional) - counters)
     shapes = {
         key: f"{tuple(weights[key].shape)} for {tuple(value.shape)}"
         for key, value in expected.items()
@@ -71,7 +105,9 @@ def load_weights(
         faults = {"missing": missing, "of another shape": [f"{k} {v}" for k, v in shapes.items()], "unknown": unknown}
         told = "; ".join(f"{fault} {_first(keys)}" for fault, keys in faults.items() if keys)
         raise EncoderError(f"needed the weights of {type(network).__name__}; in {source} are {told}.")
-    network.load_state_dict({**expected, **{k: weights[k] for k in expected if k in weights}}, assign=True)
+    taken = {key: weights[key].to(value.dtype, copy=True) for key, value in expected.items() if key in weights}
+    absent = {key: torch.zeros_like(expected[key], device="cpu") for key in counters - weights.keys()}
+    network.load_state_dict({**expected, **taken, **absent}, assign=True)
 
 
 def file_digest(path: str | Path) -> str:
@@ -89,26 +125,33 @@ def strip_prefix(weights: Mapping[str, Tensor], *prefixes: str) -> dict[str, Ten
     return dict(weights)
 
 
-def _read(path: Path) -> object:
+def initialised(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """The network that `build` makes, its initial weights drawn from `seed`; the global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the generators of GPUs as well
+        return build()
+
+
+def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             return load_file(path)
-        except SafetensorError as error:
-            raise EncoderError(f"needed weights as safetensors; {path} is no such file ({error}).") from error
-    from pickle import UnpicklingError
-
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise EncoderError(
+                f"needed weights as safetensors; {path} is no such file, or not all of one ({error}). Fetch it again."
+            ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged file raises whatever its bytes make the unpickler do; nothing was executed
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EncoderError(
-            f"needed a file of nothing but tensors; {path} is none ({first}). If it holds pickled objects, they run "
-            "code when they are loaded. Where you trust their author, convert it once, on a machine without patient "
-            "data: torch.load(path, weights_only=False), then safetensors.torch.save_file(state_dict, "
-            "'weights.safetensors'), and pass that file."
+            f"needed a file of nothing but tensors; {path} is none, or not all of one ({first}). Fetch it again. If it "
+            "is whole and holds pickled objects, they run code when they are loaded. Where you trust their author, "
+            "convert it once, on a machine without patient data: torch.load(path, weights_only=False), then "
+            "safetensors.torch.save_file(state_dict, 'weights.safetensors'), and pass that file."
         ) from error
 
 

@@ -215,11 +215,15 @@ def about_every_axis(change: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 VOLUME_PERTURBATIONS: dict[str, Perturbation] = {
-    name: about_every_axis(change) if name in ("rotation_5", "rotation_15", "elastic_2") else in_planes(change)
+    name: about_every_axis(change) if name == "rotation_5" else in_planes(change)
     for name, change in PERTURBATIONS.items()
-    if name not in ("quarter_turn", "rotation_30")  # not among the poses of volumes
-} | {"flip_depth": lambda x, g: x.flip(-3)}
-"""The same for volumes. Rotations and elastic warps are about every axis; other changes are in the last two."""
+    # Quarter turns are not among the poses of volumes, and their sides have half as many pixels.
+    if name not in ("quarter_turn", "rotation_30", "elastic_2")
+} | {
+    "flip_depth": lambda x, g: x.flip(-3),
+    "elastic_1": about_every_axis(lambda x, g: elastic(x, 0.7, g)),  # two displacements along each axis add up
+}
+"""The same for volumes. Rotations by 5° and elastic warps are about every axis; other changes are in the last two."""
 
 VOLUME_PASTES: dict[str, Paste] = {name: in_planes(change) for name, change in PASTES.items()}
 

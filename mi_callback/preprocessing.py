@@ -10,6 +10,9 @@ from torch import Tensor
 from mi_callback.errors import DataError
 from mi_callback.types import Images, Thumbnails
 
+EMPTY = 0.02
+"""Brightness, of a volume in [0, 1], up to which a voxel is empty."""
+
 Intensity = Literal["minmax", "quantile", "zscore", "none"] | tuple[float, float]
 
 
@@ -139,12 +142,25 @@ def preprocess(images: Images, size: Sequence[int], channels: int = 1, intensity
 def thumbnails(images: Images, size: int) -> Thumbnails:
     """Checked images → uint8 `(n, size, size)`, or volumes `(n, size, size, size)`, for registration: quantile-scaled.
 
-    Images keep their proportions. Volumes are stretched: the edges of filled borders would agree between strangers,
-    and the affine map that aligns two volumes knows any stretch. Patient data.
+    Images keep their proportions. Of volumes what is not empty is stretched to fill the cube: the edges of borders
+    would agree between strangers, and the affine map that aligns two volumes knows any stretch. Patient data.
     """
     scaled = normalise_intensity(images.mean(dim=1, keepdim=True), "quantile")
-    fitted = letterbox(scaled, (size, size)) if images.ndim == 4 else resize(scaled, (size, size, size))
+    if images.ndim == 4:
+        fitted = letterbox(scaled, (size, size))
+    else:
+        fitted = torch.cat([resize(_content(volume), (size,) * 3) for volume in scaled.split(1)])
     return fitted[:, 0].mul(255).round().to(torch.uint8)
+
+
+def _content(volume: Tensor) -> Tensor:
+    """The smallest box that holds what is not empty of a volume `(1, 1, d, h, w)` in [0, 1]."""
+    filled = volume[0, 0] > EMPTY
+    box: list[slice] = []
+    for axis in range(3):
+        there = filled.any(dim=[other for other in range(3) if other != axis]).nonzero()
+        box.append(slice(int(there.min()), int(there.max()) + 1) if len(there) else slice(None))
+    return volume[(..., *box)]
 
 
 def _windowed(images: Tensor, low: float, high: float) -> Tensor:

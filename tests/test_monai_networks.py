@@ -26,7 +26,6 @@ from mi_callback.encoders.monai_networks import (
 )
 from mi_callback.encoders.pooling import pool
 from mi_callback.errors import EncoderError
-from mi_callback.preprocessing import check_images, preprocess
 
 needs_einops = pytest.mark.skipif(find_spec("einops") is None, reason="MONAI's ViT and SwinUNETR need einops")
 
@@ -64,17 +63,7 @@ def bundle_in(folder, network=None, weights=None, **more):
 # Promise: the contract
 
 
-class VolumeContract(EncoderContract):
-    """The contract, with the line of images replaced by that part of it which volumes go through."""
-
-    def test_images_of_any_size_and_range_go_through_the_line(self, encoder, generator):
-        raw = torch.rand(2, 1, 17, 23, 29, generator=generator) * 1000 - 300
-        found = encoder(preprocess(check_images(raw, 1, 3), encoder.size, encoder.channels, encoder.intensity))
-        assert list(found) == list(encoder.layers)
-        assert all(features.isfinite().all() and len(features) == 2 for features in found.values())
-
-
-class TestMonaiResNet(VolumeContract):
+class TestMonaiResNet(EncoderContract):
     names = ("monai_resnet",)
 
     def build(self, tmp_path):
@@ -87,7 +76,7 @@ class TestMonaiResNetOfImages(EncoderContract):
         return build_encoder("monai_resnet", checkpoint="random", dims=2, channels=3, **options)
 
 
-class TestMedicalNet(VolumeContract):
+class TestMedicalNet(EncoderContract):
     names = ("medicalnet",)
 
     def build(self, tmp_path):
@@ -97,13 +86,13 @@ class TestMedicalNet(VolumeContract):
         return build_encoder("medicalnet", checkpoint=tmp_path / "resnet_10_23dataset.pth", **TINY_RESNET)
 
 
-class TestMedicalNetWithShortcutsOfTypeA(VolumeContract):
+class TestMedicalNetWithShortcutsOfTypeA(EncoderContract):
     def build(self, tmp_path):
         return build_encoder("medicalnet", checkpoint="random", **{**TINY_RESNET, "depth": 18})
 
 
 @needs_einops
-class TestMonaiViT(VolumeContract):
+class TestMonaiViT(EncoderContract):
     names = ("monai_vit",)
 
     def build(self, tmp_path):
@@ -118,14 +107,14 @@ class TestMonaiViTOfImages(EncoderContract):
 
 
 @needs_einops
-class TestSwinUNETR(VolumeContract):
+class TestSwinUNETR(EncoderContract):
     names = ("swin_unetr",)
 
     def build(self, tmp_path):
         return build_encoder("swin_unetr", checkpoint="random", **TINY_SWIN)
 
 
-class TestMonaiBundle(VolumeContract):
+class TestMonaiBundle(EncoderContract):
     names = ("monai_bundle",)
 
     def build(self, tmp_path):

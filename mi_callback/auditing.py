@@ -4,15 +4,19 @@ import csv
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import DataError
+from mi_callback.encoders import Encoder, build_encoder
+from mi_callback.errors import CalibrationError, DataError
 from mi_callback.evidence import write as write_evidence
-from mi_callback.images import SliceFolder
+from mi_callback.images import Slice, SliceFolder, VolumeFolder
 from mi_callback.scores import Scores
+from mi_callback.volumes import score_volumes
+
+Volumes = Literal["slices", "whole"]
 
 
 def audit(
@@ -20,8 +24,9 @@ def audit(
     generated: str | Path,
     held_out: str | Path | None = None,
     out: str | Path | None = None,
-    size: tuple[int, int] = (128, 128),
+    size: Sequence[int] | None = None,
     axis: int = 2,
+    volumes: Volumes | None = None,
     power: int = 16,
     set_scores: bool = False,
     evidence: int = 40,
@@ -36,8 +41,12 @@ def audit(
         held_out: Folder of real images of other subjects; without it the null is made from training subjects.
         out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches),
             `summary.json` (aggregates alone, with power and certificate) and `evidence/`; nothing is written when None.
-        size: Height and width to which images are fitted, their proportions kept.
+        size: Height and width to which images are fitted, their proportions kept; 128 × 128 when None. Of whole volumes
+            depth, height and width; 96 each when None.
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial.
+        volumes: What is judged where files are volumes. None: each slice. `slices`: each volume by its slices, by how
+            many match one training volume in order (see `volumes.score_volumes`; needs held-out volumes). `whole`: each
+            volume, registered in three dimensions; an encoder of images is applied slice by slice.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
             `clean` and the certificate rest on.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
@@ -50,31 +59,78 @@ def audit(
     """
     if evidence < 0:
         raise DataError(f"needed evidence of at least 0 flags; {evidence!r} came.")
-    synthetic = SliceFolder(generated, size, axis)
-    training, novel = SliceFolder(train, size, axis), None if held_out is None else SliceFolder(held_out, size, axis)
+    folder = _reader(size, axis, volumes)
+    synthetic, training, novel = folder(generated), folder(train), None if held_out is None else folder(held_out)
+    if volumes == "slices" and novel is None:
+        raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
+    if volumes == "whole":
+        detector["encoder"] = _of_volumes(detector.get("encoder", "bundled"))
     fitted = MemorizationDetector(**detector).fit(training, held_out=novel, progress=progress)
-    for name, folder in (("training", training), ("held-out", novel)):
-        if folder is not None and folder.subjects is None:
+    for name, images in (("training", training), ("held-out", novel)):
+        if images is not None and images.subjects is None:
             warnings.warn(
                 f"no subject ids for the {name} images: each counts as its own person, which is too optimistic where "
                 "several show the same one. Add a manifest.csv (columns file, subject), or one folder per subject.",
                 stacklevel=2,
             )
-    if power:
-        fitted.power(power)
-    scores = fitted.score(synthetic, progress=progress)
+    shown, listed, real = None, synthetic.slices, training.slices
+    if volumes == "slices":
+        assert novel is not None
+        ours, theirs, others = (_volume_of(images.slices) for images in (synthetic, training, novel))
+        scores, shown = score_volumes(fitted, synthetic, ours, theirs, novel, others, novel.subjects, progress)
+        listed, real = ([Slice(path, None, None) for path in dict.fromkeys(paths)] for paths in (ours, theirs))
+    else:
+        if power:
+            fitted.power(power)
+        scores = fitted.score(synthetic, progress=progress)
     if out is not None:
-        write(scores, synthetic, training, Path(out), fitted.set_scores(synthetic) if set_scores else {})
+        write(scores, listed, real, Path(out), fitted.set_scores(synthetic) if set_scores else {})
         if evidence:
-            proofs = fitted.evidence(synthetic, scores, evidence)
-            write_evidence(proofs, Path(out) / "evidence", left_out=scores.n_flagged - len(proofs))
+            flags = scores if shown is None else shown
+            proofs = fitted.evidence(synthetic, flags, evidence)
+            write_evidence(proofs, Path(out) / "evidence", left_out=flags.n_flagged - len(proofs))
     return scores
 
 
+def _reader(size: Sequence[int] | None, axis: int, volumes: Volumes | None) -> Callable[[str | Path], SliceFolder]:
+    """What reads a folder: its slices, or its volumes whole."""
+    if volumes not in (None, "slices", "whole"):
+        raise DataError(f"needed volumes of 'slices', 'whole' or None; {volumes!r} came.")
+    dims = 3 if volumes == "whole" else 2
+    fitted: tuple[int, ...] = (128, 128) if dims == 2 else (96, 96, 96)
+    if size is not None:
+        fitted = tuple(size)
+    if len(fitted) != dims:
+        raise DataError(f"needed a size of {dims} numbers for {'volumes' if dims == 3 else 'slices'}; {fitted} came.")
+    if dims == 3:
+        return lambda root: VolumeFolder(root, fitted)
+    return lambda root: SliceFolder(root, fitted, axis)
+
+
+def _of_volumes(encoder: str | Encoder) -> Encoder:
+    built = build_encoder(encoder)
+    return built if len(built.size) == 3 else build_encoder("slices", encoder=built)
+
+
+def _volume_of(slices: Sequence[Slice]) -> list[Path]:
+    """The volume of each slice: its file, and for pictures the folder that they are in."""
+    return [piece.path if piece.position is not None else piece.path.parent for piece in slices]
+
+
 def write(
-    scores: Scores, synthetic: SliceFolder, real: SliceFolder, out: Path, others: Mapping[str, float] | None = None
+    scores: Scores,
+    synthetic: Sequence[Slice],
+    real: Sequence[Slice],
+    out: Path,
+    others: Mapping[str, float] | None = None,
 ) -> None:
-    """`scores.csv` (patient data: readable by its owner alone) and `summary.json` into `out`."""
+    """`scores.csv` (patient data: readable by its owner alone) and `summary.json` into `out`.
+
+    Args:
+        synthetic: Where each image lies that `scores` belong to.
+        real: Where each training image lies.
+        others: Set-level scores for the summary.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "scores.csv").touch(mode=0o600)
     with (out / "scores.csv").open("w", newline="") as file:
@@ -86,13 +142,13 @@ def write(
             match = int(scores.match[i])
             table.writerow(
                 [
-                    synthetic.slices[i].path,
-                    synthetic.slices[i].position,
+                    synthetic[i].path,
+                    synthetic[i].position,
                     bool(scores.flagged[i]),
                     *values,
                     scores.pose[i],
-                    real.slices[match].path,
-                    real.slices[match].position,
+                    real[match].path,
+                    real[match].position,
                     scores.match_subject[i],
                 ]
             )

@@ -18,14 +18,15 @@ def _run(config: DictConfig) -> None:
     from mi_callback.auditing import audit
 
     options: dict[str, Any] = {
-        key: config[key] for key in ("train", "generated", "held_out", "out", "axis", "power", "set_scores", "evidence")
+        key: config[key]
+        for key in ("train", "generated", "held_out", "out", "axis", "volumes", "power", "set_scores", "evidence")
     }
     if missing := [key for key in ("train", "generated") if options[key] is None]:
         print(f"mi-audit: needed {' and '.join(f'{key}=DIR' for key in missing)}; see mi-audit --help", file=sys.stderr)
         sys.exit(1)
     detector = instantiate(config.detector, _convert_="all")
     try:
-        scores = audit(**options, size=tuple(config.size), progress=True, **detector)
+        scores = audit(**options, size=config.size and tuple(config.size), progress=True, **detector)
     except MemorizationError as error:
         print(f"mi-audit: {error}", file=sys.stderr)
         sys.exit(1)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz")
 ARRAYS = (".npy",)
 DICOM = (".dcm", ".ima")
+ENDINGS = {"picture": PICTURES, "array": ARRAYS, "volume": VOLUMES, "dicom": DICOM}
 MANIFEST = "manifest.csv"
 _BIDS_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)")
 
@@ -52,44 +53,47 @@ class SliceFolder(Dataset[dict[str, Any]]):
         DataError: If the folder does not exist or holds no image.
     """
 
+    KINDS: ClassVar[tuple[str, ...]] = tuple(ENDINGS)
+
     def __init__(
         self,
         root: str | Path,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, ...] | None = None,
         axis: int = 2,
         subject_of: Callable[[Path], str] | None = None,
     ) -> None:
         self.root, self.size, self.axis = Path(root), size, axis
         if not self.root.is_dir():
             raise DataError(f"needed a folder of images; {self.root} is not a folder.")
-        files = sorted(path for path in self.root.rglob("*") if path.is_file() and _kind(path))
+        files = sorted(path for path in self.root.rglob("*") if path.is_file() and _kind(path) in self.KINDS)
         if not files:
-            raise DataError(
-                f"needed at least one image in {self.root}; found none. "
-                f"Read are {', '.join(PICTURES + ARRAYS + VOLUMES + DICOM)}."
-            )
+            read = [ending for kind in self.KINDS for ending in ENDINGS[kind]]
+            raise DataError(f"needed at least one image in {self.root}; found none. Read are {', '.join(read)}.")
         manifest = _read_manifests(self.root)
         self.slices: list[Slice] = []
         for path in files:
             subject = subject_of(path) if subject_of else manifest.get(path) or _infer_subject(path, self.root)
-            positions = range(_depth(path, axis)) if _kind(path) == "volume" else [None]
-            self.slices += [Slice(path, subject, position) for position in positions]
+            self.slices += [Slice(path, subject, position) for position in self._positions(path)]
+
+    def _positions(self, path: Path) -> Sequence[int | None]:
+        return range(_depth(path, self.axis)) if _kind(path) == "volume" else [None]
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         path, subject, position = self.slices[i]
-        pixels = read_image(path)
-        if position is not None:
-            pixels = np.rot90(np.take(pixels, position, axis=self.axis))
-        image = torch.from_numpy(np.array(pixels, dtype=np.float32))[None]
+        image = torch.from_numpy(np.array(self._pixels(path, position), dtype=np.float32))[None]
         if self.size is not None:
             image = letterbox(image[None], self.size)[0]
         item: dict[str, Any] = {"image": image, "filename_or_obj": str(path)}
         if self._all_known:
             item["subject"] = subject
         return item
+
+    def _pixels(self, path: Path, position: int | None) -> np.ndarray:
+        pixels = read_image(path)
+        return pixels if position is None else np.rot90(np.take(pixels, position, axis=self.axis))
 
     @cached_property
     def _all_known(self) -> bool:
@@ -108,6 +112,38 @@ class SliceFolder(Dataset[dict[str, Any]]):
         chosen.__dict__ |= self.__dict__ | {"slices": [s for s, k in zip(self.slices, keep, strict=True) if k]}
         chosen.__dict__.pop("_all_known", None)
         return chosen
+
+
+class VolumeFolder(SliceFolder):
+    """All NIfTI volumes below a folder, each whole, with their subject: as `SliceFolder`, but an item's `image` is
+    float32 `(1, d, h, w)`, from foot to head, from front to back, from left to right where the file says which is what.
+
+    Args:
+        root: Folder to read, recursively.
+        size: `(d, h, w)` to which volumes are fitted with their proportions kept, or None to leave them as they are.
+            Needed when sizes differ and volumes are to be batched.
+        subject_of: Path → subject id; overrides every other rule.
+
+    Raises:
+        DataError: If the folder does not exist or holds no volume.
+    """
+
+    KINDS = ("volume",)
+
+    def __init__(
+        self,
+        root: str | Path,
+        size: tuple[int, ...] | None = None,
+        subject_of: Callable[[Path], str] | None = None,
+    ) -> None:
+        super().__init__(root, size, subject_of=subject_of)
+
+    def _positions(self, path: Path) -> Sequence[int | None]:
+        _depth(path, self.axis)  # refuses what is no volume
+        return [None]
+
+    def _pixels(self, path: Path, position: int | None) -> np.ndarray:
+        return read_image(path).transpose(2, 1, 0)[:, ::-1]  # RAS (x, y, z) → depth, height, width
 
 
 def split_by_subject(subjects: Sequence[str], share: float, seed: int = 0) -> Tensor:
@@ -192,10 +228,7 @@ def _single_channel(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 def _kind(path: Path) -> str | None:
     name = path.name.lower()
-    for kind, endings in (("picture", PICTURES), ("volume", VOLUMES), ("array", ARRAYS), ("dicom", DICOM)):
-        if name.endswith(endings):
-            return kind
-    return None
+    return next((kind for kind, endings in ENDINGS.items() if name.endswith(endings)), None)
 
 
 def _depth(path: Path, axis: int) -> int:

@@ -160,7 +160,8 @@ def _content(volume: Tensor) -> Tensor:
     for axis in range(3):
         there = filled.any(dim=[other for other in range(3) if other != axis]).nonzero()
         box.append(slice(int(there.min()), int(there.max()) + 1) if len(there) else slice(None))
-    return volume[(..., *box)]
+    inside: tuple[Any, ...] = (..., *box)
+    return volume[inside]
 
 
 def _windowed(images: Tensor, low: float, high: float) -> Tensor:

@@ -11,7 +11,7 @@ FLOORS = {
     "cli": 5,
     "callback": 4, "metric": 4, "auditing": 4,
     "detector": 3, "nulls": 3, "leaks": 3, "store": 3, "report": 3, "loggers": 3, "sampling": 3, "training_data": 3,
-    "evidence": 3,
+    "evidence": 3, "volumes": 3,
     "features": 2, "encoders": 2, "scores": 2, "judgement": 2, "retrieval": 2, "regional": 2, "matching": 2,
     "power": 2, "pool": 2,
     "images": 1, "preprocessing": 1, "whitening": 1, "index": 1, "similarity": 1, "registration": 1, "calibration": 1,

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-statistics check bench-detection clean
+.PHONY: help demo test test-statistics check bench-detection bench-volumes clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -25,6 +25,9 @@ test-statistics: $(VENV)/dev.stamp  ## test false-flag rates and error control a
 
 bench-detection: $(VENV)/dev.stamp  ## measure detection on real slices, write examples/detection/RESULTS.md (long)
 	$(BIN)/python examples/detection/run.py
+
+bench-volumes: $(VENV)/dev.stamp  ## measure detection on real volumes, write examples/volumes/RESULTS.md (half an hour)
+	$(BIN)/python examples/volumes/run.py
 
 clean:  ## remove the environment and everything that was written by it
 	rm -rf $(VENV) outputs build dist

@@ -91,9 +91,10 @@ def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
     chosen = evidence.topk(STARTS, dim=1).indices
     step, reach = SHIFTS[dims]
     shifts = torch.arange(-reach, reach + 1, step).to(fixed)
-    steps = torch.unravel_index(place.gather(1, chosen), (len(shifts),) * dims)
-    # The fixed image moved by one shift lies over the moving one moved by its opposite; x is the last axis.
-    shift = -2 / side * torch.stack([shifts[along] for along in reversed(steps)], dim=-1)
+    place = place.gather(1, chosen)
+    along = [shifts[place // len(shifts) ** axis % len(shifts)] for axis in range(dims)]  # x, the last axis, first
+    # The fixed image moved by one shift lies over the moving one moved by its opposite.
+    shift = -2 / side * torch.stack(along, dim=-1)
     return torch.cat([linear[chosen], linear[chosen] @ shift[..., None]], dim=-1)
 
 

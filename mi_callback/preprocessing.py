@@ -10,8 +10,8 @@ from torch import Tensor
 from mi_callback.errors import DataError
 from mi_callback.types import Images, Thumbnails
 
-EMPTY = 0.02
-"""Brightness, of a volume in [0, 1], up to which a voxel is empty."""
+EMPTY = 0.1
+"""Mean brightness of a plane, relative to the brightest plane's, up to which it is empty: padding, or air with noise."""
 
 Intensity = Literal["minmax", "quantile", "zscore", "none"] | tuple[float, float]
 
@@ -154,14 +154,12 @@ def thumbnails(images: Images, size: int) -> Thumbnails:
 
 
 def _content(volume: Tensor) -> Tensor:
-    """The smallest box that holds what is not empty of a volume `(1, 1, d, h, w)` in [0, 1]."""
-    filled = volume[0, 0] > EMPTY
-    box: list[slice] = []
-    for axis in range(3):
-        there = filled.any(dim=[other for other in range(3) if other != axis]).nonzero()
-        box.append(slice(int(there.min()), int(there.max()) + 1) if len(there) else slice(None))
-    inside: tuple[Any, ...] = (..., *box)
-    return volume[inside]
+    """A volume `(1, 1, d, h, w)` in [0, 1] without the empty planes at its sides."""
+    for axis in range(2, 5):
+        brightness = volume.mean(dim=[other for other in range(5) if other != axis])
+        there = (brightness > EMPTY * brightness.max()).nonzero().flatten().tolist()
+        volume = volume.narrow(axis, there[0], there[-1] + 1 - there[0])
+    return volume
 
 
 def _windowed(images: Tensor, low: float, high: float) -> Tensor:

@@ -11,7 +11,7 @@ from mi_callback.errors import DataError
 from mi_callback.types import Images, Thumbnails
 
 EMPTY = 0.1
-"""Mean brightness of a plane, relative to the brightest plane's, up to which it is empty: padding, or air with noise."""
+"""Mean brightness of a plane, relative to the brightest one's, up to which it is empty: padding, or air with noise."""
 
 Intensity = Literal["minmax", "quantile", "zscore", "none"] | tuple[float, float]
 

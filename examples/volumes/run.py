@@ -1,8 +1,8 @@
 """How well copies of real volumes are found: `make bench-volumes`. Writes RESULTS.md here.
 
-Hippocampus crops of $MI_CALLBACK_DATA (msd_hippocampus), padded to one size, are split into training, held-out and novel
-volumes; every one is another person. Copies of training volumes, every one changed, are looked up whole, registered in
-three dimensions, and by their slices. The encoder is the bundled one, slice by slice.
+Hippocampus crops of $MI_CALLBACK_DATA (msd_hippocampus), padded to one size, are split into training, held-out and
+novel volumes; every one is another person. Copies of training volumes, every one changed, are looked up whole,
+registered in three dimensions, and by their slices. The encoder is the bundled one, slice by slice.
 """
 
 import os
@@ -129,8 +129,8 @@ def page(measured: dict) -> str:
 Python {platform.python_version()}, one CPU thread. Hippocampus crops (Medical Segmentation Decathlon), padded to
 {SIDE}³: {PARTS[0]} training, {PARTS[1]} held-out and {PARTS[2]} novel volumes, every one another person, none of them
 known to the encoder. {COPIES} copies of training volumes per change (`mi_callback.perturbations.VOLUME_PERTURBATIONS`:
-rotations by 5° and elastic warps are about every axis, the others in the last two). Flagged: p ≤ .05; intervals are 95 %
-(Clopper-Pearson). Right volume: the training volume that was copied is the one that is named.
+rotations by 5° and elastic warps are about every axis, the others in the last two). Flagged: p ≤ .05; intervals are
+95 % (Clopper-Pearson). Right volume: the training volume that was copied is the one that is named.
 
 ## Whole volumes, registered in three dimensions
 

@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from mi_callback import audit, build_encoder
-from mi_callback.errors import DataError
+from mi_callback.errors import CalibrationError, DataError
 from mi_callback.perturbations import PASTES, PERTURBATIONS
 
 OPTIONS = {"encoder": build_encoder("pixels", size=32), "verify": False, "alpha": 0.1}
@@ -108,3 +109,53 @@ def test_the_command_draws_flags_into_out(folders, tmp_path):
 def test_an_empty_folder_is_refused(folders, tmp_path):
     with pytest.raises(DataError, match="at least one image"):
         audit(folders / "train", tmp_path, **OPTIONS)
+
+
+# Volumes
+
+
+@pytest.fixture(scope="module")
+def volume_folders(tmp_path_factory):
+    """Volumes of 12 training and 10 held-out subjects; of 8 synthetic ones the first 4 are copies, turned over."""
+    import nibabel
+
+    root, generator = tmp_path_factory.mktemp("volumes"), torch.Generator().manual_seed(0)
+    coarse = torch.rand(26, 1, 5, 5, 5, generator=generator)
+    people = torch.nn.functional.interpolate(coarse, (16, 14, 12), mode="trilinear", align_corners=True)[:, 0].numpy()
+    names = [f"train/sub-{i:02}_T1w.nii.gz" for i in range(12)] + [f"held/sub-{i:02}_T1w.nii" for i in range(12, 22)]
+    names += [f"synthetic/novel{i}.nii" for i in range(4)]
+    copies = [(f"synthetic/copy{i}.nii", people[i][::-1, :, ::-1]) for i in range(4)]
+    for name, voxels in [*zip(names, people, strict=True), *copies]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(voxels), np.eye(4)), root / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("volumes", "size", "verify"), [("whole", (16, 16, 16), False), ("whole", None, True), ("slices", (16, 16), False)]
+)
+def test_copied_volumes_are_named_in_the_files(volume_folders, tmp_path, volumes, size, verify):
+    options = {"encoder": build_encoder("pixels", size=16), "verify": verify, "views": False, "candidates": 2, "alpha": 0.1}
+    where = (volume_folders / name for name in ("train", "synthetic", "held"))
+    scores = audit(*where, tmp_path, size=size, volumes=volumes, power=0, evidence=2, **options)
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert len(rows) == len(scores) == 8
+    assert all(row["slice"] == row["match_slice"] == "" for row in rows)
+    for i in range(4):  # copies come first
+        assert f"copy{i}" in rows[i]["generated"]
+        assert f"sub-{i:02}" in rows[i]["match"]
+        assert rows[i]["match_subject"] == f"sub-{i:02}"
+        assert rows[i]["flagged"] == "True"
+        assert rows[i]["pose"] == "flip_depth_horizontal"
+    assert (tmp_path / "evidence" / "gallery.png").is_file()
+    assert "sub-" not in (tmp_path / "summary.json").read_text()
+
+
+def test_slices_of_volumes_need_held_out_ones_and_sizes_their_dimensions(volume_folders):
+    train, synthetic, held_out = (volume_folders / name for name in ("train", "synthetic", "held"))
+    with pytest.raises(CalibrationError, match="needed held-out volumes for volumes='slices'"):
+        audit(train, synthetic, volumes="slices", **OPTIONS)
+    with pytest.raises(DataError, match=r"needed a size of 3 numbers for volumes; \(32, 32\) came"):
+        audit(train, synthetic, held_out, size=(32, 32), volumes="whole", **OPTIONS)
+    with pytest.raises(DataError, match="needed volumes of 'slices', 'whole' or None; 'all' came"):
+        audit(train, synthetic, held_out, volumes="all", **OPTIONS)

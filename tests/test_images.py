@@ -1,5 +1,6 @@
 """Files on disk → slices that know their subject."""
 
+import itertools
 from pathlib import Path
 
 import nibabel
@@ -13,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from torch.utils.data import DataLoader
 
 from mi_callback.errors import DataError, MemorizationError
-from mi_callback.images import SliceFolder, split_by_subject
+from mi_callback.images import SliceFolder, VolumeFolder, split_by_subject
 
 
 def pixels(seed: int = 0, shape: tuple[int, ...] = (6, 5), most: int = 255) -> np.ndarray:
@@ -331,3 +332,37 @@ def test_where_refuses_another_number_of_truth_values(tmp_path):
 def test_the_dicom_made_here_is_a_real_one(tmp_path):
     values = pixels(most=4000)
     assert np.array_equal(pydicom.dcmread(write_dicom(tmp_path / "a.dcm", values, "P")).pixel_array, values)
+
+
+# Whole volumes
+
+
+def test_a_volume_is_read_whole_from_foot_to_head_from_front_to_back_from_left_to_right(tmp_path):
+    import nibabel
+
+    pixels = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)  # x to the right, y to the front, z to the head
+    nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), tmp_path / "sub-7_T1w.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(pixels[::-1], np.diag([-1, 1, 1, 1])), tmp_path / "sub-8_T1w.nii.gz")
+    (tmp_path / "picture.png").touch()  # no volume: not read
+    folder = VolumeFolder(tmp_path)
+    assert folder.subjects == ["sub-7", "sub-8"]
+    for item in folder:
+        assert item["image"].shape == (1, 4, 3, 2)
+        for z, y, x in itertools.product(range(4), range(3), range(2)):
+            assert item["image"][0, z, 2 - y, x] == pixels[x, y, z]
+
+
+def test_volumes_of_several_sizes_are_fitted(tmp_path):
+    import nibabel
+
+    for k, shape in enumerate(((4, 6, 8), (8, 6, 4))):
+        nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.float32), np.eye(4)), tmp_path / f"{k}.nii")
+    folder = VolumeFolder(tmp_path, (8, 8, 8))
+    assert [tuple(item["image"].shape) for item in folder] == [(1, 8, 8, 8)] * 2
+    assert len(set(folder.subjects)) == 2
+
+
+def test_a_folder_without_volumes_is_refused(tmp_path):
+    (tmp_path / "picture.png").touch()
+    with pytest.raises(DataError, match=r"found none. Read are \.nii, \.nii\.gz"):
+        VolumeFolder(tmp_path)

@@ -27,6 +27,7 @@ def audit(
     size: Sequence[int] | None = None,
     axis: int = 2,
     volumes: Volumes | None = None,
+    colour: bool = False,
     power: int = 16,
     set_scores: bool = False,
     evidence: int = 40,
@@ -47,6 +48,7 @@ def audit(
         volumes: What is judged where files are volumes. None: each slice. `slices`: each volume by its slices, by how
             many match one training volume in order (see `volumes.score_volumes`; needs held-out volumes). `whole`: each
             volume, registered in three dimensions; an encoder of images is applied slice by slice.
+        colour: Read pictures with their colours, for an encoder of three channels.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
             `clean` and the certificate rest on.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
@@ -59,7 +61,7 @@ def audit(
     """
     if evidence < 0:
         raise DataError(f"needed evidence of at least 0 flags; {evidence!r} came.")
-    folder = _reader(size, axis, volumes)
+    folder = _reader(size, axis, volumes, colour)
     synthetic, training, novel = folder(generated), folder(train), None if held_out is None else folder(held_out)
     if volumes == "slices" and novel is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
@@ -92,7 +94,9 @@ def audit(
     return scores
 
 
-def _reader(size: Sequence[int] | None, axis: int, volumes: Volumes | None) -> Callable[[str | Path], SliceFolder]:
+def _reader(
+    size: Sequence[int] | None, axis: int, volumes: Volumes | None, colour: bool
+) -> Callable[[str | Path], SliceFolder]:
     """What reads a folder: its slices, or its volumes whole."""
     if volumes not in (None, "slices", "whole"):
         raise DataError(f"needed volumes of 'slices', 'whole' or None; {volumes!r} came.")
@@ -104,7 +108,7 @@ def _reader(size: Sequence[int] | None, axis: int, volumes: Volumes | None) -> C
         raise DataError(f"needed a size of {dims} numbers for {'volumes' if dims == 3 else 'slices'}; {fitted} came.")
     if dims == 3:
         return lambda root: VolumeFolder(root, fitted)
-    return lambda root: SliceFolder(root, fitted, axis)
+    return lambda root: SliceFolder(root, fitted, axis, colour=colour)
 
 
 def _of_volumes(encoder: str | Encoder) -> Encoder:

@@ -19,7 +19,18 @@ def _run(config: DictConfig) -> None:
 
     options: dict[str, Any] = {
         key: config[key]
-        for key in ("train", "generated", "held_out", "out", "axis", "volumes", "power", "set_scores", "evidence")
+        for key in (
+            "train",
+            "generated",
+            "held_out",
+            "out",
+            "axis",
+            "volumes",
+            "colour",
+            "power",
+            "set_scores",
+            "evidence",
+        )
     }
     if missing := [key for key in ("train", "generated") if options[key] is None]:
         print(f"mi-audit: needed {' and '.join(f'{key}=DIR' for key in missing)}; see mi-audit --help", file=sys.stderr)

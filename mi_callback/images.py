@@ -48,6 +48,7 @@ class SliceFolder(Dataset[dict[str, Any]]):
             Needed when sizes differ and slices are to be batched.
         axis: Slicing axis of volumes, after reorientation to RAS: 0 sagittal, 1 coronal, 2 axial.
         subject_of: Path → subject id; overrides every other rule.
+        colour: Read all images as `(3, h, w)`, red, green and blue, grey ones repeated; by default colour is refused.
 
     Raises:
         DataError: If the folder does not exist or holds no image.
@@ -61,8 +62,9 @@ class SliceFolder(Dataset[dict[str, Any]]):
         size: tuple[int, ...] | None = None,
         axis: int = 2,
         subject_of: Callable[[Path], str] | None = None,
+        colour: bool = False,
     ) -> None:
-        self.root, self.size, self.axis = Path(root), size, axis
+        self.root, self.size, self.axis, self.colour = Path(root), size, axis, colour
         if not self.root.is_dir():
             raise DataError(f"needed a folder of images; {self.root} is not a folder.")
         files = sorted(path for path in self.root.rglob("*") if path.is_file() and _kind(path) in self.KINDS)
@@ -83,7 +85,10 @@ class SliceFolder(Dataset[dict[str, Any]]):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         path, subject, position = self.slices[i]
-        image = torch.from_numpy(np.array(self._pixels(path, position), dtype=np.float32))[None]
+        image = torch.from_numpy(np.array(self._pixels(path, position), dtype=np.float32))
+        image = image.movedim(-1, 0) if self.colour and image.ndim == 3 else image[None]
+        if self.colour:
+            image = image.expand(3, -1, -1)
         if self.size is not None:
             image = letterbox(image[None], self.size)[0]
         item: dict[str, Any] = {"image": image, "filename_or_obj": str(path)}
@@ -92,7 +97,7 @@ class SliceFolder(Dataset[dict[str, Any]]):
         return item
 
     def _pixels(self, path: Path, position: int | None) -> np.ndarray:
-        pixels = read_image(path)
+        pixels = read_image(path, self.colour)
         return pixels if position is None else np.rot90(np.take(pixels, position, axis=self.axis))
 
     @cached_property
@@ -163,21 +168,25 @@ def split_by_subject(subjects: Sequence[str], share: float, seed: int = 0) -> Te
     return torch.tensor([int.from_bytes(digest, "big") / 2**64 < share for digest in digests], dtype=torch.bool)
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, colour: bool = False) -> np.ndarray:
     """Pixels of one file: `(h, w)`, or `(x, y, z)` in RAS orientation for NIfTI. Intensities as stored.
 
+    Args:
+        colour: Read pictures as `(h, w, 3)`.
+
     Raises:
-        DataError: If the file is damaged, has colour, or holds more than one slice without being a volume.
+        DataError: If the file is damaged, has colour that was not asked for, or holds more than one slice without being
+            a volume.
     """
     try:
-        return _read(path)
+        return _read(path, colour)
     except DataError:
         raise
     except Exception as error:
         raise DataError(f"needed a readable image; {path} is damaged or not what its name says ({error}).") from error
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, colour: bool) -> np.ndarray:
     match _kind(path):
         case "volume":
             return _read_volume(path, path.stat().st_mtime_ns)
@@ -196,6 +205,8 @@ def _read(path: Path) -> np.ndarray:
             with Image.open(path) as picture:
                 if (pages := getattr(picture, "n_frames", 1)) > 1:
                     raise DataError(f"needed one slice in {path}; it has {pages} pages. Save them apart.")
+                if colour:
+                    return np.asarray(picture.convert("RGB"))
                 return _single_channel(np.asarray(picture.convert("RGB") if picture.mode == "P" else picture), path)
 
 
@@ -217,7 +228,9 @@ def _single_channel(pixels: np.ndarray, path: Path) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
         colours = pixels[..., :3]
         if not (colours == colours[..., :1]).all():
-            raise DataError(f"needed a single-channel image; {path} has colour. Convert it to grey values first.")
+            raise DataError(
+                f"needed a single-channel image; {path} has colour. Convert it to grey values first, or say colour=True."
+            )
         pixels = colours[..., 0]
     if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[-1]):
         pixels = pixels.reshape([side for side in pixels.shape if side != 1] or [1, 1])

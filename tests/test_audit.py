@@ -135,7 +135,13 @@ def volume_folders(tmp_path_factory):
     ("volumes", "size", "verify"), [("whole", (16, 16, 16), False), ("whole", None, True), ("slices", (16, 16), False)]
 )
 def test_copied_volumes_are_named_in_the_files(volume_folders, tmp_path, volumes, size, verify):
-    options = {"encoder": build_encoder("pixels", size=16), "verify": verify, "views": False, "candidates": 2, "alpha": 0.1}
+    options = {
+        "encoder": build_encoder("pixels", size=16),
+        "verify": verify,
+        "views": False,
+        "candidates": 2,
+        "alpha": 0.1,
+    }
     where = (volume_folders / name for name in ("train", "synthetic", "held"))
     scores = audit(*where, tmp_path, size=size, volumes=volumes, power=0, evidence=2, **options)
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))

@@ -366,3 +366,17 @@ def test_a_folder_without_volumes_is_refused(tmp_path):
     (tmp_path / "picture.png").touch()
     with pytest.raises(DataError, match=r"found none. Read are \.nii, \.nii\.gz"):
         VolumeFolder(tmp_path)
+
+
+# Colour
+
+
+def test_colours_are_kept_where_asked_for_and_grey_is_repeated(tmp_path, generator):
+    red = torch.randint(0, 255, (4, 5, 3), generator=generator, dtype=torch.uint8).numpy()
+    Image.fromarray(red).save(tmp_path / "a.png")
+    Image.fromarray(red[..., 0]).save(tmp_path / "b.png")
+    one, other = SliceFolder(tmp_path, colour=True)
+    assert torch.equal(one["image"], torch.from_numpy(red).permute(2, 0, 1).float())
+    assert torch.equal(other["image"], torch.from_numpy(red[..., 0]).float().expand(3, 4, 5))
+    with pytest.raises(DataError, match=r"has colour.*colour=True"):
+        SliceFolder(tmp_path)[0]

@@ -229,7 +229,7 @@ def _single_channel(pixels: np.ndarray, path: Path) -> np.ndarray:
         colours = pixels[..., :3]
         if not (colours == colours[..., :1]).all():
             raise DataError(
-                f"needed a single-channel image; {path} has colour. Convert it to grey values first, or say colour=True."
+                f"needed a single-channel image; {path} has colour. Convert it to grey values, or say colour=True."
             )
         pixels = colours[..., 0]
     if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[-1]):

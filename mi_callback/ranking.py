@@ -1,5 +1,6 @@
 """Which encoder sees copies best in these images? The library twin of `mi-encoders train=DIR`."""
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -265,7 +266,8 @@ def _check_resolution(kind: NullKind, people: int, alpha: float) -> None:
         side = "held-out" if kind == "held_out" else "training"
         raise CalibrationError(
             f"needed at least {subjects_needed(alpha, kind)} {side} subjects for p ≤ {alpha:g} to happen at all; "
-            f"{people} came. It would rank by chance: bring more subjects, or an alpha of at least {smallest:.4f}."
+            f"{people} came. It would rank by chance: bring more subjects, or an alpha of at least "
+            f"{math.ceil(smallest * 1e4) / 1e4}."
         )
 
 

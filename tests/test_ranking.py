@@ -213,7 +213,7 @@ def test_too_few_subjects_for_alpha_are_told_and_how_many_it_takes(people):
     images, subjects = people
     with pytest.raises(CalibrationError, match=r"at least 39 training subjects for p ≤ 0.05 .*; 22 came"):
         rank(["pixels"], images, subjects=subjects)
-    with pytest.raises(CalibrationError, match=r"at least 19 held-out subjects .*; 4 came"):
+    with pytest.raises(CalibrationError, match=r"at least 19 held-out subjects .*; 4 came.*alpha of at least 0.2"):
         rank(["pixels"], images[:36], images[36:], subjects[:36], subjects[36:])
     with pytest.raises(CalibrationError, match="train_halves is not calibrated"):
         rank(["pixels"], images, subjects=subjects, null="train_halves")

@@ -1,16 +1,20 @@
-"""`mi-audit train=DIR generated=DIR [held_out=DIR] [out=DIR]`, with Hydra overrides such as `detector.alpha=0.01`."""
+"""The commands, with Hydra overrides such as `detector.alpha=0.01`.
+
+`mi-audit train=DIR generated=DIR [held_out=DIR] [out=DIR]`
+`mi-encoders [name=NAME] [train=DIR [held_out=DIR] [encoders=[…]]]`
+"""
 
 import sys
 from typing import Any
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mi_callback.errors import MemorizationError
 
 EXIT_CODES = {"clean": 0, "memorized": 2, "inconclusive": 3}
-"""Exit code by verdict; 1 is an error."""
+"""Exit code of `mi-audit` by verdict; 1 is an error."""
 
 
 @hydra.main(version_base="1.3", config_path="pkg://mi_callback.conf", config_name="audit")
@@ -53,9 +57,41 @@ def _run(config: DictConfig) -> None:
     sys.exit(EXIT_CODES[scores.verdict])
 
 
+@hydra.main(version_base="1.3", config_path="pkg://mi_callback.conf", config_name="encoders")
+def _run_encoders(config: DictConfig) -> None:
+    from mi_callback.listing import listing, listing_table
+    from mi_callback.ranking import rank, ranking_table
+
+    if config.train is None and (misplaced := [key for key in ("held_out", "encoders") if config[key] is not None]):
+        print(f"mi-encoders: needed train=DIR for {' and '.join(misplaced)}; see mi-encoders --help", file=sys.stderr)
+        sys.exit(1)
+    try:
+        if config.name is not None:
+            print(*listing([config.name]))
+        if config.train is None:
+            if config.name is None:
+                print(listing_table(listing()))
+            return
+        options = {key: config[key] for key in ("train", "held_out", "axis", "power", "images")}
+        encoders = None if config.encoders is None else OmegaConf.to_container(config.encoders, resolve=True)
+        detector = instantiate(config.detector, _convert_="all")
+        rows = rank(encoders, **options, size=tuple(config.size), **detector)  # type: ignore[arg-type]
+    except MemorizationError as error:
+        print(f"mi-encoders: {error}", file=sys.stderr)
+        sys.exit(1)
+    print(ranking_table(rows))
+    if all(row.power is None for row in rows):
+        sys.exit(1)
+
+
 def main() -> None:
-    """Entry point of the command."""
+    """Entry point of `mi-audit`."""
     _run()
+
+
+def encoders() -> None:
+    """Entry point of `mi-encoders`."""
+    _run_encoders()
 
 
 if __name__ == "__main__":

@@ -129,6 +129,13 @@ def test_a_users_own_app_finds_the_callback(tmp_path, override):
     assert ran.stdout.strip() == f"{expected} MemorizationCallback 7"
 
 
+def test_an_encoder_of_the_group_goes_into_the_callback_as_the_readme_says():
+    where = "callbacks.memorization.detector.encoder"
+    config = composed("+callbacks=memorization", f"+encoder@{where}=mri_core", f"{where}.checkpoint=f.pth")
+    encoder = config.callbacks.memorization.detector.encoder
+    assert (encoder.name, encoder.checkpoint) == ("mri_core", "f.pth")
+
+
 def test_the_demo_composes_with_the_readme_overrides():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("demo", ["callback.n_samples=128", "encoder=pixels"])

@@ -16,6 +16,7 @@ CARRIED = (
     "mi_callback/encoders/weights/MODEL_CARD.md",
     "mi_callback/conf/callbacks/memorization.yaml",
     "mi_callback/conf/audit.yaml",
+    "mi_callback/conf/encoders.yaml",
     "hydra_plugins/mi_callback/search_path.py",
 )
 

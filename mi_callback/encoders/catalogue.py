@@ -79,7 +79,7 @@ CATALOGUE: dict[str, Entry] = {
             source="MRI_CORE_vitb.pth, from the drive link in the README of github.com/mazurowski-lab/mri_foundation",
             modality="MRI",
         ),
-        needs="checkpoint=MRI_CORE_vitb.pth",
+        needs="checkpoint='MRI_CORE_vitb.pth'",
     ),
     "module": Entry("mi_callback.encoders.base:HookedEncoder", needs="network=…, layers={…}, size=…"),
     "huggingface": Entry(
@@ -90,7 +90,7 @@ CATALOGUE: dict[str, Entry] = {
             source="the hub id or folder that model= names",
             modality="see the model's card",
         ),
-        needs="model=HUB-ID, fetched before or with local_files_only=False, or a folder",
+        needs="model='HUB-ID', fetched before or with local_files_only=False, or a folder",
     ),
     "dinov2": _hub(
         "facebook/dinov2-base",

@@ -10,8 +10,12 @@ from torch import Tensor
 from mi_callback.errors import DataError
 from mi_callback.types import Images, Thumbnails
 
-EMPTY = 0.02
-"""Brightness, of a volume in [0, 1], up to which a voxel is empty."""
+EMPTY, FAINT = 0.02, 0.05
+"""Brightness, of a volume in [0, 1], up to which a voxel is empty, and mean of those around it up to which it is: noise
+in the air must not hide where the anatomy ends."""
+
+AROUND = 5
+"""Side, in voxels, of what is around one."""
 
 Intensity = Literal["minmax", "quantile", "zscore", "none"] | tuple[float, float]
 
@@ -155,8 +159,12 @@ def thumbnails(images: Images, size: int) -> Thumbnails:
 
 def _content(volume: Tensor) -> Tensor:
     """The smallest box that holds what is not empty of a volume `(1, 1, d, h, w)` in [0, 1]."""
-    filled = volume[0, 0] > EMPTY
-    box: list[slice] = []
+    around = volume
+    for window in ((AROUND, 1, 1), (1, AROUND, 1), (1, 1, AROUND)):  # outside of the volume all is empty
+        around = F.avg_pool3d(around, window, stride=1, padding=[side // 2 for side in window])
+    filled = (volume > EMPTY)[0, 0]
+    filled = clear if (clear := filled & (around > FAINT)[0, 0]).any() else filled
+    box: list[Any] = []
     for axis in range(3):
         there = filled.any(dim=[other for other in range(3) if other != axis]).nonzero()
         box.append(slice(int(there.min()), int(there.max()) + 1) if len(there) else slice(None))

@@ -23,7 +23,7 @@ from mi_callback.contrast import Contrast, contrast
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError
 from mi_callback.evidence import Evidence, collect, planes
-from mi_callback.features import Features, Reservoir, extract, read_batches
+from mi_callback.features import VOLUMES_AT_ONCE, Features, Reservoir, extract, read_batches
 from mi_callback.index import Backend
 from mi_callback.matching import Matcher
 from mi_callback.multiplicity import Procedure, groups_of_duplicates, reject
@@ -40,8 +40,8 @@ from mi_callback.tails import Tail, fit_tail
 from mi_callback.types import SubjectKey, Subjects
 from mi_callback.whitening import Mode
 
-PLANTED = 64
-"""Training images kept at `fit` for the power self-test."""
+PLANTED = {2: 64, 3: 16}
+"""Training images kept at `fit` for the power self-test, by the number of dimensions: whole volumes are large."""
 
 
 class MemorizationDetector:
@@ -51,14 +51,14 @@ class MemorizationDetector:
         encoder: Name in the registry (`mi_callback.encoders.available()`), or an encoder.
         whitening: `shrunk`, `zca`, `pca`, `standard` or `none`; fitted on training features only.
         aggregation: How layers combine: `geometric`, `mean`, `minimum`, or weights by layer name.
-        poses: Orbit in which a query is looked up: `none`, `flips` (4), `dihedral` (8).
+        poses: Orbit in which a query is looked up: `none`, `flips` (4; 8 of volumes), `dihedral` (8; images alone).
         null: `held_out` (real images of other subjects), `cross_fit` (training subjects in folds), `train_halves` (the
             paper's, not calibrated, for comparison), `auto` (held-out images if given, else cross-fit).
         verify: Align the best candidates to the generated image and let their local correlation decide.
         regions: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
         views: Search among training images that were turned, magnified or inverted, too, so that copies far from where
-            the encoder would know them are candidates: `fit` encodes every training image six times, scoring takes as
-            long as before. Regions and views need `verify`.
+            the encoder would know them are candidates: `fit` encodes every training image six times, volumes three
+            times; scoring takes as long as before. Regions and views need `verify`.
         candidates: Training images aligned per generated image.
         alpha: Level of each flag: the share of novel images that may be flagged.
         fdr: Flag at this false discovery rate instead.
@@ -70,7 +70,8 @@ class MemorizationDetector:
         oni_scale: `unit` (0 novel, 1 identical) or `paper` (−1 memorized, +1 novel).
         backend: `auto`, `torch` or `faiss`.
         device: Where encoder, search and registration run; CUDA if there is one, when None.
-        batch_size: Images encoded at a time (times the poses).
+        batch_size: Images encoded at a time (times the poses); of volumes at most `features.VOLUMES_AT_ONCE`, one pose
+            after another.
         null_size: Images the null is made of at most, drawn at random and equally from every subject; None for all.
         seed: Of folds and halves.
 
@@ -131,7 +132,8 @@ class MemorizationDetector:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         # Apple's MPS has no float64, in which whitening accumulates.
         self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
-        self.batch_size, self.null_size, self.seed = batch_size, null_size, seed
+        self.batch_size = batch_size if self.dims == 2 else min(batch_size, VOLUMES_AT_ONCE)
+        self.null_size, self.seed = null_size, seed
         self.train: Features | None = None
         self.held_out: Features | None = None
         self.planted: Reservoir | None = None
@@ -180,7 +182,7 @@ class MemorizationDetector:
         kind = self._null_kind(held_out)
         read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
         orbit_of_train = self.poses if kind != "held_out" else self.poses[:1]
-        planted = Reservoir(PLANTED, self.seed)
+        planted = Reservoir(PLANTED[self.dims], self.seed)
         views = self.verify and self.views
         training = self._extract(train, orbit_of_train, subjects, "training features", progress, planted, views, **read)
         novel = None
@@ -307,8 +309,10 @@ class MemorizationDetector:
         Args:
             n: Training images to copy, at most `PLANTED`; each is changed in every way.
             changes: Names out of `mi_callback.perturbations.PERTURBATIONS` and, where held-out images were given, into
-                which parts can be pasted, `PASTES`; all of them when None.
-            images, rows: Images `(c, h, w)` and their rows in the training set, instead of those kept at `fit`.
+                which parts can be pasted, `PASTES`, or those of `VOLUME_PERTURBATIONS` and `VOLUME_PASTES`; all of
+                them when None.
+            images, rows: Images `(c, h, w)`, or volumes, and their rows in the training set, instead of those kept at
+                `fit`.
 
         Raises:
             StateError: If the detector is not fitted, or was restored or fitted from features and no images came.
@@ -379,7 +383,7 @@ class MemorizationDetector:
         """The n generated images most likely to be copies beside their matches, worst first.
 
         Args:
-            generated: The images that `scores` belong to, `(m, c, h, w)`, or a Dataset of them.
+            generated: The images that `scores` belong to, `(m, c, *spatial)`, or a Dataset of them.
 
         Returns:
             `(n, 1, size, 2 size)` in [0, 1]: generated, in the pose in which the match was found, and the training
@@ -398,8 +402,8 @@ class MemorizationDetector:
         """What each flag is proved with, most certain first: see `mi_callback.evidence`, which draws it. Patient data.
 
         Args:
-            generated: The images that `scores` belong to, `(m, c, h, w)`, or a Dataset of them, of which only flagged
-                ones are read.
+            generated: The images that `scores` belong to, `(m, c, *spatial)`, or a Dataset of them, of which only
+                flagged ones are read.
             n: Flags at most; all of them when None.
             image_key: Where items hold their image.
 
@@ -428,7 +432,7 @@ class MemorizationDetector:
             raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
         if isinstance(generated, (list, tuple, IterableDataset)) or not hasattr(generated, "__getitem__"):
             raise DataError(
-                f"needed images by position, a tensor (m, c, h, w) or a Dataset; {type(generated).__name__} came. "
+                f"needed images by position, a tensor (m, c, *spatial) or a Dataset; {type(generated).__name__} came. "
                 "Batches: torch.cat(batches)."
             )
         if len(generated) != len(scores):

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,10 @@ _UNPOSED = {
 _AXES = ("width", "height", "depth")
 _WAYS = (("to the right", "to the left"), ("down", "up"), ("to later slices", "to earlier slices"))
 
+_PLANES = (
+    "Of volumes the middle planes are shown: across the depth upper left, across the height upper right, across the "
+    "width lower left. "
+)
 _HOW_TO_READ = (
     "How to read it: the first three panels share one grey scale. Difference: generated minus aligned image, their "
     "brightness and contrast matched. Local correlation: do small neighbourhoods show the same structure? "
@@ -99,7 +103,7 @@ class Geometry:
         steps = []
         if max(self.zoom) - min(self.zoom) > 0.03 * self.mean_zoom:
             along = [f"{zoom:.2f} times in {axis}" for zoom, axis in zip(self.zoom, _AXES, strict=False)]
-            steps.append(f"zoomed {' and '.join(along)}")
+            steps.append(f"zoomed {_listed(along)}")
         elif abs(self.mean_zoom - 1) >= 0.01:
             steps.append(f"zoomed {self.mean_zoom:.2f} times")
         if abs(self.rotation) >= 0.5:
@@ -110,7 +114,7 @@ class Geometry:
             for share, way in zip(self.shift, _WAYS, strict=False)
             if abs(share) >= 1
         ]
-        return [*steps, f"moved by {' and '.join(moves)}"] if moves else steps
+        return [*steps, f"moved by {_listed(moves)}"] if moves else steps
 
 
 @dataclass(frozen=True)
@@ -315,7 +319,8 @@ def difference(generated: Tensor, aligned: Tensor, copied: Tensor | None = None)
 def planes(image: Tensor) -> Tensor:
     """An image as it is; of a volume `(s, s, s)` the middle planes across depth, height and width, `(2 s, 2 s)`.
 
-    Across the depth upper left, across the height upper right, across the width lower left; NaN lower right.
+    Across the depth upper left, across the height upper right, across the width lower left; NaN lower right. The first
+    of its axes that are left runs down.
     """
     if image.ndim == 2:
         return image
@@ -338,7 +343,8 @@ def draw(evidence: Evidence) -> "Figure":
 
     Generated image, training image, the latter aligned, their difference, local correlation. Patient data.
     """
-    sentence, how_to_read = textwrap.wrap(evidence.sentence, 170), textwrap.wrap(_HOW_TO_READ, 210)
+    explanation = (_PLANES if _of_volume(evidence) else "") + _HOW_TO_READ
+    sentence, how_to_read = textwrap.wrap(evidence.sentence, 170), textwrap.wrap(explanation, 210)
     width, margin, gap, top = 15.0, 0.3, 0.12, 0.95
     side = (width - 2 * margin - 4 * gap) / 5
     below = top + side + 0.8
@@ -359,7 +365,7 @@ def draw(evidence: Evidence) -> "Figure":
     for k, ((title, note), show) in enumerate(zip(panels, _PANELS, strict=True)):
         left = margin + k * (side + gap)
         page.text(left, top - 0.1, title, 12)
-        picture = show(page.axes(left, top, side, side), evidence)
+        picture = _show(show, page.axes(left, top, side, side), evidence)
         if isinstance(note, str):
             page.text(left, top + side + 0.22, note, 9, colour=_QUIET)
         else:
@@ -395,7 +401,7 @@ def draw_gallery(evidence: Sequence[Evidence], left_out: int = 0) -> "Figure":
         page.text(left, line + 0.12, f"Generated image {one.row}, {whose}", 10.5)
         page.text(left, line + 0.31, one.caption, 9.5, colour=_QUIET)
         for j, show in enumerate((_PANELS[0], *_PANELS[2:])):
-            show(page.axes(left + j * (side + gap), line + 0.41, side, side), one)
+            _show(show, page.axes(left + j * (side + gap), line + 0.41, side, side), one)
     return page.figure
 
 
@@ -473,6 +479,20 @@ class _Page:
         bar.outline.set_visible(False)  # type: ignore[operator]
 
 
+def _of_volume(evidence: Evidence) -> bool:
+    return len(evidence.geometry.zoom) == 3
+
+
+def _show(panel: Callable[["Axes", Evidence], Any], axes: "Axes", evidence: Evidence) -> Any:
+    """A panel, and of a volume a line between its planes."""
+    picture = panel(axes, evidence)
+    if _of_volume(evidence):
+        middle = len(evidence.generated) / 2 - 0.5
+        for draw_line in (axes.axhline, axes.axvline):
+            draw_line(middle, color=_BACKGROUND, linewidth=3)
+    return picture
+
+
 def _show_grey(axes: "Axes", image: Tensor) -> Any:
     from matplotlib import colormaps
 
@@ -499,7 +519,8 @@ def _show_correlation(axes: "Axes", evidence: Evidence) -> Any:
     colours = LinearSegmentedColormap.from_list("correlation", places).with_extremes(bad=_EMPTY)
     _show_grey(axes, 0.45 * evidence.generated)
     # Colour where structure counts: the correlation of noise says nothing.
-    shown = ((_structure(evidence.generated) - 0.15) / 0.1).clamp(0, 0.92)
+    structure = _structure(evidence.generated, 2 if _of_volume(evidence) else 1)
+    shown = ((structure - 0.15) / 0.1).clamp(0, 0.92)
     alpha = torch.where(evidence.lncc_map.isnan(), 1.0, shown)
     scale = TwoSlopeNorm(vmin=0, vcenter=COPIED, vmax=1)
     return axes.imshow(
@@ -507,11 +528,12 @@ def _show_correlation(axes: "Axes", evidence: Evidence) -> Any:
     )
 
 
-def _structure(image: Tensor) -> Tensor:
-    """How much each neighbourhood of `(h, w)` counts for the LNCC, in [0, 1]."""
-    image = image.nan_to_num()
-    mean, square = box_mean(torch.stack([image, image.square()]), WINDOW[2])
-    return ((square - mean.square()).clamp_min(0).sqrt() / STRUCTURE).clamp_max(1)
+def _structure(image: Tensor, planes: int = 1) -> Tensor:
+    """How much each neighbourhood of `(s, s)` counts for the LNCC, in [0, 1]; planes along a side are on their own."""
+    apart = image.nan_to_num().unflatten(1, (planes, -1)).unflatten(0, (planes, -1)).transpose(1, 2)
+    mean, square = box_mean(torch.stack([apart, apart.square()]), WINDOW[2 if planes == 1 else 3])
+    found = ((square - mean.square()).clamp_min(0).sqrt() / STRUCTURE).clamp_max(1)
+    return found.transpose(1, 2).reshape(image.shape)
 
 
 _PANELS = (
@@ -531,6 +553,11 @@ def _short(text: str, most: int = 40) -> str:
     """At most `most` characters, the middle left out: both ends of an id tell people apart."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[len(text) - most // 2 :]}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _p(value: float) -> str:

@@ -24,6 +24,9 @@ IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "data", "input")
 SUBJECT_KEYS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "subjects")
 PROVENANCE = "filename_or_obj"
 
+VOLUMES_AT_ONCE = 8
+"""Volumes encoded at a time, one pose or view after another; bounds the memory."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -188,6 +191,8 @@ def extract(
         regional: Pool over windows too, where the encoder can (`HookedEncoder.with_regions`).
         views: Encode every image in each of its views (`poses.views_of`) too.
 
+    Volumes are encoded `VOLUMES_AT_ONCE` at most, whatever the size of a batch.
+
     Raises:
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
             `check_images`), with the position of the batch.
@@ -209,13 +214,14 @@ def extract(
             raise DataError(f"in the batch that begins at image {done}: {error}") from error
         if keep is not None:
             keep.offer(checked)
-        checked = checked.to(device)
-        thumbs.append(thumbnails(checked, registration.side_of(dims)).cpu())
-        whole, windows = encode(checked, encoder, changes, regional)
-        seen = encode(checked, encoder, looks)[0] if looks else {}
-        for collected, pooled in ((layers, whole), (parts, windows), (viewed, seen)):
-            for layer, features in pooled.items():
-                collected.setdefault(layer, []).append(features)
+        for some in checked.split(len(checked) if dims == 2 else VOLUMES_AT_ONCE):
+            some = some.to(device)
+            thumbs.append(thumbnails(some, registration.side_of(dims)).cpu())
+            whole, windows = encode(some, encoder, changes, regional)
+            seen = encode(some, encoder, looks)[0] if looks else {}
+            for collected, pooled in ((layers, whole), (parts, windows), (viewed, seen)):
+                for layer, features in pooled.items():
+                    collected.setdefault(layer, []).append(features)
         found_subjects = _extend(found_subjects, batch.subjects)
         found_sources = _extend(found_sources, batch.sources)
         done += len(checked)
@@ -238,9 +244,15 @@ def encode(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Checked images `(n, c, h, w)` under each change → features and those of regions, as in `Features`, on the CPU.
 
+    Images go through the encoder under all changes at once, volumes under one after another.
+
     Raises:
         EncoderError: If the encoder returns other layers than it declared, another number of rows, or NaN.
     """
+    if images.ndim == 5 and len(changes) > 1:
+        each = [encode(images, encoder, [change], regional) for change in changes]
+        whole, windows = ({key: torch.cat([one[k][key] for one in each]) for key in each[0][k]} for k in (0, 1))
+        return whole, windows
     with torch.autocast(images.device.type, enabled=False):
         turned = [preprocess(change(images), encoder.size, encoder.channels, encoder.intensity) for change in changes]
         # Quarter turns swap height and width, but the input size of the encoder is the same for all.

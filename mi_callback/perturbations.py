@@ -195,10 +195,12 @@ PASTES: dict[str, Paste] = {
 
 
 def in_planes(change: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A change of images as one of volumes `(n, 1, d, h, w)`: every slice alike, noise apart."""
+    """A change of images as one of volumes `(n, c, d, h, w)`: every slice alike, noise apart."""
 
     def changed(*arguments: Tensor | torch.Generator) -> Tensor:
-        return change(*(a[:, 0] if isinstance(a, Tensor) else a for a in arguments))[:, None]
+        (channels, depth), *_ = (a.shape[1:3] for a in arguments if isinstance(a, Tensor))
+        slices = change(*(a.flatten(1, 2) if isinstance(a, Tensor) else a for a in arguments))
+        return slices.unflatten(1, (channels, depth))
 
     return changed
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from mi_callback.errors import DataError
 from mi_callback.types import Images, Thumbnails
 
-EMPTY = 0.1
-"""Mean brightness of a plane, relative to the brightest one's, up to which it is empty: padding, or air with noise."""
+EMPTY = 0.15
+"""Contrast of a plane of a volume, relative to that of the richest one, up to which it is empty: padding of any
+brightness, or air with noise."""
 
 Intensity = Literal["minmax", "quantile", "zscore", "none"] | tuple[float, float]
 
@@ -156,8 +157,8 @@ def thumbnails(images: Images, size: int) -> Thumbnails:
 def _content(volume: Tensor) -> Tensor:
     """A volume `(1, 1, d, h, w)` in [0, 1] without the empty planes at its sides."""
     for axis in range(2, 5):
-        brightness = volume.mean(dim=[other for other in range(5) if other != axis])
-        there = (brightness > EMPTY * brightness.max()).nonzero().flatten().tolist()
+        contrast = volume.std(dim=[other for other in range(5) if other != axis], correction=0)
+        there = (contrast >= EMPTY * contrast.max()).nonzero().flatten().tolist()
         volume = volume.narrow(axis, there[0], there[-1] + 1 - there[0])
     return volume
 

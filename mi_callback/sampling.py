@@ -63,7 +63,7 @@ def draw(
     seed: int,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Tensor:
-    """Draw n images, float32 on the CPU, `(n, c, h, w)`: in eval mode, without gradient, with its own seed.
+    """Draw n images or volumes, float32 on the CPU, `(n, c, *spatial)`: in eval mode, no gradient, with its own seed.
 
     Modes of all submodules and the global random state of Python, NumPy, torch and CUDA are put back, also when
     sampling raises. A `torch.Generator` of the module's own is not among them: a sampler that draws from one goes on
@@ -121,16 +121,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def _checked(images: Any, asked: int, start: int) -> Tensor:
     if not isinstance(images, Tensor):
         raise SamplerError(
-            f"needed a tensor (n, 1, h, w) from the sampler; {type(images).__name__} came. Wrap it: "
-            "sampler=lambda module, n: torch.stack(…)."
+            f"needed a tensor (n, 1, h, w), or (n, 1, d, h, w), from the sampler; {type(images).__name__} came. Wrap "
+            "it: sampler=lambda module, n: torch.stack(…)."
         )
-    if images.ndim != 4 or len(images) != asked:
+    if images.ndim not in (4, 5) or len(images) != asked:
         raise SamplerError(
-            f"needed {asked} images, shape ({asked}, 1, h, w), from the sampler; a tensor of shape "
-            f"{tuple(images.shape)} came."
+            f"needed {asked} images, shape ({asked}, 1, h, w), or volumes ({asked}, 1, d, h, w), from the sampler; a "
+            f"tensor of shape {tuple(images.shape)} came."
         )
     try:
-        return check_images(images, images.shape[1]).cpu()
+        return check_images(images, images.shape[1], images.ndim - 2).cpu()
     except DataError as error:
         raise DataError(f"generated images {start} to {start + asked - 1}: {error}") from error
 

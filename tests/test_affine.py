@@ -18,10 +18,11 @@ from mi_callback.affine import (
     ZOOMS,
     _linear_maps,
     _search,
+    _shifted,
     align_coarsely,
     align_finely,
 )
-from mi_callback.registration import SIZE
+from mi_callback.registration import SIZE, VOLUME_SIZE
 from mi_callback.warping import warp
 
 STEP, REACH = SHIFTS[2]
@@ -49,8 +50,35 @@ def to_reference(rotation=0.0, zoom=1.0, shift_x=0.0, shift_y=0.0) -> torch.Tens
 
 def moved(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     """Black outside."""
-    grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    grid = F.affine_grid(theta.expand(len(images), -1, -1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
+
+
+def volume(seed: int = 0) -> torch.Tensor:
+    """Textures within an ellipsoid that fades out, `(1, 1, side, side, side)` in [0, 1]."""
+    side = VOLUME_SIZE
+    rng = np.random.default_rng(seed)
+    image = sum(s**1.5 * gaussian_filter(rng.normal(size=(side,) * 3), s) for s in (1.5, 3, 6))
+    image = (image - image.min()) / (image.max() - image.min())
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, side),) * 3, indexing="ij")
+    inside = 1 / (1 + np.exp(20 * (np.sqrt((z / 0.7) ** 2 + (y / 0.8) ** 2 + (x / 0.65) ** 2) - 1)))
+    return torch.from_numpy((0.2 + 0.8 * image) * inside).float()[None, None]
+
+
+def to_volume(about: str, rotation: float, zoom: float = 1.0, shift: tuple = (0.0, 0.0, 0.0)) -> torch.Tensor:
+    """Map from generated to reference coordinates: a turn about one axis; shifts (x, y, z) in shares of the side."""
+    cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
+    first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[about]
+    turn = torch.eye(3)
+    turn[first, first] = turn[second, second] = cos
+    turn[first, second], turn[second, first] = -sin, sin
+    return torch.cat([turn * zoom, 2 * torch.tensor(shift)[:, None]], dim=1)[None]
+
+
+def voxels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Largest distance between where two maps take the corners of the central half of a volume, `(p,)`."""
+    corners = torch.tensor([[*corner, 1.0] for corner in itertools.product((-0.5, 0.5), repeat=3)])
+    return (corners @ (one - other).transpose(1, 2)).norm(dim=2).amax(dim=1) * VOLUME_SIZE / 2
 
 
 def pixels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -67,6 +95,16 @@ NEAR = {
     "turned_and_larger": {"rotation": 30, "zoom": 0.75},
     "turned_and_smaller": {"rotation": -30, "zoom": 1.33},
     "all": {"rotation": -20, "zoom": 0.85, "shift_x": 0.15, "shift_y": 0.1},
+}
+
+
+NEAR_VOLUMES = {
+    **{f"about_{axis}_{angle}": (axis, angle) for axis in "xyz" for angle in (-25, 20)},
+    **{f"zoom_{zoom}": ("x", 0, zoom) for zoom in (0.75, 1.33)},
+    **{f"along_{'xyz'[k]}": ("x", 0, 1.0, tuple(0.3 * (k == j) for j in range(3))) for k in range(3)},
+    "back": ("x", 0, 1.0, (-0.15, -0.2, -0.15)),
+    "turned_and_larger": ("y", 20, 0.8, (0.05, 0.0, -0.05)),
+    "turned_and_smaller": ("z", -20, 1.25, (0.0, 0.08, 0.05)),
 }
 
 
@@ -115,7 +153,98 @@ def test_every_rotation_is_tried_with_every_magnification():
     assert found == set(itertools.product(angles, ZOOMS))
 
 
+@pytest.mark.parametrize("shape", [(9, 9), (5, 6, 5)])
+def test_shifts_move_the_image_along_the_first_axis_slowest_and_fill_with_zero(shape, generator):
+    images = torch.rand(2, 1, *shape, generator=generator)
+    dims = len(shape)
+    step, reach = SHIFTS[dims]
+    shifts = list(itertools.product(range(-reach, reach + 1, step), repeat=dims))
+    found = _shifted(images)
+    assert found.shape == (2, len(shifts), math.prod(shape))
+    for k in range(0, len(shifts), 1 if dims == 2 else 41):
+        expected = torch.zeros(2, *shape)
+        for place in itertools.product(*map(range, shape)):
+            source = [at + by for at, by in zip(place, shifts[k], strict=True)]
+            if all(0 <= at < side for at, side in zip(source, shape, strict=True)):
+                expected[(slice(None), *place)] = images[(slice(None), 0, *source)]
+        assert torch.equal(found[:, k].view(2, *shape), expected)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_the_starts_of_volumes_are_the_best_of_all_combinations(inverted):
+    side, (step, reach) = 9, SHIFTS[3]
+    reference = F.adaptive_avg_pool3d(volume(), side)
+    fixed = F.adaptive_avg_pool3d(moved(volume(), to_volume("y", 15, 0.8, (0.1, -0.05, 0.15))), side)
+    fixed = 1 - fixed if inverted else fixed
+    mask = torch.ones_like(fixed)
+    mask[..., :2] = 0
+    padded = [np.pad(images[0, 0].double().numpy(), reach) for images in (fixed, mask)]
+    shifts = list(itertools.product(range(-reach, reach + 1, step), repeat=3))
+    best = []
+    for k, one in enumerate(F.pad(_linear_maps(3), (0, 1))):
+        turned, inside = (images[0, 0].double().numpy() for images in warp(reference, one[None]))
+        for shift in shifts:
+            window = tuple(slice(reach + by, reach + by + side) for by in shift)
+            ours, there = padded[0][window], padded[1][window] * inside > 0
+            overlap = there.sum() / float(mask.sum())
+            if overlap >= LEAST_OVERLAP:
+                correlation = np.corrcoef(ours[there], turned[there])[0, 1]
+                best.append((-overlap * np.log(1 - correlation**2), k, shift))
+    found = _search(fixed, reference, mask)
+    assert found.shape == (1, STARTS, 3, 4)
+    strongest: dict[int, tuple] = {}
+    for evidence, k, shift in sorted(best, reverse=True):
+        strongest.setdefault(k, (evidence, shift))  # each map counts with its best shift
+    for (k, (_, shift)), start in zip(list(strongest.items())[:STARTS], found[0], strict=True):
+        linear = _linear_maps(3)[k]
+        assert torch.allclose(start[:, :3], linear, atol=1e-6)
+        along = torch.tensor([-2 * by / side for by in reversed(shift)])
+        assert torch.allclose(start[:, 3], linear @ along, atol=1e-5)
+
+
+def test_volumes_are_turned_about_every_axis_both_ways():
+    maps = _linear_maps(3)
+    assert len(maps) == len(ZOOMS) * (1 + 2 * 3 * len(ROTATIONS[3]))
+    found = set()
+    for one in maps:
+        zoom = float(one.det()) ** (-1 / 3)
+        turn = (one * zoom).double().numpy()
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-6)
+        about = [turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]  # 2 sin · axis
+        found.add((round(zoom, 2), *(round(math.degrees(math.asin(part / 2))) for part in about)))
+    turns = [(0, 0, 0)]
+    for axis, angle, sign in itertools.product(range(3), ROTATIONS[3], (1, -1)):
+        turns.append(tuple(round(sign * angle) if other == axis else 0 for other in range(3)))
+    assert found == {(zoom, *turn) for zoom, turn in itertools.product(ZOOMS, turns)}
+
+
 # Promise
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_map_of_volumes_is_found_wherever_it_lies_within_reach(inverted):
+    names, maps = zip(*NEAR_VOLUMES.items(), strict=True)
+    reference, theta = volume().expand(len(maps), -1, -1, -1, -1), torch.cat([to_volume(*one) for one in maps])
+    generated = moved(reference, theta)
+    generated = 1 - generated if inverted else generated
+    whole = torch.ones_like(reference)
+    found, correlation = align_coarsely(generated, reference, whole)
+    assert found.shape == (len(maps), 3, 4)
+    coarse = dict(zip(names, voxels(found, theta).tolist(), strict=True))
+    assert max(coarse.values()) < 0.7, coarse
+    assert correlation.min() > 0.98
+    fine = dict(zip(names, voxels(align_finely(generated, reference, whole, found), theta).tolist(), strict=True))
+    assert max(fine.values()) < 0.5, fine
+
+
+def test_of_a_volume_only_the_window_is_aligned():
+    reference = volume().expand(3, -1, -1, -1, -1)
+    theta = to_volume("z", 6, 0.95, (0.02, -0.02, 0.01))
+    masks = regions.masks(VOLUME_SIZE, 3)[[4, 13, 22]]  # the corners hold little of the ellipsoid
+    mixed = torch.where(masks > 0, moved(reference, theta), volume(seed=9))
+    found, _ = align_coarsely(mixed, reference, masks)
+    assert voxels(found, theta).max() < 1.5
+    assert voxels(align_coarsely(mixed, reference, torch.ones_like(masks))[0], theta).min() > 2
 
 
 @pytest.mark.parametrize("name", NEAR)
@@ -187,6 +316,17 @@ def test_pairs_do_not_depend_on_each_other():
 
 
 # Refusal: nothing to align
+
+
+@pytest.mark.parametrize("part", [-1, 0, 13])
+def test_flat_volumes_give_finite_maps_and_no_correlation(part):
+    structured, empty = volume(), torch.full_like(volume(), 0.5)
+    generated, reference = torch.cat([empty, structured, empty]), torch.cat([structured, empty, empty])
+    mask = regions.masks(VOLUME_SIZE, 3)[[part] * 3]
+    theta, correlation = align_coarsely(generated, reference, mask)
+    assert theta.isfinite().all()
+    assert align_finely(generated, reference, mask, theta).isfinite().all()
+    assert correlation.abs().max() < 0.05
 
 
 @pytest.mark.parametrize("part", [-1, 0, 4])

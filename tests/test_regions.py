@@ -48,6 +48,30 @@ def test_weights_are_the_share_of_each_window_that_lies_in_each_cell(height, wid
             assert float(weight[y, x]) == pytest.approx(overlap(y, height, down) * overlap(x, width, across), abs=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(3, 6, 4), (1, 2, 3)])
+def test_weights_of_volumes_are_those_along_each_axis_multiplied(shape):
+    found = regions.weights(*shape)
+    assert found.shape == (GRID**3, torch.Size(shape).numel())
+    windows = itertools.product(range(GRID), repeat=3)
+    for weight, window in zip(found.view(-1, *shape), windows, strict=True):
+        for place in itertools.product(*map(range, shape)):
+            expected = np.prod([overlap(at, side, k) for at, side, k in zip(place, shape, window, strict=True)])
+            assert float(weight[place]) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("side", [7, 12])
+def test_masks_of_volumes_are_the_windows_and_last_the_whole(side):
+    found = regions.masks(side, 3)
+    assert found.shape == (GRID**3 + 1, 1, side, side, side)
+    for mask, window in zip(found[:-1, 0], itertools.product(range(GRID), repeat=3), strict=True):
+        z, y, x = (
+            torch.tensor([at + 1 > start * side / 4 and at < start * side / 4 + side / 2 for at in range(side)])
+            for start in window
+        )
+        assert torch.equal(mask, (z[:, None, None] & y[:, None] & x).float())
+    assert (found[-1] == 1).all()
+
+
 @pytest.mark.parametrize("side", [7, 12, 24, 96])
 def test_masks_are_the_windows_and_last_the_whole(side):
     found = regions.masks(side)
@@ -87,10 +111,12 @@ def test_channels_count_by_their_mean(lopsided):
 # Promise
 
 
-@pytest.mark.parametrize(("height", "width"), [(6, 6), (12, 12), (7, 5), (1, 1), (11, 96), (48, 48)])
-def test_the_weights_of_a_window_sum_to_one(height, width):
-    found = regions.weights(height, width)
-    assert torch.allclose(found.sum(dim=1), torch.ones(COUNT), atol=1e-5)
+@pytest.mark.parametrize(
+    "shape", [(6, 6), (12, 12), (7, 5), (1, 1), (11, 96), (48, 48), (6, 6, 6), (5, 8, 1), (1, 1, 1), (12, 7, 24)]
+)
+def test_the_weights_of_a_window_sum_to_one(shape):
+    found = regions.weights(*shape)
+    assert torch.allclose(found.sum(dim=1), torch.ones(GRID ** len(shape)), atol=1e-5)
     assert found.min() >= 0
 
 
@@ -113,6 +139,18 @@ def test_windows_of_background_alone_are_not_structured(lopsided):
     assert not found[1, 2].any()
     assert found[1, 0].all()
     assert found[2].all()
+
+
+def test_windows_of_a_volume_are_structured_where_its_anatomy_is(generator):
+    volumes = torch.full((3, 1, 24, 32, 20), 0.2)
+    for axis, share in enumerate((0.3, 0.3, 0.3)):  # anatomy at the beginning of one axis
+        first = int(share * volumes.shape[2 + axis])
+        part = volumes[axis].narrow(1 + axis, 0, first)
+        part.copy_(torch.rand(part.shape, generator=generator))
+    found = regions.structured(volumes).view(3, GRID, GRID, GRID)
+    for axis in range(3):
+        assert found[axis].select(axis, 0).all()
+        assert not found[axis].select(axis, 2).any()
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(0.3, 0.0), (1.0, 0.4), (0.2, 0.7), (5.0, -2.0), (-1.0, 1.0)])

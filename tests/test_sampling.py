@@ -331,10 +331,16 @@ def test_a_sampler_that_changes_the_mode_itself_leaves_no_trace():
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, r"needed a tensor \(n, 1, h, w\) from the sampler; NoneType came.*sampler=lambda module, n"),
+        (
+            None,
+            r"needed a tensor \(n, 1, h, w\), or .*, from the sampler; NoneType came.*sampler=lambda module, n",
+        ),
         ([torch.rand(1, 4, 4)] * 4, "needed a tensor .* list came"),
         (np.random.rand(4, 1, 4, 4), "needed a tensor .* ndarray came"),
-        (torch.rand(4, 16), r"needed 4 images, shape \(4, 1, h, w\), from the sampler; a tensor of shape \(4, 16\)"),
+        (
+            torch.rand(4, 16),
+            r"needed 4 images, shape \(4, 1, h, w\), or volumes .* a tensor of shape \(4, 16\)",
+        ),
         (torch.rand(3, 1, 4, 4), r"needed 4 images.*shape \(3, 1, 4, 4\) came"),
         (torch.rand(5, 1, 4, 4), r"needed 4 images.*shape \(5, 1, 4, 4\) came"),
         (torch.rand(1, 4, 4), r"needed 4 images.*shape \(1, 4, 4\) came"),

@@ -22,11 +22,11 @@ from mi_callback.preprocessing import check_images, normalise_intensity
 from mi_callback.scores import Scores
 from mi_callback.volumes import score_volumes
 
-SIDE, COPIES, SEED, SLICES = 48, 24, 0, 12
+SIDE, COPIES, SEED, SLICES = 48, 20, 0, 12
 HERE = Path(__file__).parent
 TRAINED_ON = 0.5
 """Share of the subjects on which the bundled encoder was trained (MODEL_CARD.md)."""
-PARTS = (48, 40, 30)
+PARTS = (40, 40, 30)
 """Training, held-out and novel volumes, of people whom the encoder does not know."""
 BY_SLICES = ("exact", "noise_0.02", "flip_horizontal", "flip_depth", "rotation_15", "combined")
 

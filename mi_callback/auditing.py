@@ -61,7 +61,7 @@ def audit(
     """
     if evidence < 0:
         raise DataError(f"needed evidence of at least 0 flags; {evidence!r} came.")
-    folder = _reader(size, axis, volumes, colour)
+    folder = reader(size, axis, volumes, colour)
     synthetic, training, novel = folder(generated), folder(train), None if held_out is None else folder(held_out)
     if volumes == "slices" and novel is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
@@ -69,12 +69,8 @@ def audit(
         detector["encoder"] = _of_volumes(detector.get("encoder", "bundled"))
     fitted = MemorizationDetector(**detector).fit(training, held_out=novel, progress=progress)
     for name, images in (("training", training), ("held-out", novel)):
-        if images is not None and images.subjects is None:
-            warnings.warn(
-                f"no subject ids for the {name} images: each counts as its own person, which is too optimistic where "
-                "several show the same one. Add a manifest.csv (columns file, subject), or one folder per subject.",
-                stacklevel=2,
-            )
+        if images is not None:
+            warn_of_unknown_subjects(name, images)
     shown, listed, real = None, synthetic.slices, training.slices
     if volumes == "slices":
         assert novel is not None
@@ -94,10 +90,20 @@ def audit(
     return scores
 
 
-def _reader(
-    size: Sequence[int] | None, axis: int, volumes: Volumes | None, colour: bool
+def warn_of_unknown_subjects(name: str, images: SliceFolder) -> None:
+    """Where images do not say whose they are."""
+    if images.subjects is None:
+        warnings.warn(
+            f"no subject ids for the {name} images: each counts as its own person, which is too optimistic where "
+            "several show the same one. Add a manifest.csv (columns file, subject), or one folder per subject.",
+            stacklevel=3,
+        )
+
+
+def reader(
+    size: Sequence[int] | None = None, axis: int = 2, volumes: Volumes | None = None, colour: bool = False
 ) -> Callable[[str | Path], SliceFolder]:
-    """What reads a folder: its slices, or its volumes whole."""
+    """What reads a folder, with the arguments of `audit`: its slices, or its volumes whole."""
     if volumes not in (None, "slices", "whole"):
         raise DataError(f"needed volumes of 'slices', 'whole' or None; {volumes!r} came.")
     dims = 3 if volumes == "whole" else 2

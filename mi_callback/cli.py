@@ -72,10 +72,10 @@ def _run_encoders(config: DictConfig) -> None:
             if config.name is None:
                 print(listing_table(listing()))
             return
-        options = {key: config[key] for key in ("train", "held_out", "axis", "power", "images")}
+        options = {key: config[key] for key in ("train", "held_out", "axis", "volumes", "colour", "power", "images")}
         encoders = None if config.encoders is None else OmegaConf.to_container(config.encoders, resolve=True)
         detector = instantiate(config.detector, _convert_="all")
-        rows = rank(encoders, **options, size=tuple(config.size), **detector)  # type: ignore[arg-type]
+        rows = rank(encoders, **options, size=config.size and tuple(config.size), **detector)  # type: ignore[arg-type]
     except MemorizationError as error:
         print(f"mi-encoders: {error}", file=sys.stderr)
         sys.exit(1)

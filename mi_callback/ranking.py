@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from mi_callback.auditing import Volumes, reader, warn_of_unknown_subjects
 from mi_callback.calibration import ROUNDING, NullKind, smallest_p, subjects_needed
 from mi_callback.certificates import clopper_pearson
 from mi_callback.detector import MemorizationDetector
@@ -89,8 +89,10 @@ def rank(
     held_out: Any = None,
     subjects: Subjects | None = None,
     held_out_subjects: Subjects | None = None,
-    size: tuple[int, int] = (128, 128),
+    size: Sequence[int] | None = None,
     axis: int = 2,
+    volumes: Volumes | None = None,
+    colour: bool = False,
     power: int = 16,
     images: int | None = 500,
     **detector: Any,
@@ -107,7 +109,7 @@ def rank(
         train: Folder of training images, or what `MemorizationDetector.fit` takes, volumes included.
         held_out: The same of other subjects; without it training subjects are compared with each other.
         subjects, held_out_subjects: One id per image, where no folder says it.
-        size, axis: Of folders, as in `audit`.
+        size, axis, volumes, colour: Of folders, as in `audit`.
         power: Training images planted, each changed in every way.
         images: Training images at most, and held-out ones, drawn equally from every subject; None for all. Copies are
             harder to find among more images.
@@ -127,10 +129,13 @@ def rank(
     settings = {**detector, "contrast": False, "tail": None}
     settings.pop("encoder", None)
     plain = MemorizationDetector("pixels", **settings)  # a wrong setting is no fault of an encoder
-    training = _load(train, subjects, size, axis, images, plain.seed, "training")
-    novel = None
-    if held_out is not None:
-        novel = _load(held_out, held_out_subjects, size, axis, images, plain.seed, "held-out")
+    folder = reader(size, axis, volumes, colour)
+
+    def load(source: Any, known: Subjects | None, name: str) -> _Images:
+        return _load(folder(source) if isinstance(source, (str, Path)) else source, known, images, plain.seed, name)
+
+    training = load(train, subjects, "training")
+    novel = None if held_out is None else load(held_out, held_out_subjects, "held-out")
     kind = plain._null_kind(held_out)
     novel = novel if kind == "held_out" else None
     _check_resolution(kind, (novel or training).people, plain.alpha)
@@ -225,21 +230,13 @@ def interval(power: Power) -> tuple[float, float]:
     return clopper_pearson(*power.counts)
 
 
-def _load(
-    source: Any, subjects: Subjects | None, size: tuple[int, int], axis: int, most: int | None, seed: int, name: str
-) -> _Images:
+def _load(source: Any, subjects: Subjects | None, most: int | None, seed: int, name: str) -> _Images:
     """Images of a folder or container, checked, in memory, once for all encoders."""
-    if isinstance(source, (str, Path)):
-        folder = SliceFolder(source, size, axis)
-        if folder.subjects is None:
-            warnings.warn(
-                f"no subject ids for the {name} images: each counts as its own person, which is too optimistic where "
-                "several show the same one. Add a manifest.csv (columns file, subject), or one folder per subject.",
-                stacklevel=3,
-            )
-        rows = thin(folder.subjects, len(folder), most, seed).tolist()
-        images = torch.stack([folder[i]["image"] for i in rows])
-        known = None if folder.subjects is None else [folder.subjects[i] for i in rows]
+    if isinstance(source, SliceFolder):
+        warn_of_unknown_subjects(name, source)
+        rows = thin(source.subjects, len(source), most, seed).tolist()
+        images = torch.stack([source[i]["image"] for i in rows])
+        known = None if source.subjects is None else [source.subjects[i] for i in rows]
     else:
         batches = list(read_batches(source, 64, None, None, None))
         if not batches:

@@ -528,7 +528,7 @@ class TestPixels(EncoderContract):
 
 
 class TestModule(EncoderContract):
-    """`module` has no card of its own: licence and citation are the user's."""
+    names = ("module",)
 
     def build(self, tmp_path):
         with torch.random.fork_rng():

@@ -81,7 +81,11 @@ CATALOGUE: dict[str, Entry] = {
         ),
         needs="checkpoint='MRI_CORE_vitb.pth'",
     ),
-    "module": Entry("mi_callback.encoders.base:HookedEncoder", needs="network=…, layers={…}, size=…"),
+    "module": Entry(
+        "mi_callback.encoders.base:HookedEncoder",
+        Card(licence="the network's", citation="the network's", source="the user's own", modality="the network's"),
+        needs="network=…, layers={…}, size=…",
+    ),
     "huggingface": Entry(
         _HUGGINGFACE,
         Card(

@@ -14,7 +14,7 @@ EMPTY, FAINT = 0.02, 0.05
 """Brightness, of a volume in [0, 1], up to which a voxel is empty, and mean of those around it up to which it is: noise
 in the air must not hide where the anatomy ends."""
 
-AROUND = 5
+AROUND = 3
 """Side, in voxels, of what is around one."""
 
 Intensity = Literal["minmax", "quantile", "zscore", "none"] | tuple[float, float]
@@ -149,26 +149,28 @@ def thumbnails(images: Images, size: int) -> Thumbnails:
     Images keep their proportions. Of volumes what is not empty is stretched to fill the cube: the edges of borders
     would agree between strangers, and the affine map that aligns two volumes knows any stretch. Patient data.
     """
-    scaled = normalise_intensity(images.mean(dim=1, keepdim=True), "quantile")
+    grey = images.mean(dim=1, keepdim=True)
     if images.ndim == 4:
-        fitted = letterbox(scaled, (size, size))
+        fitted = letterbox(normalise_intensity(grey, "quantile"), (size, size))
     else:
-        fitted = torch.cat([resize(_content(volume), (size,) * 3) for volume in scaled.split(1)])
+        # Scaled once more without the borders: of what is not empty the same share is white, however wide they are.
+        filled = [volume[_content(normalise_intensity(volume, "quantile"))] for volume in grey.split(1)]
+        fitted = torch.cat([resize(normalise_intensity(volume, "quantile"), (size,) * 3) for volume in filled])
     return fitted[:, 0].mul(255).round().to(torch.uint8)
 
 
-def _content(volume: Tensor) -> Tensor:
-    """The smallest box that holds what is not empty of a volume `(1, 1, d, h, w)` in [0, 1]."""
-    around = volume
-    for window in ((AROUND, 1, 1), (1, AROUND, 1), (1, 1, AROUND)):  # outside of the volume all is empty
-        around = F.avg_pool3d(around, window, stride=1, padding=[side // 2 for side in window])
+def _content(volume: Tensor) -> tuple[Any, ...]:
+    """The smallest box that holds what is not empty of a volume `(1, 1, d, h, w)` in [0, 1], as its index."""
+    around = F.pad(volume, (AROUND // 2,) * 6)  # outside of the volume all is empty
+    for window in ((AROUND, 1, 1), (1, AROUND, 1), (1, 1, AROUND)):
+        around = F.avg_pool3d(around, window, stride=1)
     filled = (volume > EMPTY)[0, 0]
     filled = clear if (clear := filled & (around > FAINT)[0, 0]).any() else filled
     box: list[Any] = []
     for axis in range(3):
         there = filled.any(dim=[other for other in range(3) if other != axis]).nonzero()
         box.append(slice(int(there.min()), int(there.max()) + 1) if len(there) else slice(None))
-    return volume[(..., *box)]
+    return (..., *box)
 
 
 def _windowed(images: Tensor, low: float, high: float) -> Tensor:

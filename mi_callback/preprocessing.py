@@ -10,9 +10,12 @@ from torch import Tensor
 from mi_callback.errors import DataError
 from mi_callback.types import Images, Thumbnails
 
-EMPTY = 0.15
-"""Contrast of a plane of a volume, relative to that of the richest one, up to which it is empty: padding of any
-brightness, or air with noise."""
+EMPTY, FAINT = 0.02, 0.05
+"""Brightness, of a volume in [0, 1], up to which a voxel is empty, and mean of those around it up to which it is: noise
+in the air must not hide where the anatomy ends."""
+
+AROUND = 3
+"""Side, in voxels, of what is around one."""
 
 Intensity = Literal["minmax", "quantile", "zscore", "none"] | tuple[float, float]
 
@@ -146,20 +149,31 @@ def thumbnails(images: Images, size: int) -> Thumbnails:
     Images keep their proportions. Of volumes what is not empty is stretched to fill the cube: the edges of borders
     would agree between strangers, and the affine map that aligns two volumes knows any stretch. Patient data.
     """
-    scaled = normalise_intensity(images.mean(dim=1, keepdim=True), "quantile")
+    grey = images.mean(dim=1, keepdim=True)
     if images.ndim == 4:
-        fitted = letterbox(scaled, (size, size))
+        fitted = letterbox(normalise_intensity(grey, "quantile"), (size, size))
     else:
-        fitted = torch.cat([resize(_content(volume), (size,) * 3) for volume in scaled.split(1)])
+        # Scaled without the borders: of what is not empty the same share is white, however wide they are.
+        filled = [normalise_intensity(_content(volume), "quantile") for volume in grey.split(1)]
+        fitted = torch.cat([resize(volume, (size,) * 3) for volume in filled])
     return fitted[:, 0].mul(255).round().to(torch.uint8)
 
 
 def _content(volume: Tensor) -> Tensor:
-    """A volume `(1, 1, d, h, w)` in [0, 1] without the empty planes at its sides."""
+    """The smallest box that holds what is not empty of a volume `(1, 1, d, h, w)`, as bright as it came."""
+    scaled = normalise_intensity(volume, "quantile")
+    step = [max(1, side - 1) for side in volume.shape[2:]]
+    corners = scaled[..., :: step[0], :: step[1], :: step[2]]
+    scaled = 1 - scaled if corners.median() > 1 - EMPTY else scaled  # in an inverted copy what is empty is white
+    around = F.pad(scaled, (AROUND // 2,) * 6)  # outside of the volume all is empty
+    for window in ((AROUND, 1, 1), (1, AROUND, 1), (1, 1, AROUND)):
+        around = F.avg_pool3d(around, window, stride=1)
+    filled = scaled > EMPTY
+    filled = clear if (clear := filled & (around > FAINT)).any() else filled
     for axis in range(2, 5):
-        contrast = volume.std(dim=[other for other in range(5) if other != axis], correction=0)
-        there = (contrast >= EMPTY * contrast.max()).nonzero().flatten().tolist()
-        volume = volume.narrow(axis, there[0], there[-1] + 1 - there[0])
+        there = filled.any(dim=[other for other in range(5) if other != axis]).nonzero().flatten().tolist()
+        if there:
+            volume = volume.narrow(axis, there[0], there[-1] + 1 - there[0])
     return volume
 
 

@@ -184,7 +184,7 @@ def test_a_smooth_warp_of_volumes_is_undone(turned, generator):
     after, _ = warp(moving, theta, displacement)
     inner = (..., *(slice(8, -8),) * 3)
     error = [float((image - fixed)[inner].square().mean()) for image in (before, after)]
-    assert error[1] < 0.25 * error[0]
+    assert error[1] < 0.1 * error[0]
 
 
 def test_elastic_copies_of_volumes_stand_out_and_strangers_gain_little(generator):

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from mi_callback import perturbations as P
-from mi_callback.perturbations import PASTES, PERTURBATIONS
+from mi_callback.perturbations import PASTES, PERTURBATIONS, VOLUME_PASTES, VOLUME_PERTURBATIONS, in_planes
 
 
 def smooth(n: int = 3, side: int = 32, seed: int = 0) -> torch.Tensor:
@@ -325,6 +325,81 @@ def test_a_bias_field_is_smooth_and_multiplies():
     steps = torch.cat([field.diff(dim=-1).flatten(), field.diff(dim=-2).flatten()]).abs()
     assert 0 < steps.max() < 0.1
     assert (field.flatten(1).amax(dim=1) - field.flatten(1).amin(dim=1) > 0.2).all()
+
+
+# Volumes
+
+
+def volumes(n: int = 2, channels: int = 1, shape: tuple = (18, 24, 20), seed: int = 0) -> torch.Tensor:
+    """Smooth volumes in [0, 1], no two sides alike, dark at the border."""
+    noise = np.random.default_rng(seed).normal(size=(n, channels, *shape))
+    found = torch.from_numpy(np.stack([[gaussian_filter(c, 2.0) for c in volume] for volume in noise])).float()
+    for axis, side in enumerate(shape):
+        found = found - found.amin(dim=(2, 3, 4), keepdim=True)
+        line = torch.linspace(-1, 1, side).view(-1, *(1,) * (2 - axis))
+        found = found * torch.exp(-3 * line**4)
+    return found / found.amax(dim=(2, 3, 4), keepdim=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("name", VOLUME_PERTURBATIONS)
+def test_every_change_of_volumes_keeps_shape_and_range_and_changes_every_one(name, channels):
+    images = volumes(channels=channels)
+    before, state = images.clone(), torch.get_rng_state()
+    changed = VOLUME_PERTURBATIONS[name](images, seeded())
+    assert (changed.shape, changed.dtype) == (images.shape, images.dtype)
+    assert changed.isfinite().all()
+    assert changed.amin() >= -1e-6
+    assert changed.amax() <= 1 + 1e-6
+    differences = (changed - images).abs().flatten(2).amax(dim=2)
+    assert (differences == 0).all() if name == "exact" else (differences > 1e-3).all()
+    assert torch.equal(changed, VOLUME_PERTURBATIONS[name](images, seeded()))
+    assert torch.equal(images, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["rotation_15", "shift_0.1", "crop_0.7", "blur_1", "half_resolution", "flip_vertical"])
+def test_a_change_in_the_plane_is_that_of_each_slice(name):
+    images = volumes(channels=2)
+    changed = VOLUME_PERTURBATIONS[name](images, seeded())
+    for channel in range(2):
+        for depth in range(images.shape[2]):
+            plane = PERTURBATIONS[name](images[:, channel : channel + 1, depth], seeded())
+            assert torch.allclose(changed[:, channel : channel + 1, depth], plane, atol=1e-5)
+
+
+def test_a_random_change_in_the_plane_is_the_same_in_every_slice_of_a_volume():
+    flat = torch.full((2, 1, 5, 16, 16), 0.5)
+    field = in_planes(lambda x, g: P.bias_field(x, 0.3, g))(flat, seeded())
+    assert torch.equal(field, field[:, :, :1].expand_as(field))
+    assert not torch.allclose(field[0], field[1], atol=1e-3)
+
+
+def test_rotations_by_5_and_warps_are_about_every_axis():
+    line = torch.zeros(1, 1, 24, 24, 24)
+    for axis in range(3):  # a bar along each axis leaves its place
+        bar = torch.zeros(24, 24, 24)
+        bar.select((axis + 1) % 3, 12).select((axis + 1) % 2, 12)[:] = 1
+        line[0, 0] = bar
+        assert (VOLUME_PERTURBATIONS["rotation_5"](line, seeded()) - line).abs().amax() > 0.3
+    ramp = (torch.arange(24) / 23).view(1, 1, 1, 1, 24)
+    for axis in range(3):
+        along = ramp.expand(1, 1, 24, 24, 24).transpose(-1, 2 + axis)
+        moved = (VOLUME_PERTURBATIONS["elastic_1"](along, seeded()) - along)[..., 5:-5, 5:-5, 5:-5] * 23
+        assert 0.4 < moved.std() < 1.6  # voxels
+
+
+@pytest.mark.parametrize("name", VOLUME_PASTES)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_every_paste_of_volumes_changes_every_one_and_nothing_else(name, channels):
+    images, others = volumes(channels=channels), volumes(channels=channels, seed=1)
+    before = images.clone(), others.clone()
+    changed = VOLUME_PASTES[name](images, others, seeded())
+    assert changed.shape == images.shape
+    for one in (images, others):
+        assert ((changed - one).abs().flatten(1).amax(dim=1) > 1e-2).all()
+    assert torch.equal(images, before[0])
+    assert torch.equal(others, before[1])
 
 
 # Refusal

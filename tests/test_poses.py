@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_callback.errors import DataError
-from mi_callback.poses import POSES, VIEWS, looked_up, orbit, then, undo
+from mi_callback.poses import POSES, VIEWS, VOLUME_VIEWS, looked_up, orbit, then, undo, views_of
 
 
 @pytest.fixture
@@ -127,3 +127,20 @@ def test_the_pose_of_a_view_takes_a_query_that_looks_like_it_back_to_the_image(i
     view = VIEWS["quarter_turn"]
     assert torch.equal(POSES[view.pose](view.change(image)), image)
     assert all(VIEWS[name].pose == "identity" for name in VIEWS if name != "quarter_turn")
+
+
+@pytest.mark.parametrize("name", VOLUME_VIEWS)
+def test_a_view_of_volumes_is_that_of_every_slice(generator, name):
+    volumes = torch.rand(2, 2, 7, 12, 10, generator=generator) * 5 - 1024
+    volumes[:, :, 0, 0, 0], volumes[:, :, 0, 0, 1] = -1030, -1010  # the darkest and the brightest, in every slice
+    volumes[:, :, :, 0, 0], volumes[:, :, :, 0, 1] = -1030, -1010
+    seen = views_of(3)[name].change(volumes)
+    assert seen.shape == volumes.shape
+    assert (seen - volumes).abs().flatten(1).amax(dim=1).min() > 1
+    for depth in range(7):
+        assert torch.allclose(seen[:, :, depth], VIEWS[name].change(volumes[:, :, depth]), atol=1e-2)
+
+
+def test_quarter_turns_are_no_poses_of_volumes():
+    with pytest.raises(DataError, match=r"needed poses out of \['none', 'flips'\] for 3 dimensions; 'dihedral' came"):
+        orbit("dihedral", 3)

@@ -1,5 +1,6 @@
 """Is the generated image a warped copy of the match? Alignment recovers known maps, LNCC tells copies from others."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from mi_callback import regions
 from mi_callback.local_correlation import COPIED, LEAST_STRUCTURE, NOISE, WINDOW, local_correlation
-from mi_callback.registration import KEPT, SIZE, register
+from mi_callback.registration import KEPT, SIZE, VOLUME_SIZE, register, side_of
 
 
 def smooth(n: int, seed: int = 0, side: int = SIZE) -> torch.Tensor:
@@ -26,6 +27,18 @@ def smooth(n: int, seed: int = 0, side: int = SIZE) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).float().clamp(0, 1)
 
 
+def volumes(n: int, seed: int = 0) -> torch.Tensor:
+    """The same of volumes, in an ellipsoid that fades out slowly, `(n, side, side, side)`: an edge would agree."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, VOLUME_SIZE),) * 3, indexing="ij")
+    inside = 1 / (1 + np.exp(4 * (np.sqrt((z / 0.7) ** 2 + (y / 0.8) ** 2 + (x / 0.65) ** 2) - 1)))
+    made = []
+    for _ in range(n):
+        image = sum(s**1.5 * gaussian_filter(rng.normal(size=(VOLUME_SIZE,) * 3), s) for s in (1.5, 3, 6))
+        made.append((image - image.min()) / (image.max() - image.min()) * inside)
+    return torch.from_numpy(np.stack(made)).float()
+
+
 def as_bytes(images: torch.Tensor) -> torch.Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -38,7 +51,7 @@ def affine(rotation=0.0, zoom_x=1.0, zoom_y=1.0, shift_x=0.0, shift_y=0.0, shear
 
 
 def warp(images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    grid = F.affine_grid(theta.expand(len(images), 2, 3), [len(images), 1, *images.shape[1:]], align_corners=False)
+    grid = F.affine_grid(theta.expand(len(images), -1, -1), [len(images), 1, *images.shape[1:]], align_corners=False)
     return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
 
 
@@ -55,6 +68,9 @@ def pasted(theta: torch.Tensor, windows: list[int]) -> tuple[torch.Tensor, torch
     inside = regions.masks(SIZE)[windows][:, 0] > 0
     return torch.where(inside, warp(reference, theta), others), reference, others
 
+
+MOVED = torch.tensor([[[0.94, -0.17, 0.1, 0.06], [0.18, 0.98, 0.0, -0.05], [-0.08, 0.02, 1.05, 0.04]]])
+"""A volume turned, zoomed, sheared and moved a little."""
 
 WARPS = {
     "none": affine(),
@@ -108,6 +124,51 @@ def test_local_correlation_is_the_windowed_correlation_of_a_naive_loop(side, sig
     low, high = ((weight * (expected >= COPIED + slack)).sum() / structure.sum() for slack in (2e-3, -2e-3))
     assert low - 1e-5 <= float(found.copied) <= high + 1e-5
     assert 0.01 < low < 0.9
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_local_correlation_of_volumes_is_the_windowed_correlation_of_a_naive_loop(sign):
+    rng = np.random.default_rng(0)
+    side, radius = 12, WINDOW[3] // 2
+    generated, aligned = rng.random((2, side, side, side))
+    aligned = 0.67 * generated + 0.33 * aligned
+    generated[:, :5] *= 0.1  # little structure
+    inside = np.ones((side,) * 3)
+    inside[..., side - 3 :] = 0
+    expected, weight, structure = (np.zeros((side,) * 3) for _ in range(3))
+    for place in itertools.product(range(side), repeat=3):
+        window = tuple(slice(max(0, at - radius), at + radius + 1) for at in place)
+        a, b = generated[window].ravel(), aligned[window].ravel()
+        structure[place] = min(1, a.std() / 0.1)
+        if inside[window].all():
+            expected[place] = abs(((a - a.mean()) * (b - b.mean())).mean()) / (a.std() * b.std())
+            weight[place] = structure[place]
+    best, region = 0.0, side // 2
+    for corner in itertools.product(range(0, side - region + 1), repeat=3):
+        place = tuple(slice(at, at + region) for at in corner)
+        if weight[place].mean() >= LEAST_STRUCTURE * structure.mean():
+            unexplained = np.log(1 - (1 - NOISE) * expected[place] ** 2)
+            best = max(best, 1 - np.exp((weight[place] * unexplained).sum() / weight[place].sum()))
+    found = local_correlation(
+        *(torch.from_numpy(values).float()[None, None] for values in (generated, sign * aligned, inside))
+    )
+    assert found.map.shape == (1, 1, side, side, side)
+    clear = structure > 0.5
+    assert np.allclose(found.map[0, 0].numpy()[clear], expected[clear], atol=3e-3)
+    assert float(found.best) == pytest.approx(best**0.5, abs=3e-3)
+    low, high = ((weight * (expected >= COPIED + slack)).sum() / structure.sum() for slack in (5e-3, -5e-3))
+    assert low - 1e-5 <= float(found.copied) <= high + 1e-5
+    assert 0.01 < low < 0.9
+
+
+def test_registration_of_volumes_recovers_a_known_affine_map():
+    reference = volumes(2)
+    found = register(as_bytes(warp(reference, MOVED)), as_bytes(reference))
+    corners = torch.tensor([[*corner, 1.0] for corner in itertools.product((-0.5, 0.5), repeat=3)])
+    errors = (corners @ (found.theta - MOVED).transpose(1, 2)).norm(dim=2) * VOLUME_SIZE / 2
+    assert found.theta.shape == (2, 3, 4)
+    assert errors.max() < 0.7  # voxels
+    assert found.aligned.shape == found.lncc_map.shape == reference.shape
 
 
 @pytest.mark.parametrize("name", WARPS)
@@ -256,6 +317,84 @@ def test_inverted_contrast_is_aligned_and_compared_as_well(name):
     assert inverted.lncc.min() > 0.95
 
 
+# Promise: volumes
+
+
+def test_images_and_volumes_are_compared_at_their_side():
+    assert (side_of(2), side_of(3)) == (SIZE, VOLUME_SIZE)
+
+
+@pytest.mark.parametrize("change", ["exact", "moved_and_noisy", "inverted"])
+def test_copies_of_volumes_are_clearly_above_strangers(change, generator):
+    reference = volumes(3)
+    generated = warp(reference, MOVED) if change == "moved_and_noisy" else reference
+    if change == "moved_and_noisy":
+        generated = generated + 0.02 * torch.randn(reference.shape, generator=generator)
+    generated = 1 - generated if change == "inverted" else generated
+    moving = torch.cat([reference, reference.roll(1, 0)])
+    found = register(as_bytes(generated.repeat(2, 1, 1, 1)), as_bytes(moving))
+    copies, strangers = found.lncc.chunk(2)
+    assert copies.min() > (0.97 if change == "moved_and_noisy" else 0.985)
+    assert 1 - strangers.max() ** 2 > 2 * (1 - copies.min() ** 2)
+    assert found.copied_fraction[:3].min() > 0.7
+    assert found.copied_fraction[3:].max() < found.copied_fraction[:3].min() - 0.2
+
+
+def test_a_flip_of_volumes_is_not_an_affine_map_that_registration_tries():
+    reference = volumes(1)
+    flipped = torch.cat([reference.flip(axis) for axis in (1, 2, 3)])
+    found = register(as_bytes(flipped), as_bytes(reference.expand(3, -1, -1, -1)))
+    assert found.lncc.max() < 0.95
+    assert found.copied_fraction.max() < 0.7
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_volumes_are_registered_alike_in_any_chunk_one_by_one_and_twice(chunk):
+    bank = volumes(4)
+    generated = as_bytes(warp(bank, MOVED))
+    whole, again = register(generated, as_bytes(bank)), register(generated, as_bytes(bank))
+    assert torch.equal(whole.lncc, again.lncc)
+    assert torch.equal(whole.theta, again.theta)
+    parts = register(generated, as_bytes(bank), chunk=chunk)
+    assert torch.allclose(whole.lncc, parts.lncc, atol=1e-3)
+    assert torch.allclose(whole.theta, parts.theta, atol=1e-2)
+    assert (whole.lncc_map - parts.lncc_map).abs().mean() < 1e-2
+
+
+def test_candidates_of_volumes_compete_within_their_group_and_kind():
+    bank = volumes(KEPT + 3)
+    pairs = len(bank)
+    generated = as_bytes(torch.cat([warp(bank[[k]], MOVED) for k in (2, 4)]))
+    group = torch.arange(pairs) % 2
+    group[2], group[4] = 0, 1
+    found = register(generated[group], as_bytes(bank), group=group)
+    for member, copy in ((0, 2), (1, 4)):
+        rows = (group == member).nonzero().flatten()
+        assert int((found.lncc[rows] > -1).sum()) == min(KEPT, len(rows))
+        assert int(rows[found.lncc[rows].argmax()]) == copy
+    alone = register(generated[:1].expand(pairs, -1, -1, -1), as_bytes(bank), group=torch.zeros(pairs).long())
+    assert int((alone.lncc > -1).sum()) == KEPT
+    assert int(alone.lncc.argmax()) == 2
+    window = torch.tensor([-1, 13] * pairs)[:pairs]
+    kinds = register(generated[:1].expand(pairs, -1, -1, -1), as_bytes(bank), torch.zeros(pairs).long(), window)
+    assert all(int((kinds.lncc[part] > -1).sum()) == min(KEPT, int(part.sum())) for part in (window < 0, window >= 0))
+
+
+def test_an_eighth_pasted_into_another_volume_is_found_with_its_window():
+    windows = torch.tensor([13, 4, 22, 16])
+    reference, others = volumes(8, seed=3).chunk(2)
+    inside = regions.masks(VOLUME_SIZE, 3)[windows][:, 0] > 0
+    theta = torch.cat([torch.eye(3), torch.tensor([[0.05], [-0.04], [0.03]])], dim=1)[None]
+    mixed = as_bytes(torch.where(inside, warp(reference, theta), others))
+    part, whole = (register(mixed, as_bytes(reference), window=w) for w in (windows, None))
+    for k, window in enumerate(windows.tolist()):
+        place = tuple(slice(at * VOLUME_SIZE // 4 + 5, at * VOLUME_SIZE // 4 + VOLUME_SIZE // 2 - 5)
+                      for at in (window // 9, window // 3 % 3, window % 3))  # fmt: skip
+        assert part.lncc_map[k][place].mean() > 0.9
+        assert part.lncc_map[k][place].mean() > whole.lncc_map[k][place].mean() - 0.02
+    assert (part.theta - theta).abs()[..., 3].max() < 0.06
+
+
 # Promise: parts
 
 
@@ -323,6 +462,17 @@ def test_an_image_without_structure_is_finite_and_no_copy(flat, window):
         empty if flat in ("reference", "both") else structured,
         window=torch.full((2,), window),
     )
+    assert found.lncc.isfinite().all()
+    assert found.theta.isfinite().all()
+    assert found.lncc.abs().max() < 0.1
+    assert found.copied_fraction.max() < 0.1
+
+
+@pytest.mark.parametrize("window", [-1, 0, 13])
+def test_a_volume_without_structure_is_finite_and_no_copy(window):
+    structured, empty = as_bytes(volumes(1)), torch.full((1, *(VOLUME_SIZE,) * 3), 128, dtype=torch.uint8)
+    generated, reference = torch.cat([empty, structured, empty]), torch.cat([structured, empty, empty])
+    found = register(generated, reference, window=torch.full((3,), window))
     assert found.lncc.isfinite().all()
     assert found.theta.isfinite().all()
     assert found.lncc.abs().max() < 0.1

@@ -259,6 +259,48 @@ def test_the_closest_pairs_show_copy_beside_original():
     assert (pairs[..., :96] - pairs[..., 96:]).abs().mean() < 0.02
 
 
+def test_volumes_are_watched_and_their_planes_shown(tmp_path: Path):
+    """Dictionaries of volumes as MONAI makes them; a generator that repeats training volumes, mirrored in the depth."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    def volumes(n: int, seed: int) -> Tensor:
+        noise = torch.rand(n, 1, 5, 5, 5, generator=torch.Generator().manual_seed(seed))
+        return F.interpolate(noise, (12, 16, 14), mode="trilinear", align_corners=True)
+
+    train, held_out = volumes(12, 1), volumes(12, 2)
+
+    class OfVolumes(lp.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def sample(self, n: int) -> Tensor:
+            return self.scale.detach() * train[torch.arange(n) % 3].flip(-3)
+
+        def training_step(self, batch: Any, _index: int) -> Tensor:
+            return (self.scale * batch["image"]).square().mean()
+
+        def validation_step(self, batch: Any, _index: int) -> None:
+            pass
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    encoder = build_encoder("slices", encoder="pixels", sides=(4, 8), size=32, slices=4)
+    detector = options(encoder=encoder, verify=True, regions=False, views=False, candidates=1)
+    watch = callback(n_samples=4, detector=detector, power=1, log_images=True, set_scores=True)
+    logger = TensorBoardLogger(tmp_path)
+    loaders = (loader(Slices(v, [f"{name}{i}" for i in range(12)])) for name, v in (("a", train), ("b", held_out)))
+    trainer = fit(watch, module=OfVolumes(), train=next(loaders), val=next(loaders), logger=logger)
+    assert watch.samples.shape == (4, 1, 12, 16, 14)
+    assert scalars(trainer)["rate"] == 1
+    assert watch.scores.pose == ["flip_depth"] * 4
+    assert watch.scores.match.tolist() == [0, 1, 2, 0]
+    assert watch.scores.power.n == 1
+    assert watch.closest_pairs(2).shape == (2, 1, 96, 192)
+    assert any(file.stat().st_size > 1000 for file in Path(logger.log_dir).iterdir())
+
+
 @pytest.mark.parametrize("name", ["n_samples", "every_n_validations", "sample_batch_size"])
 def test_counts_below_one_are_refused(name: str):
     with pytest.raises(ValueError, match=rf"needed {name} of at least 1; 0 came"):

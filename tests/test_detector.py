@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mi_callback import MemorizationDetector, build_encoder
 from mi_callback import power as power_module
 from mi_callback.errors import CalibrationError, DataError, EncoderError, StateError
-from mi_callback.features import extract
+from mi_callback.features import VOLUMES_AT_ONCE, extract
 from mi_callback.multiplicity import reject
 from mi_callback.preprocessing import preprocess
 from mi_callback.set_scores import set_scores
@@ -521,3 +521,85 @@ def test_options_that_need_data_are_refused_with_the_fix():
         make(aggregation="median").fit(TRAIN, held_out=HELD_OUT)
     with pytest.raises(DataError, match="one subject per image"):
         make().fit(TRAIN, subjects=["a"], held_out=HELD_OUT)
+
+
+# Volumes
+
+
+def heads(n: int, seed: int, shape: tuple[int, ...] = (20, 26, 22)) -> torch.Tensor:
+    """n smooth random volumes `(n, 1, *shape)` with an outline all share."""
+    generator = torch.Generator().manual_seed(seed)
+    fine = F.interpolate(torch.rand(n, 1, 6, 6, 6, generator=generator), shape, mode="trilinear", align_corners=True)
+    z, y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in shape), indexing="ij")
+    return (0.1 + fine) * torch.exp(-2 * (z**4 + y**4 + x**4))
+
+
+@pytest.fixture(scope="module")
+def of_volumes():
+    encoder = build_encoder("slices", encoder="pixels", sides=(4, 8), size=32, slices=4)
+    options = {"encoder": encoder, "alpha": 0.1, "candidates": 2, "contrast": True, "null_size": 12}
+    detector = MemorizationDetector(**options)
+    train, held_out = heads(16, 1), heads(14, 2)
+    return options, detector.fit(train, subjects=ids("a", 16), held_out=held_out), train
+
+
+def test_volumes_go_the_whole_way(of_volumes, tmp_path):
+    options, detector, train = of_volumes
+    assert detector.dims == 3
+    assert detector.train.thumbnails.shape == (16, 48, 48, 48)
+    assert len(detector.planted.rows) == 16
+    assert detector.batch_size == VOLUMES_AT_ONCE
+    copies = torch.cat([train[:1], train[1:2].flip(-3), train[2:3].flip(-1, -2, -3), heads(3, 3)])
+    scores = detector.score(copies)
+    assert scores.flagged[:3].all()
+    assert scores.match[:3].tolist() == [0, 1, 2]
+    assert scores.pose[:3] == ["identity", "flip_depth", "flip_all"]
+    assert scores.verified[:3].min() > 0.99
+    assert scores.verified[3:].max() < scores.verified[:3].min()
+    assert scores.contrast is not None
+    assert detector.set_scores(copies)["fid"] > 0
+    pairs = detector.pairs(copies, scores, 2)
+    assert pairs.shape == (2, 1, 96, 192)
+    assert (pairs[..., :96] - pairs[..., 96:]).abs().mean() < 0.03
+    assert [one.row for one in detector.evidence(copies, scores, 1)] == scores.closest(1)
+    detector.save(tmp_path / "state")
+    loaded = MemorizationDetector(**options).load(tmp_path / "state")
+    again = loaded.score(copies)
+    assert torch.equal(again.verified, scores.verified)
+    assert torch.equal(again.p_value, scores.p_value)
+    assert all(torch.equal(*both) for both in zip(loaded.planted.images, detector.planted.images, strict=True))
+
+
+def test_copies_of_volumes_are_planted_and_found(of_volumes):
+    _, detector, _ = of_volumes
+    power = detector.power(2, ["exact", "flip_depth", "noise_0.02", "rotation_5", "quarter_pasted"])
+    assert power.n == 2
+    assert power.share("exact") == power.share("flip_depth") == power.share("noise_0.02") == 1
+    assert power.traced["rotation_5"].all()
+    with pytest.raises(DataError, match="'rotation_30'"):
+        detector.power(2, ["rotation_30"])
+
+
+def test_a_flipped_training_volume_among_the_held_out_ones_is_kept_out_of_the_null(of_volumes):
+    options, _, train = of_volumes
+    options = options | {"verify": False, "contrast": False}
+    with pytest.warns(UserWarning, match="1 of 13 held-out images are in the training set"):
+        leaked = MemorizationDetector(**options).fit(train, held_out=torch.cat([heads(12, 2), train[3:4].flip(-3, -1)]))
+    clean = MemorizationDetector(**options).fit(train, held_out=heads(12, 2))
+    assert torch.equal(leaked.null.similarity, clean.null.similarity)
+
+
+def test_volumes_of_several_sizes_and_without_held_out_ones_are_scored(of_volumes):
+    options, _, train = of_volumes
+    options = options | {"contrast": False, "regions": False, "views": False, "null": "cross_fit", "alpha": 0.2}
+    batches = [train[:10], F.pad(train[10:], (2, 3, 0, 0, 4, 1))]
+    detector = MemorizationDetector(**options).fit(batches)
+    scores = detector.score(train[:2].flip(-2))
+    assert scores.match.tolist() == [0, 1]
+    assert scores.pose == ["flip_vertical"] * 2
+    assert scores.flagged.all()
+
+
+def test_quarter_turns_are_refused_for_an_encoder_of_volumes(of_volumes):
+    with pytest.raises(DataError, match=r"needed poses out of \['none', 'flips'\] for 3 dimensions"):
+        MemorizationDetector(**(of_volumes[0] | {"poses": "dihedral"}))

@@ -129,6 +129,45 @@ def test_regions_are_the_map_cropped_by_hand_and_pooled(shape, pooling, generato
             assert torch.allclose(features[:, k], expected, atol=1e-5)
 
 
+class VolumeMaps(nn.Module):
+    """The same map of 3 channels of a volume in every layout; `BNC` with one token in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bcdhw = nn.Conv3d(1, 3, 2, stride=2)
+        self.bdhwc, self.bnc = nn.Identity(), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> None:
+        x = self.bcdhw(x)
+        self.bdhwc(x.movedim(1, -1))
+        tokens = x.flatten(2).transpose(1, 2)
+        self.bnc(torch.cat([torch.full_like(tokens[:, :1], 100.0), tokens], dim=1))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "gem", "mean_std"])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (8, 24, 16)])
+def test_regions_of_volumes_are_the_map_cropped_by_hand_and_pooled(shape, pooling, generator):
+    network = VolumeMaps()
+    layers = {"bcdhw": "BCDHW", "bdhwc": "BDHWC", "bnc": Layer("BNC", prefix_tokens=1)}
+    volumes = torch.rand(2, 1, *shape, generator=generator)
+    encoder = HookedEncoder(network, layers, size=shape, pooling=pooling)
+    whole, parts = encoder.with_regions(volumes)
+    assert list(parts) == list(layers)
+    assert all(torch.equal(whole[layer], features) for layer, features in encoder(volumes).items())
+    with torch.no_grad():
+        maps = network.bcdhw(volumes)
+    for k in range(27):
+        window = tuple(
+            slice(at * side // 4, at * side // 4 + side // 2)
+            for at, side in zip((k // 9, k // 3 % 3, k % 3), maps.shape[2:], strict=True)
+        )
+        expected = pool(maps[(..., *window)], Layer("BCDHW"), pooling)
+        for features in parts.values():
+            assert features.shape == (2, 27, expected.shape[1])
+            assert torch.allclose(features[:, k], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "gem", "mean_std"])
 @pytest.mark.parametrize("shape", [(6, 6), (7, 5)])
 def test_cells_that_a_window_cuts_count_by_the_part_inside(shape, pooling, generator):

@@ -11,7 +11,7 @@ from PIL import Image
 from mi_callback import MemorizationDetector, build_encoder
 from mi_callback import evidence as module
 from mi_callback.errors import DataError, StateError
-from mi_callback.evidence import Geometry, collect, difference, draw, draw_gallery, write
+from mi_callback.evidence import Geometry, collect, difference, draw, draw_gallery, planes, write
 from mi_callback.perturbations import affine, implant, paste
 from mi_callback.poses import POSES, orbit, undo
 from mi_callback.preprocessing import thumbnails
@@ -30,6 +30,17 @@ def slices(n: int, seed: int, side: int = SIZE) -> torch.Tensor:
     axis = torch.linspace(-1, 1, side)
     outline = ((axis[:, None] / 0.8) ** 2 + (axis / 0.65) ** 2 < 1).float()
     return (0.2 + grown[0] + 0.7 * grown[1]).clamp_min(0) * outline
+
+
+def volumes(n: int, seed: int, shape: tuple = (28, 40, 32)) -> torch.Tensor:
+    """The same of volumes, no two sides alike, `(n, 1, *shape)`."""
+    generator = torch.Generator().manual_seed(seed)
+    grown = [
+        F.interpolate(torch.rand(n, 1, k, k, k, generator=generator), shape, mode="trilinear", align_corners=True)
+        for k in (5, 10)
+    ]
+    z, y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in shape), indexing="ij")
+    return (0.1 + grown[0] + 0.7 * grown[1]).clamp_min(0) * torch.exp(-2 * (z**4 + y**4 + x**4))
 
 
 def ids(prefix: str, n: int) -> list[str]:
@@ -243,6 +254,132 @@ def test_a_detector_without_regions_looks_no_windows_up(parts):
     assert (scores.window == -1).all()
     assert torch.equal(scores.similarity, with_regions.similarity)
     assert scores.verified.mean() < with_regions.verified.mean()
+
+
+# Volumes
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_geometry_of_a_volume_says_where_a_point_of_the_training_volume_goes(seed):
+    rng = np.random.default_rng(seed)
+    axis = rng.normal(size=3)
+    x, y, z = axis / np.linalg.norm(axis)
+    angle, zoom, shift = np.deg2rad(rng.uniform(5, 170)), rng.uniform(0.8, 1.3, 3), rng.uniform(-0.1, 0.1, 3)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turn = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross  # Rodrigues
+    inverse = np.linalg.inv(turn @ np.diag(zoom))
+    found = Geometry.of(torch.tensor(np.c_[inverse, -inverse @ (2 * shift)]))
+    assert found.zoom == pytest.approx(tuple(zoom), rel=1e-4)
+    assert found.shift == pytest.approx(tuple(100 * shift), abs=1e-3)
+    isotropic = np.linalg.inv(turn * 1.2)
+    assert Geometry.of(torch.tensor(np.c_[isotropic, np.zeros(3)])).rotation == pytest.approx(
+        np.rad2deg(angle), abs=0.01
+    )
+    # Along the axis named: a point of the training volume on the right moves with the width, and so on.
+    for k in range(3):
+        moved = Geometry.of(torch.tensor(np.c_[np.eye(3), -2 * 0.1 * np.eye(3)[k]]))
+        assert moved.shift == pytest.approx([10 * (j == k) for j in range(3)], abs=1e-6)
+        assert moved.words() == [f"moved by 10 % {('to the right', 'down', 'to later slices')[k]}"]
+
+
+def test_the_geometry_of_a_volume_is_told_in_words():
+    assert Geometry(12.34, (1.2, 0.9, 1.0), (3.0, -4.0, -5.0)).words() == [
+        "zoomed 1.20 times in width, 0.90 times in height and 1.00 times in depth",
+        "turned by 12.3°",
+        "moved by 3 % to the right, 4 % up and 5 % to earlier slices",
+    ]
+    assert Geometry(0.1, (1.1, 1.1, 1.11), (0.0, 0.0, 2.0)).words() == [
+        "zoomed 1.10 times",
+        "moved by 2 % to later slices",
+    ]
+    assert Geometry(0.0, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)).words() == []
+
+
+def test_planes_are_those_in_the_middle_across_each_axis(generator):
+    volume = torch.rand(8, 8, 8, generator=generator)
+    shown = planes(volume)
+    assert shown.shape == (16, 16)
+    for a in range(8):
+        for b in range(8):
+            assert shown[a, b] == volume[4, a, b]
+            assert shown[a, 8 + b] == volume[a, 4, b]
+            assert shown[8 + a, b] == volume[a, b, 4]
+    assert shown[8:, 8:].isnan().all()
+    assert torch.equal(planes(volume[0]), volume[0])
+
+
+@pytest.fixture(scope="module")
+def of_volumes():
+    """Detector of volumes, copies of six of them in as many poses, their scores and evidence."""
+    train, poses = volumes(16, 1), ["identity", "flip_depth", "flip_all", "flip_depth_vertical", "rotation_180"]
+    copies = torch.cat([undo(pose, train[k : k + 1]) for k, pose in enumerate(poses)])
+    encoder = build_encoder("slices", encoder="pixels", sides=(4, 8), size=32, slices=4)
+    detector = MemorizationDetector(encoder, alpha=0.1, candidates=2, regions=False, views=False, null_size=12)
+    detector.fit(train, subjects=ids("train", 16), held_out=volumes(12, 2))
+    scores = detector.score(copies)
+    return detector, copies, scores, poses, {one.row: one for one in detector.evidence(copies, scores)}
+
+
+def test_flipped_copies_of_volumes_are_flagged_in_their_pose(of_volumes):
+    detector, _, scores, poses, found = of_volumes
+    assert scores.flagged.all()
+    assert scores.pose == poses
+    assert scores.match.tolist() == list(range(5))
+    assert sorted(found) == list(range(5))
+    assert not detector.score(volumes(4, 3)).flagged.all()
+
+
+def test_the_match_of_a_volume_is_shown_in_the_frame_of_the_generated_one(of_volumes):
+    _, copies, _, poses, found = of_volumes
+    side = 48
+    for row, one in found.items():
+        assert one.generated.shape == one.reference.shape == one.aligned.shape == one.lncc_map.shape == (2 * side,) * 2
+        assert torch.equal(
+            one.generated.nan_to_num(-1), planes(thumbnails(copies[[row]], side)[0] / 255).nan_to_num(-1)
+        )
+        assert one.generated[side:, side:].isnan().all()
+        assert correlation(one.generated, one.aligned) > 0.98
+        assert float(one.difference.abs().nanmean()) < 0.03
+        assert float(one.lncc_map.nanmean()) > 0.9
+        assert one.steps[-1:] == ([] if row == 0 else [module._UNPOSED[poses[row]]])
+
+
+@pytest.mark.parametrize("name", orbit("flips", 3)[1:])
+def test_the_words_for_a_pose_of_volumes_name_the_axes_that_it_turns(name):
+    grid = torch.arange(8).view(2, 2, 2)
+    turned = undo(name, grid)
+    flipped = [axis for axis in range(3) if int(turned[0, 0, 0]) >> (2 - axis) & 1]
+    words = ("along the depth", "top to bottom", "left to right")
+    said = module._UNPOSED[name]
+    expected = {"turned by 180°": [1, 2], "mirrored along every axis": [0, 1, 2]}
+    assert flipped == expected.get(said, [axis for axis in range(3) if words[axis] in said])
+
+
+def test_pictures_of_volumes_say_what_their_planes_are_and_part_them(of_volumes, posed, tmp_path):
+    one = of_volumes[-1][3]
+    page = draw(one)
+    shown = [axes for axes in page.axes if axes.images]
+    assert all(len(axes.lines) == 2 for axes in shown[:5])
+    for axes, image in zip(
+        shown, (one.generated, one.reference, one.aligned, one.difference, one.lncc_map), strict=False
+    ):
+        np.testing.assert_array_equal(np.ma.filled(axes.images[-1].get_array(), np.nan), image.numpy())
+    said = " ".join(text.get_text() for text in page.texts).replace("\n", " ")
+    assert "the middle planes are shown: across the depth upper left" in said
+    flat = draw(posed["identity"])
+    assert not any(axes.lines for axes in flat.axes if axes.images)
+    assert "planes" not in " ".join(text.get_text() for text in flat.texts)
+    files = write(list(of_volumes[-1].values()), tmp_path)
+    assert len(files) == 6
+    assert all(np.asarray(Image.open(file).convert("L")).std() > 10 for file in files)
+
+
+def test_structure_of_planes_does_not_see_the_next_plane():
+    image = torch.full((32, 32), 0.2)
+    image[:16, 16:] = 0.8  # flat in itself
+    image[16:, 16:] = torch.nan
+    assert module._structure(image, 2).max() < 1e-2
+    assert module._structure(image, 1).max() > 0.9
 
 
 # Promises

@@ -14,6 +14,7 @@ from mi_callback.errors import DataError, EncoderError
 from mi_callback.features import (
     IMAGE_KEYS,
     SUBJECT_KEYS,
+    VOLUMES_AT_ONCE,
     Features,
     Reservoir,
     concatenate,
@@ -23,7 +24,7 @@ from mi_callback.features import (
     read_batch,
 )
 from mi_callback.images import SliceFolder
-from mi_callback.poses import POSES, orbit
+from mi_callback.poses import POSES, VOLUME_VIEWS, orbit
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
 
 
@@ -529,3 +530,60 @@ def test_a_subject_key_for_batches_that_have_no_keys_is_refused(images):
 def test_an_encoder_that_breaks_its_declaration_is_refused(images, answer, message):
     with pytest.raises(EncoderError, match=message):
         encode(images, Plain(answer), [POSES["identity"], POSES["flip_vertical"]])
+
+
+# Volumes
+
+
+class Recorder(torch.nn.Module):
+    """Mean and middle voxel of volumes, and how many came at a time."""
+
+    name, layers, size, channels, intensity = "recorder", {"mean": "BC"}, (8, 8, 8), 1, "minmax"
+
+    def __init__(self):
+        super().__init__()
+        self.came = []
+
+    def forward(self, volumes):
+        self.came.append(len(volumes))
+        return {"mean": torch.stack([volumes.mean(dim=(1, 2, 3, 4)), volumes[:, 0, 1, 2, 3]], dim=1)}
+
+    def with_regions(self, volumes):
+        return self(volumes), {"mean": (volumes.flatten(1) @ regions.weights(8, 8, 8).T)[..., None]}
+
+    def fingerprint(self):
+        return "recorder"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("regional", [True, False])
+def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, batch_size, regional):
+    volumes = torch.rand(VOLUMES_AT_ONCE + 3, 1, 6, 8, 7, generator=generator)
+    encoder, poses = Recorder(), orbit("flips", 3)
+    keep = Reservoir(100)
+    found = extract(volumes, encoder, poses, batch_size=batch_size, regional=regional, views=True, keep=keep)
+    assert max(encoder.came) == min(batch_size, VOLUMES_AT_ONCE)
+    assert found.dims == 3
+    assert found.layers["mean"].shape == (8, len(volumes), 2)
+    assert len(keep.images) == len(volumes)
+    for position, pose in enumerate(poses):
+        ready = preprocess(POSES[pose](volumes), (8, 8, 8), intensity="minmax")
+        assert torch.allclose(found.layers["mean"][position], Recorder()(ready)["mean"], atol=1e-5)
+        if regional:
+            windows = Recorder().with_regions(ready)[1]["mean"]
+            there = regions.structured(ready)
+            assert torch.allclose(found.regions["mean"][position][there].float(), windows[there], atol=1e-3)
+            assert found.regions["mean"][position][~there].isnan().all()
+    assert bool(found.regions) == regional
+    for position, view in enumerate(VOLUME_VIEWS.values()):
+        ready = preprocess(view.change(volumes), (8, 8, 8), intensity="minmax")
+        assert torch.allclose(found.views["mean"][position], Recorder()(ready)["mean"], atol=1e-5)
+    assert list(found.seen_as()) == list(VOLUME_VIEWS)
+    assert torch.equal(found.thumbnails, thumbnails(check_images(volumes, dims=3), 48))
+
+
+def test_images_for_an_encoder_of_volumes_are_refused_and_the_other_way_round(images, encoder):
+    with pytest.raises(DataError, match=r"shape \(n, 1, d, h, w\).* \(7, 1, 12, 10\) came"):
+        extract(images, Recorder())
+    with pytest.raises(DataError, match=r"Volumes need an encoder of volumes: build_encoder\('slices'\)"):
+        extract(images[:, :, None], encoder)

@@ -8,6 +8,7 @@ import torch
 from mi_callback.errors import DataError
 from mi_callback.features import Features
 from mi_callback.leaks import copies_in_null, few_enough, merge, merge_identical, suspects, without_leaks
+from mi_callback.preprocessing import thumbnails
 
 
 def features(thumbnails: torch.Tensor, subjects: list[str] | None = None) -> Features:
@@ -39,6 +40,33 @@ def test_people_on_both_sides_are_left_out_with_all_their_images_and_named_by_po
     assert left.subjects == ["secret", "y", "z"]
     assert "secret" not in str(said[0].message)
     assert torch.equal(left.thumbnails, held_out.thumbnails[[1, 4, 5]])
+
+
+@pytest.mark.parametrize("axes", [(-1,), (-2,), (-3,), (-1, -3), (-1, -2, -3)])
+def test_a_flipped_training_volume_among_the_held_out_ones_is_left_out(axes):
+    train = features(pictures(40, 0).view(5, 8, 8, 8))
+    others = pictures(32, 1).view(4, 8, 8, 8)
+    held_out = features(torch.cat([others[:2], train.thumbnails[3:4].flip(axes), others[2:]]))
+    with pytest.warns(UserWarning, match=r"1 of 5 held-out images .* held-out image 2"):
+        left = without_leaks(train, held_out)
+    assert torch.equal(left.thumbnails, others)
+
+
+@pytest.mark.parametrize("shape", [(61, 61), (20, 26, 22), (35, 51, 36)])
+def test_a_flipped_image_is_the_same_but_for_rounding(shape, generator):
+    images = torch.rand(6, 1, *shape, generator=generator)
+    side = 33 if len(shape) == 2 else 24
+    flips = [tuple(range(-k, 0)) for k in range(1, len(shape) + 1)]
+    train = features(thumbnails(images, side))
+    held_out = features(torch.cat([thumbnails(images[k : k + 1].flip(axes), side) for k, axes in enumerate(flips)]))
+    rounded = held_out.thumbnails.clone()
+    for k in range(len(flips)):
+        rounded[k].flatten()[::97] += 1 - 2 * (rounded[k].flatten()[::97] > 128).to(torch.uint8)
+    others = features(thumbnails(torch.rand(3, 1, *shape, generator=generator), side))
+    for mixed in (held_out.thumbnails, rounded):
+        with pytest.warns(UserWarning, match=f"{len(flips)} of {len(flips) + 3} held-out images"):
+            left = without_leaks(train, features(torch.cat([mixed, others.thumbnails])))
+        assert torch.equal(left.thumbnails, others.thumbnails)
 
 
 def test_nothing_is_left_out_or_said_of_disjoint_sides():

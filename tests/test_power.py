@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binomtest
 
 from mi_callback.errors import DataError
-from mi_callback.perturbations import PASTES, PERTURBATIONS
+from mi_callback.perturbations import PASTES, PERTURBATIONS, VOLUME_PASTES, VOLUME_PERTURBATIONS
 from mi_callback.power import ENOUGH, Power, measure
 from mi_callback.preprocessing import check_images, normalise_intensity
 
@@ -219,3 +219,19 @@ def test_parts_are_pasted_into_others_where_there_are_any():
     assert list(measure(Recorder(), images, range(4), 0.05).flagged) == list(PERTURBATIONS)
     with pytest.raises(DataError, match=r"\['half_pasted'\] came"):
         measure(Recorder(), images, range(4), 0.05, changes=["half_pasted"])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_volumes_of_different_sizes_are_changed_as_volumes_are(channels):
+    shapes = [(6, 9, 8), (6, 9, 8), (7, 8, 10)]
+    volumes = [
+        torch.rand(channels, *shape, generator=torch.Generator().manual_seed(k)) for k, shape in enumerate(shapes)
+    ]
+    others = torch.randint(0, 255, (4, 1, 8, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
+    find = Recorder()
+    power = measure(find, volumes, range(3), 0.05, others=others)
+    assert list(power.flagged) == [*VOLUME_PERTURBATIONS, *VOLUME_PASTES]
+    assert sum(len(shown) for shown in find.shown) == 3 * len(power.flagged)
+    assert {tuple(shown.shape[1:]) for shown in find.shown} == {(channels, *shape) for shape in shapes}
+    with pytest.raises(DataError, match="'quarter_turn'"):
+        measure(find, volumes, range(3), 0.05, changes=["quarter_turn"])

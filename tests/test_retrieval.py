@@ -9,7 +9,7 @@ import torch
 
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.features import Features
-from mi_callback.poses import POSES, VIEWS, then
+from mi_callback.poses import POSES, VIEWS, orbit, then
 from mi_callback.regions import COUNT
 from mi_callback.retrieval import PER_SUBJECT, REGIONAL, Reference
 from mi_callback.similarity import EPSILON
@@ -318,6 +318,23 @@ def test_a_copied_window_is_a_candidate_with_its_pose_and_window(pose, window):
     assert found.candidate_poses[:, 8].tolist() == [pose] * 3
     assert found.candidate_windows[:, 8].tolist() == [window] * 3
     assert ((found.candidate_windows[:, 8:] >= 0) & (found.candidate_windows[:, 8:] < COUNT)).all()
+
+
+@pytest.mark.parametrize(("pose", "window"), [(0, 26), (3, 0), (5, 13), (7, 20)])
+def test_a_copied_window_of_a_volume_is_a_candidate_with_its_pose_and_window(pose, window):
+    def of_volumes(n: int, poses: int, seed: int) -> Features:
+        generator = torch.Generator().manual_seed(seed)
+        windows = {"layer0": torch.randn(poses, n, 27, 24, generator=generator).half()}
+        windows["layer0"][:, 0, 3] = torch.nan  # background
+        whole = {"layer0": torch.randn(poses, n, 24, generator=generator)}
+        return Features(whole, torch.zeros(n, 4, 4, 4, dtype=torch.uint8), None, None, windows)
+
+    train, queries = of_volumes(30, 1, 0), of_volumes(3, 8, 1)
+    queries.regions["layer0"][pose, :, window] = train.regions["layer0"][0, [5, 17, 22], 4]
+    found = Reference.fit(train, "shrunk").search(queries, "geometric")
+    assert found.candidates[:, 8].tolist() == [5, 17, 22]
+    assert [list(POSES)[k] for k in found.candidate_poses[:, 8].tolist()] == [orbit("flips", 3)[pose]] * 3
+    assert found.candidate_windows[:, 8].tolist() == [window] * 3
 
 
 def test_regional_candidates_are_rows_once_and_few_of_a_subject():

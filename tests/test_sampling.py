@@ -325,6 +325,14 @@ def test_a_sampler_that_changes_the_mode_itself_leaves_no_trace():
     assert module[0].training
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_volumes_are_drawn_as_images_are(channels):
+    drawn = draw(nn.Identity(), lambda n: torch.rand(n, channels, 4, 6, 5), 5, 2, 0)
+    assert drawn.shape == (5, channels, 4, 6, 5)
+    with pytest.raises(DataError, match=r"generated images 0 to 1: needed images with content; images \[1\] of 2"):
+        draw(nn.Identity(), lambda n: torch.rand(n, 1, 4, 6, 5) * (torch.arange(n) < 1).view(n, 1, 1, 1, 1), 2, 2, 0)
+
+
 # Refusals --------------------------------------------------------------------------------------------------------
 
 

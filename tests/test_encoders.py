@@ -1,6 +1,8 @@
 """Encoders: declared layers, declared input, pooled features out; the same answer for the same image, always."""
 
+import ast
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -573,3 +575,16 @@ class TestModule(EncoderContract):
         with torch.random.fork_rng():
             network = Net()
         return build_encoder("module", network=network, layers={"first": "BCHW", "second": "BCHW"}, size=(8, 12))
+
+
+def test_every_encoder_of_the_catalogue_keeps_the_contract():
+    kept, contracts = set(), {"EncoderContract"}
+    for path in Path(__file__).parent.glob("test_*.py"):
+        for family in ast.parse(path.read_text()).body:
+            if not isinstance(family, ast.ClassDef) or contracts.isdisjoint(map(ast.unparse, family.bases)):
+                continue
+            contracts.add(family.name)
+            for line in family.body:
+                if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "names":
+                    kept |= set(ast.literal_eval(line.value))
+    assert kept == set(available())

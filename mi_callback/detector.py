@@ -179,15 +179,16 @@ class MemorizationDetector:
             DataError: For broken images, fewer than two training images, or subjects on both sides.
             CalibrationError: If the null that was asked for is undefined for these data.
         """
-        kind = self._null_kind(held_out)
+        kind = self.null_kind(held_out)
         read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
         orbit_of_train = self.poses if kind != "held_out" else self.poses[:1]
         planted = Reservoir(PLANTED[self.dims], self.seed)
-        views = self.verify and self.views
-        training = self._extract(train, orbit_of_train, subjects, "training features", progress, planted, views, **read)
+        label = "training features" if progress else None
+        training = self.features(train, orbit_of_train, subjects, views=True, label=label, keep=planted, **read)
         novel = None
         if held_out is not None and (kind == "held_out" or self.contrast):
-            novel = self._extract(held_out, self.poses, held_out_subjects, "held-out features", progress, **read)
+            label = "held-out features" if progress else None
+            novel = self.features(held_out, subjects=held_out_subjects, label=label, **read)
         self.fit_features(training, novel, progress)
         self.planted = planted
         return self
@@ -195,10 +196,12 @@ class MemorizationDetector:
     def fit_features(
         self, train: Features, held_out: Features | None = None, progress: bool = False
     ) -> "MemorizationDetector":
-        """As `fit`, from features that were extracted before (in all poses, where the null is made from training)."""
+        """As `fit`, from `features` that were extracted before: those of training images with their views, and in all
+        poses where the null is made from them.
+        """
         if len(train) < 2:
             raise DataError(f"needed at least 2 training images; {len(train)} came.")
-        kind = self._null_kind(held_out)
+        kind = self.null_kind(held_out)
         if self.contrast and held_out is None:
             raise CalibrationError("needed held-out images for contrast=True; none came. Pass held_out=….")
         if held_out is not None:
@@ -251,9 +254,8 @@ class MemorizationDetector:
             StateError: If the detector is not fitted.
             DataError: For broken images (NaN, constant, wrong shape).
         """
-        return self.score_features(
-            self._extract(generated, self.poses, None, "generated features", progress, image_key=image_key)
-        )
+        label = "generated features" if progress else None
+        return self.score_features(self.features(generated, label=label, image_key=image_key))
 
     def score_features(self, generated: Features) -> Scores:
         """As `score`, from features that were extracted before in all poses."""
@@ -333,8 +335,7 @@ class MemorizationDetector:
             assert self.reference is not None
             assert self.null is not None
             assert self.train is not None
-            features = self._extract(planted, self.poses, None, "planted features", False)
-            found = self.match(features, self.reference, self.train.thumbnails)
+            found = self.match(self.features(planted), self.reference, self.train.thumbnails)
             return self.null.p_values(found.similarity) <= self.alpha + ROUNDING, found.row
 
         others = None if self.held_out is None else self.held_out.thumbnails[:, None]
@@ -354,7 +355,8 @@ class MemorizationDetector:
         """
         if self.reference is None or self.train is None:
             raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-        features = self._extract(generated, self.poses[:1], None, "generated features", progress, image_key=image_key)
+        label = "generated features" if progress else None
+        features = self.features(generated, self.poses[:1], label=label, image_key=image_key)
         sides = (self.train, self.held_out, features)
         train, held_out, samples = (None if side is None else self.reference.whitened(side) for side in sides)
         assert train is not None
@@ -463,34 +465,51 @@ class MemorizationDetector:
 
     # The line ----------------------------------------------------------------------------------------------------
 
-    def _extract(
+    def features(
         self,
         images: Any,
-        poses: Sequence[str],
-        subjects: Subjects | None,
-        label: str,
-        progress: bool,
-        keep: Reservoir | None = None,
+        poses: Sequence[str] | None = None,
+        subjects: Subjects | None = None,
         views: bool = False,
+        label: str | None = None,
+        keep: Reservoir | None = None,
         **read: SubjectKey,
     ) -> Features:
+        """Images in any container as this detector looks at them, for `fit_features` and `score_features`.
+
+        Args:
+            poses: All of this detector when None.
+            subjects: One id per image.
+            views: Whether they are a training set: in the views in which this detector searches it, if it does.
+            label: Of the progress bar; None for no bar.
+            keep: Takes a sample of the images on the way.
+            read: `subject_key` and `image_key`, as in `fit`.
+
+        Raises:
+            DataError: For broken images.
+        """
         if isinstance(self.encoder, torch.nn.Module):
             self.encoder.to(self.device)
         return extract(
             images,
             self.encoder,
-            poses,
+            self.poses if poses is None else poses,
             subjects=subjects,
             device=self.device,
             batch_size=self.batch_size,
-            progress=label if progress else None,
+            progress=label,
             keep=keep,
             regional=self.verify and self.regions,
-            views=views,
+            views=views and self.verify and self.views,
             **read,
         )
 
-    def _null_kind(self, held_out: Any) -> NullKind:
+    def null_kind(self, held_out: Any) -> NullKind:
+        """The null that is made with these held-out images, or with none.
+
+        Raises:
+            CalibrationError: If one of held-out images was asked for, and there are none.
+        """
         if self.null_choice == "held_out" and held_out is None:
             raise CalibrationError(
                 "needed held-out images for null='held_out'; none came. Pass held_out=…, or use null='cross_fit'."

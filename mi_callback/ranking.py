@@ -17,7 +17,7 @@ from mi_callback.certificates import clopper_pearson
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Card, Encoder, available, build_encoder, entry
 from mi_callback.errors import CalibrationError, DataError, EncoderError, MemorizationError
-from mi_callback.features import extract, read_batches
+from mi_callback.features import read_batches
 from mi_callback.images import SliceFolder
 from mi_callback.listing import RESTRICTED
 from mi_callback.nulls import thin
@@ -136,7 +136,7 @@ def rank(
 
     training = load(train, subjects, "training")
     novel = None if held_out is None else load(held_out, held_out_subjects, "held-out")
-    kind = plain._null_kind(held_out)
+    kind = plain.null_kind(held_out)
     novel = novel if kind == "held_out" else None
     _check_resolution(kind, (novel or training).people, plain.alpha)
     dims = training.images.ndim - 2
@@ -283,14 +283,9 @@ def _measure(
         raise EncoderError(f"needed an encoder of {kinds[dims]}; {encoder.name!r} encodes {kinds[len(encoder.size)]}.")
     detector = MemorizationDetector(encoder, **settings)
     start = time.perf_counter()
-    if isinstance(encoder, torch.nn.Module):
-        encoder.to(detector.device)
-    read: dict[str, Any] = {"device": detector.device, "batch_size": detector.batch_size}
-    read["regional"] = detector.verify and detector.regions
     poses = detector.poses[:1] if kind == "held_out" else detector.poses
-    views = detector.verify and detector.views
-    train = extract(training.images, encoder, poses, training.subjects, views=views, **read)
-    held_out = None if novel is None else extract(novel.images, encoder, detector.poses, novel.subjects, **read)
+    train = detector.features(training.images, poses, training.subjects, views=True)
+    held_out = None if novel is None else detector.features(novel.images, subjects=novel.subjects)
     detector.fit_features(train, held_out)
     encoded = len(training.images) + (0 if novel is None else len(novel.images))
     fit_seconds = (time.perf_counter() - start) / encoded

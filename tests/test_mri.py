@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_callback import MemorizationDetector
-from mi_callback.features import Features, extract
+from mi_callback.features import Features
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.perturbations import PERTURBATIONS
 from mi_callback.preprocessing import check_images, normalise_intensity
@@ -35,12 +35,7 @@ def read(folder: SliceFolder, most: int) -> Cohort:
         rows += own[:: -(-len(own) // most)]
     images = normalise_intensity(check_images(torch.stack([folder[i]["image"] for i in rows])), "quantile")
     subjects = [folder.subjects[i] for i in rows]
-    detector = MemorizationDetector()
-    return Cohort(
-        images,
-        subjects,
-        extract(images, detector.encoder, detector.poses, subjects=subjects, regional=True, views=True),
-    )
+    return Cohort(images, subjects, MemorizationDetector().features(images, subjects=subjects, views=True))
 
 
 @pytest.fixture(scope="module", params=["ixi_t1", "spider_lumbar"])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mi_callback import MemorizationDetector, __version__, build_encoder
 from mi_callback.certificates import clopper_pearson
-from mi_callback.features import Features, extract
+from mi_callback.features import Features
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.loggers import markdown_table
 from mi_callback.perturbations import PASTES, PERTURBATIONS
@@ -161,7 +161,7 @@ class Methods:
         self.matched, self.seconds, self.images = torch.empty(0), 0.0, 0
 
     def encode(self, images: Tensor, subjects: list[str] | None = None, views: bool = False) -> Features:
-        return extract(images, self.ours.encoder, self.ours.poses, subjects=subjects, regional=True, views=views)
+        return self.ours.features(images, subjects=subjects, views=views)
 
     def similarity(self, images: Tensor) -> dict[str, Tensor]:
         features = self.encode(images)

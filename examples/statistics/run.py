@@ -25,7 +25,7 @@ from torch import Tensor
 from mi_callback import MemorizationDetector, __version__
 from mi_callback.calibration import ROUNDING
 from mi_callback.errors import CalibrationError
-from mi_callback.features import Features, concatenate, extract
+from mi_callback.features import Features, concatenate
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.loggers import markdown_table
 from mi_callback.multiplicity import reject
@@ -131,11 +131,9 @@ class Slices:
                 "smooth": lambda x: blur(x, 1.5),
                 "small": lambda x: affine(x, scale_x=0.9, scale_y=0.9),
             }[change](self.images)
-            detector = MemorizationDetector()
-            # With all that the default line looks up; only training images need views, and only unchanged ones are.
-            self._features[change] = extract(
-                changed, detector.encoder, detector.poses, subjects=self.subjects, regional=True, views=change == "none"
-            )
+            # Only training images need views, and only unchanged ones are.
+            views = change == "none"
+            self._features[change] = MemorizationDetector().features(changed, subjects=self.subjects, views=views)
         return self._features[change]
 
     def splits(self, n: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -1,7 +1,7 @@
 """Weights from files, safely: nothing in a file is ever executed, and nothing stays random by accident."""
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def load_weights(
     unknown = sorted(key for key in weights.keys() - expected.keys() if not unused(key))
     if missing or shapes or unknown:
         faults = {"missing": missing, "of another shape": [f"{k} {v}" for k, v in shapes.items()], "unknown": unknown}
-        told = "; ".join(f"{fault} {_first(keys)}" for fault, keys in faults.items() if keys)
+        told = "; ".join(f"{fault} {first_of(keys)}" for fault, keys in faults.items() if keys)
         raise EncoderError(f"needed the weights of {type(network).__name__}; in {source} are {told}.")
     taken = {key: weights[key].to(value.dtype, copy=True) for key, value in expected.items() if key in weights}
     absent = {key: torch.zeros_like(expected[key], device="cpu") for key in counters - weights.keys()}
@@ -146,14 +146,20 @@ def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes make the unpickler do; nothing was executed
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EncoderError(
-            f"needed a file of nothing but tensors; {path} is none, or not all of one ({first}). Fetch it again. If it "
-            "is whole and holds pickled objects, they run code when they are loaded. Where you trust their author, "
-            "convert it once, on a machine without patient data: torch.load(path, weights_only=False), then "
-            "safetensors.torch.save_file(state_dict, 'weights.safetensors'), and pass that file."
+            f"needed a file of nothing but tensors; {path} is none, or not all of one ({first_line(error)}). Fetch it "
+            "again. If it is whole and holds pickled objects, they run code when they are loaded. Where you trust "
+            "their author, convert it once, on a machine without patient data: torch.load(path, weights_only=False), "
+            "then safetensors.torch.save_file(state_dict, 'weights.safetensors'), and pass that file."
         ) from error
 
 
-def _first(keys: list[str], most: int = 12) -> str:
-    return f"{keys[:most]}{f' and {len(keys) - most} more' if len(keys) > most else ''}"
+def first_of(keys: Sequence[str], most: int = 12) -> str:
+    """The first of many keys, and how many more there are."""
+    return f"{list(keys[:most])}{f' and {len(keys) - most} more' if len(keys) > most else ''}"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages that some add to it; its type where it says nothing."""
+    told = str(error).strip()
+    return told.splitlines()[0] if told else type(error).__name__

@@ -21,11 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mi_callback.encoders.base import Card, HookedEncoder, Outputs
-from mi_callback.encoders.checkpoints import checked_file, file_digest
-from mi_callback.encoders.pooling import Layer, Layout, Pooling
+from mi_callback.encoders.base import HookedEncoder, Outputs
+from mi_callback.encoders.checkpoints import checked_file, file_digest, first_line
+from mi_callback.encoders.pooling import Layer, Layout
 from mi_callback.errors import EncoderError
-from mi_callback.preprocessing import Intensity
 
 Layers = Mapping[str, Layout | Layer]
 
@@ -35,14 +34,10 @@ def build_torchscript(
     size: int | Sequence[int],
     layers: Layers | None = None,
     channels: int = 1,
-    intensity: Intensity | Sequence[float] = "quantile",
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
-    pooling: Pooling = "mean",
     trusted: bool = False,
     sha256: str | None = None,
     name: str = "torchscript",
-    card: Card | None = None,
+    **options: Any,
 ) -> HookedEncoder:
     """A TorchScript file: what it returns is tapped, since its submodules cannot be.
 
@@ -54,12 +49,10 @@ def build_torchscript(
         layers: What the network returns, `{"outputs.0": "BC", "outputs.1": "BCHW"}`, with the layout of each tensor;
             those left out are not used. One vector for each image when None.
         channels: That it takes; grey images are repeated.
-        intensity: Scaling that it expects.
-        mean, std: Subtracted from and divided into the scaled images, one number or one per channel.
         trusted: Whether you trust the file as you trust code (see the module's docstring).
         sha256: Hexadecimal digest that the file must have.
         name: Shown in reports.
-        card: Licence and citation of the weights.
+        options: Others of `HookedEncoder`: `intensity` (by default `quantile`), `mean`, `std`, `pooling`, `card`.
 
     Raises:
         EncoderError: If the file is missing, not trusted, has another digest or is no TorchScript.
@@ -71,11 +64,11 @@ def build_torchscript(
             network = torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise EncoderError(
-            f"needed a file of torch.jit.save; {path} is none, or not all of one ({_first_line(error)}). Weights alone "
+            f"needed a file of torch.jit.save; {path} is none, or not all of one ({first_line(error)}). Weights alone "
             "need the builder of their network; .pt2 files need build_encoder('exported')."
         ) from error
     network.eval()
-    return _encoder(_Script(network), path, layers, size, channels, intensity, pooling, name, mean, std, card)
+    return _encoder(_Script(network), path, layers, size=size, channels=channels, name=name, **options)
 
 
 def build_exported(
@@ -83,14 +76,10 @@ def build_exported(
     size: int | Sequence[int],
     layers: Layers | None = None,
     channels: int = 1,
-    intensity: Intensity | Sequence[float] = "quantile",
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
-    pooling: Pooling = "mean",
     trusted: bool = False,
     sha256: str | None = None,
     name: str = "exported",
-    card: Card | None = None,
+    **options: Any,
 ) -> HookedEncoder:
     """A `torch.export` program (`.pt2`): what it returns is tapped.
 
@@ -104,12 +93,10 @@ def build_exported(
         layers: What the program returns, `{"outputs.0": "BC", "outputs.1": "BCHW"}`, with the layout of each tensor;
             those left out are not used. One vector for each image when None.
         channels: That it takes; grey images are repeated.
-        intensity: Scaling that it expects.
-        mean, std: Subtracted from and divided into the scaled images, one number or one per channel.
         trusted: Whether you trust the file as you trust code (see the module's docstring).
         sha256: Hexadecimal digest that the file must have.
         name: Shown in reports.
-        card: Licence and citation of the weights.
+        options: Others of `HookedEncoder`: `intensity` (by default `quantile`), `mean`, `std`, `pooling`, `card`.
 
     Raises:
         EncoderError: If the file is missing, not trusted, has another digest, is no program, or one of other inputs.
@@ -125,9 +112,9 @@ def build_exported(
     except Exception as error:  # the loader raises whatever the content of the archive makes it
         raise EncoderError(
             f"needed a file of torch.export.save; {path} is none that torch {torch.__version__} reads "
-            f"({_first_line(error)}). TorchScript files need build_encoder('torchscript')."
+            f"({first_line(error)}). TorchScript files need build_encoder('torchscript')."
         ) from error
-    return _encoder(_Program(module, batch), path, layers, sides, channels, intensity, pooling, name, mean, std, card)
+    return _encoder(_Program(module, batch), path, layers, size=sides, channels=channels, name=name, **options)
 
 
 class _Compiled(nn.Module):
@@ -182,19 +169,7 @@ class _Described(Outputs):
         return f"sha256={self.digest}"
 
 
-def _encoder(
-    network: _Compiled,
-    path: Path,
-    layers: Layers | None,
-    size: int | Sequence[int],
-    channels: int,
-    intensity: Intensity | Sequence[float],
-    pooling: Pooling,
-    name: str,
-    mean: float | Sequence[float],
-    std: float | Sequence[float],
-    card: Card | None,
-) -> HookedEncoder:
+def _encoder(network: _Compiled, path: Path, layers: Layers | None, **options: Any) -> HookedEncoder:
     layers = layers or {"outputs.0": "BC"}
     numbers = [re.fullmatch(r"outputs\.(\d+)", key) for key in layers]
     if not all(numbers):
@@ -204,7 +179,7 @@ def _encoder(
         )
     count = 1 + max(int(number[1]) for number in numbers if number)
     described = _Described(network, count, file_digest(path))
-    return HookedEncoder(described, layers, size, channels, intensity, pooling, name, mean, std, card)
+    return HookedEncoder(described, layers, **{"intensity": "quantile", **options})
 
 
 def _trusted_file(checkpoint: str | Path, trusted: bool, sha256: str | None, loader: str) -> Path:
@@ -244,7 +219,3 @@ def _listed(returned: Any) -> list[Tensor]:
     if isinstance(returned, Mapping):
         return list(returned.values())
     return list(returned) if isinstance(returned, (tuple, list)) else [returned]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mi_callback.encoders.base import HookedEncoder, Layer
+from mi_callback.encoders.checkpoints import first_line, first_of
 from mi_callback.encoders.pooling import Layout, Pooling, pool
 from mi_callback.errors import EncoderError
 from mi_callback.preprocessing import Intensity
@@ -185,7 +186,7 @@ def build_huggingface(
     states = _try(network, torch.zeros(1, channels, *sides), kind)
     positions = _positions(layers, len(states), kind)
     if lost and any(states[position].isnan().any() for position in positions):
-        raise EncoderError(f"{_without(backbone, str(model))} missing {_first(missing)}.")
+        raise EncoderError(f"{_without(backbone, str(model))} missing {first_of(missing)}.")
     for tensor in lost:  # nothing that is asked for depends on them; zeros keep the fingerprint the same
         tensor.zero_()
     network.tap(positions)
@@ -284,7 +285,7 @@ def _load(folder: Path, source: str) -> tuple[nn.Module, list[str]]:
             ) from error
     mismatched = sorted(str(found[0]) for found in report["mismatched_keys"])
     if mismatched:
-        raise EncoderError(f"{_without(backbone, source)} of another shape {_first(mismatched)}.")
+        raise EncoderError(f"{_without(backbone, source)} of another shape {first_of(mismatched)}.")
     return backbone.float().eval(), sorted(report["missing_keys"])
 
 
@@ -319,7 +320,7 @@ def _spoil(backbone: nn.Module, missing: Sequence[str], source: str) -> list[Ten
     """
     held = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     if unknown := [key for key in missing if key not in held]:
-        raise EncoderError(f"{_without(backbone, source)} missing {_first(unknown)}.")
+        raise EncoderError(f"{_without(backbone, source)} missing {first_of(unknown)}.")
     # Integers are tables of positions, computed and not learned.
     lost = [held[key].detach() for key in missing if held[key].is_floating_point()]
     for tensor in lost:
@@ -460,9 +461,5 @@ def _pair(size: int | Sequence[int] | Mapping[str, int]) -> tuple[int, int]:
 
 
 def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0].rstrip('.')}" if text else type(error).__name__
-
-
-def _first(keys: Sequence[str], most: int = 12) -> str:
-    return f"{list(keys[:most])}{f' and {len(keys) - most} more' if len(keys) > most else ''}"
+    told = first_line(error).rstrip(".")
+    return told if told == type(error).__name__ else f"{type(error).__name__}: {told}"

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from mi_callback.encoders.base import Card, HookedEncoder
 from mi_callback.encoders.checkpoints import initialised, load_weights, read_checkpoint, strip_prefix
-from mi_callback.encoders.pooling import Layer, Layout, Pooling
+from mi_callback.encoders.pooling import Layer, Layout
 from mi_callback.errors import EncoderError
-from mi_callback.preprocessing import Intensity
 
 RANDOM = "random"
 """The checkpoint that is none."""
@@ -45,14 +44,12 @@ def build_monai_resnet(
     dilated: bool = False,
     widen: float = 1.0,
     layers: Layers | None = None,
-    intensity: Intensity | Sequence[float] = "zscore",
-    pooling: Pooling = "mean",
     prefix: str = "",
     unused: Sequence[str] = (),
     sha256: str | None = None,
     seed: int = 0,
     name: str = "monai_resnet",
-    card: Card | None = None,
+    **options: Any,
 ) -> HookedEncoder:
     """`monai.networks.nets.resnet{depth}`, its last three stages tapped. The defaults are those of MONAI.
 
@@ -74,6 +71,7 @@ def build_monai_resnet(
         unused: Beginnings of keys of the checkpoint that are not of the network; heads (`fc.`) need not be named.
         sha256: Hexadecimal digest that the checkpoint must have.
         seed: Of random weights.
+        options: Others of `HookedEncoder`: `intensity` (by default `zscore`), `mean`, `std`, `pooling`, `card`.
 
     Raises:
         EncoderError: If no checkpoint is named, or it has not the weights of this network.
@@ -103,16 +101,9 @@ def build_monai_resnet(
 
     network = _weighted(build, checkpoint, seed, sha256, renamed, ("fc.", *unused))
     layout: Layout = "BCDHW" if dims == 3 else "BCHW"
-    return HookedEncoder(
-        network,
-        layers or {"layer2": layout, "layer3": layout, "layer4": layout},
-        size=_sized(size or (96 if dims == 3 else 224), dims),
-        channels=channels,
-        intensity=intensity,
-        pooling=pooling,
-        name=_named(f"{name}{depth}", checkpoint, seed),
-        card=_card(card, checkpoint),
-    )
+    declared = {"size": _sized(size or (96 if dims == 3 else 224), dims), "channels": channels, "intensity": "zscore"}
+    layers = layers or {"layer2": layout, "layer3": layout, "layer4": layout}
+    return _tapped(network, layers, checkpoint, seed, f"{name}{depth}", **{**declared, **options})
 
 
 def build_medicalnet(
@@ -169,14 +160,12 @@ def build_monai_vit(
     channels: int = 1,
     taps: int = 3,
     layers: Layers | None = None,
-    intensity: Intensity | Sequence[float] = "zscore",
-    pooling: Pooling = "mean",
     prefix: str = "",
     unused: Sequence[str] = (),
     sha256: str | None = None,
     seed: int = 0,
     name: str = "monai_vit",
-    card: Card | None = None,
+    **options: Any,
 ) -> HookedEncoder:
     """`monai.networks.nets.ViT`, tapped behind blocks that are spread evenly over its depth.
 
@@ -203,6 +192,7 @@ def build_monai_vit(
             cross attention that its older versions wrote and never used, need not be named.
         sha256: Hexadecimal digest that the checkpoint must have.
         seed: Of random weights.
+        options: Others of `HookedEncoder`: `intensity` (by default `zscore`), `mean`, `std`, `pooling`, `card`.
 
     Raises:
         EncoderError: If no checkpoint is named, or it has not the weights of this network.
@@ -243,16 +233,9 @@ def build_monai_vit(
         build, checkpoint, seed, sha256, renamed, ("classification_head.", *unused), lambda key: "cross_attn" in key
     )
     blocks = [round((k + 1) * depth / taps) - 1 for k in range(taps)]
-    return HookedEncoder(
-        network,
-        layers or {f"blocks.{block}": Layer("BNC", int(class_token)) for block in blocks},
-        size=sides,
-        channels=channels,
-        intensity=intensity,
-        pooling=pooling,
-        name=_named(name, checkpoint, seed),
-        card=_card(card, checkpoint),
-    )
+    declared = {"size": sides, "channels": channels, "intensity": "zscore"}
+    layers = layers or {f"blocks.{block}": Layer("BNC", int(class_token)) for block in blocks}
+    return _tapped(network, layers, checkpoint, seed, name, **{**declared, **options})
 
 
 def build_swin_unetr(
@@ -266,13 +249,11 @@ def build_swin_unetr(
     window: int = 7,
     use_v2: bool = False,
     layers: Layers | None = None,
-    intensity: Intensity | Sequence[float] = "quantile",
-    pooling: Pooling = "mean",
     prefix: str = "",
     sha256: str | None = None,
     seed: int = 0,
     name: str = "swin_unetr",
-    card: Card | None = None,
+    **options: Any,
 ) -> HookedEncoder:
     """The encoder of MONAI's SwinUNETR (`swinViT`), its last three stages tapped at 1/8, 1/16 and 1/32 of the input.
 
@@ -298,6 +279,7 @@ def build_swin_unetr(
             `swinViT.`, `swin_vit.` and `encoder.` are recognised.
         sha256: Hexadecimal digest that the checkpoint must have.
         seed: Of random weights.
+        options: Others of `HookedEncoder`: `intensity` (by default `quantile`), `mean`, `std`, `pooling`, `card`.
 
     Raises:
         EncoderError: If no checkpoint is named, or it has not the weights of this network.
@@ -336,16 +318,9 @@ def build_swin_unetr(
     # The index of relative positions follows from the window: it is computed, not learnt, and may be absent.
     network = _weighted(build, checkpoint, seed, sha256, renamed, (), lambda key: key.endswith("position_index"))
     layout: Layout = "BCDHW" if dims == 3 else "BCHW"
-    return HookedEncoder(
-        network,
-        layers or {"layers2.0": layout, "layers3.0": layout, "layers4.0": layout},
-        size=sides,
-        channels=channels,
-        intensity=intensity,
-        pooling=pooling,
-        name=_named(name, checkpoint, seed),
-        card=_card(card, checkpoint),
-    )
+    declared = {"size": sides, "channels": channels, "intensity": "quantile"}
+    layers = layers or {"layers2.0": layout, "layers3.0": layout, "layers4.0": layout}
+    return _tapped(network, layers, checkpoint, seed, name, **{**declared, **options})
 
 
 def build_monai_bundle(
@@ -356,17 +331,13 @@ def build_monai_bundle(
     config: str | None = None,
     node: str | None = None,
     channels: int = 1,
-    intensity: Intensity | Sequence[float] = "quantile",
-    pooling: Pooling = "mean",
-    mean: float | Sequence[float] = 0.0,
-    std: float | Sequence[float] = 1.0,
     prefix: str = "",
     unused: Sequence[str] = (),
     trusted: bool = False,
     sha256: str | None = None,
     seed: int = 0,
     name: str | None = None,
-    card: Card | None = None,
+    **options: Any,
 ) -> HookedEncoder:
     """The network of a MONAI bundle that lies in a local folder.
 
@@ -391,7 +362,7 @@ def build_monai_bundle(
         sha256: Hexadecimal digest that the checkpoint must have.
         seed: Of random weights.
         name: Shown in reports; that of the folder when None.
-        card: Licence and citation: those of the bundle.
+        options: Others of `HookedEncoder`: `intensity` (by default `quantile`), `mean`, `std`, `pooling`, `card`.
 
     Raises:
         EncoderError: If the folder is no bundle, the network needs trust that was not given, or weights are missing or
@@ -423,18 +394,8 @@ def build_monai_bundle(
         return network
 
     network = _weighted(build, checkpoint, seed, sha256, lambda weights: _below(weights, prefix), unused)
-    return HookedEncoder(
-        network,
-        layers,
-        size=size,
-        channels=channels,
-        intensity=intensity,
-        pooling=pooling,
-        name=_named(name or folder.resolve().name, checkpoint, seed),
-        mean=mean,
-        std=std,
-        card=_card(card, checkpoint),
-    )
+    declared = {"size": size, "channels": channels, "intensity": "quantile"}
+    return _tapped(network, layers, checkpoint, seed, name or folder.resolve().name, **{**declared, **options})
 
 
 def _weighted(
@@ -470,6 +431,17 @@ def _weighted(
         unused=lambda key: key.startswith(tuple(unused)) or immaterial(key),
     )
     return network
+
+
+def _tapped(
+    network: nn.Module, layers: Layers, checkpoint: str | Path | None, seed: int, name: str, **declared: Any
+) -> HookedEncoder:
+    """The encoder that a network with its weights is; random ones are nobody's, and its name says that they are."""
+    if str(checkpoint) == RANDOM:
+        name = f"{name} (random, seed {seed})"
+        nobody = Card("none: random weights", "none", "no weights", "none: never trained")
+        declared["card"] = declared.get("card") or nobody
+    return HookedEncoder(network, layers, name=name, **declared)
 
 
 def _below(weights: Mapping[str, Tensor], prefix: str, *usual: str) -> dict[str, Tensor]:
@@ -526,17 +498,6 @@ def _sized(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
     if len(sides) != dims:
         raise EncoderError(f"needed a size of one number or {dims}; {sides} came.")
     return sides
-
-
-def _named(name: str, checkpoint: str | Path | None, seed: int) -> str:
-    return f"{name} (random, seed {seed})" if str(checkpoint) == RANDOM else name
-
-
-def _card(card: Card | None, checkpoint: str | Path | None) -> Card | None:
-    """Random weights are nobody's."""
-    if card is None and str(checkpoint) == RANDOM:
-        return Card("none: random weights", "none", "no weights", "none: never trained")
-    return card
 
 
 # Bundles

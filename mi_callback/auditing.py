@@ -50,7 +50,7 @@ def audit(
             volume, registered in three dimensions; an encoder of images is applied slice by slice.
         colour: Read pictures with their colours, for an encoder of three channels.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
-            `clean` and the certificate rest on.
+            `clean` and the certificate rest on. Not measured for volumes judged by their slices.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
         evidence: Flagged images, most certain first, that are drawn into `evidence/` in `out`, each beside its match
             (patient data: see `mi_callback.evidence`); 0 for none.
@@ -74,6 +74,12 @@ def audit(
     shown, listed, real = None, synthetic.slices, training.slices
     if volumes == "slices":
         assert novel is not None
+        if power:
+            warnings.warn(
+                "the power self-test plants single images: for volumes judged by their slices it is left out, and "
+                "clean rests on no measured power. Leave it out yourself: power=0; or use volumes='whole'.",
+                stacklevel=2,
+            )
         ours, theirs, others = (_volume_of(images.slices) for images in (synthetic, training, novel))
         scores, shown = score_volumes(fitted, synthetic, ours, theirs, novel, others, novel.subjects, progress)
         listed, real = ([Slice(path, None, None) for path in dict.fromkeys(paths)] for paths in (ours, theirs))
@@ -112,6 +118,8 @@ def reader(
         fitted = tuple(size)
     if len(fitted) != dims:
         raise DataError(f"needed a size of {dims} numbers for {'volumes' if dims == 3 else 'slices'}; {fitted} came.")
+    if dims == 3 and colour:
+        raise DataError("needed pictures for colour=True; volumes='whole' reads NIfTI volumes, which have none.")
     if dims == 3:
         return lambda root: VolumeFolder(root, fitted)
     return lambda root: SliceFolder(root, fitted, axis, colour=colour)

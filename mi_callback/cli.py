@@ -5,6 +5,7 @@
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -52,8 +53,9 @@ def _run(config: DictConfig) -> None:
         print(f"certificate: {scores.certificate()}")
     if config.out is not None:
         print(f"every image with its match (patient data): {config.out}/scores.csv")
-        if config.evidence and scores.n_flagged:
-            print(f"flagged images beside their matches (patient data): {config.out}/evidence/gallery.png")
+        gallery = Path(config.out) / "evidence" / "gallery.png"  # an audit removes that of an earlier one
+        if config.evidence and gallery.is_file():
+            print(f"flagged images beside their matches (patient data): {gallery}")
     sys.exit(EXIT_CODES[scores.verdict])
 
 

@@ -163,5 +163,14 @@ def test_slices_of_volumes_need_held_out_ones_and_sizes_their_dimensions(volume_
         audit(train, synthetic, volumes="slices", **OPTIONS)
     with pytest.raises(DataError, match=r"needed a size of 3 numbers for volumes; \(32, 32\) came"):
         audit(train, synthetic, held_out, size=(32, 32), volumes="whole", **OPTIONS)
+    with pytest.raises(DataError, match=r"needed pictures for colour=True; volumes='whole' reads NIfTI"):
+        audit(train, synthetic, held_out, volumes="whole", colour=True, **OPTIONS)
     with pytest.raises(DataError, match="needed volumes of 'slices', 'whole' or None; 'all' came"):
         audit(train, synthetic, held_out, volumes="all", **OPTIONS)
+
+
+def test_volumes_by_slices_are_judged_without_power_and_it_is_said(volume_folders):
+    where = (volume_folders / name for name in ("train", "synthetic", "held"))
+    with pytest.warns(UserWarning, match="clean rests on no measured power"):
+        scores = audit(*where, size=(32, 32), volumes="slices", evidence=0, **OPTIONS)
+    assert scores.power is None

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from mi_callback import regions, registration
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
+from mi_callback.framing import framed
 from mi_callback.images import subject_in_path
 from mi_callback.poses import POSES, views_of
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
@@ -39,6 +40,7 @@ class Features:
         sources: File of each image where its batch named one, or None.
         regions: `{layer: (poses, n, windows, d)}` float16, the same per window of the image, NaN where it shows
             no anatomy; empty where they were not asked for or the encoder has none.
+        framed: `{layer: (poses, n, d)}`, the images in their own frame (see `framing`); empty where not asked for.
         views: `{layer: (views, n, d)}`, the images as `poses.views_of` show them, for a training set; empty elsewhere.
     """
 
@@ -47,6 +49,7 @@ class Features:
     subjects: list[str] | None
     sources: list[str] | None
     regions: dict[str, Tensor] = field(default_factory=dict)
+    framed: dict[str, Tensor] = field(default_factory=dict)
     views: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -63,17 +66,25 @@ class Features:
 
     def in_pose(self, position: int) -> "Features":
         """The same images in one pose alone."""
-        layers, windows = (
+        layers, windows, own = (
             {layer: features[position : position + 1] for layer, features in pooled.items()}
-            for pooled in (self.layers, self.regions)
+            for pooled in (self.layers, self.regions, self.framed)
         )
-        return replace(self, layers=layers, regions=windows)
+        return replace(self, layers=layers, regions=windows, framed=own)
+
+    def as_they_are(self) -> "Features":
+        """The same images without regions, frame and views."""
+        return replace(self, regions={}, framed={}, views={})
+
+    def in_frame(self) -> "Features":
+        """The same images in their own frame alone."""
+        return replace(self.as_they_are(), layers=self.framed)
 
     def seen_as(self) -> dict[str, "Features"]:
         """The same images in each of their views."""
         names = views_of(self.dims) if self.views else ()
         return {
-            name: replace(self, layers={k: f[i : i + 1] for k, f in self.views.items()}, regions={}, views={})
+            name: replace(self.as_they_are(), layers={k: f[i : i + 1] for k, f in self.views.items()})
             for i, name in enumerate(names)
         }
 
@@ -90,13 +101,16 @@ class Features:
         """The images at `rows` (positions or a bool mask)."""
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
         places = rows.tolist()
+        layers, *more = (
+            {layer: features[:, rows] for layer, features in pooled.items()}
+            for pooled in (self.layers, self.regions, self.framed, self.views)
+        )
         return Features(
-            {layer: features[:, rows] for layer, features in self.layers.items()},
+            layers,
             self.thumbnails[rows],
             None if self.subjects is None else [self.subjects[i] for i in places],
             None if self.sources is None else [self.sources[i] for i in places],
-            {layer: features[:, rows] for layer, features in self.regions.items()},
-            {layer: features[:, rows] for layer, features in self.views.items()},
+            *more,
         )
 
 
@@ -106,12 +120,14 @@ def digest(thumbnail: Tensor) -> bytes:
 
 
 def concatenate(one: Features, other: Features) -> Features:
-    """The images of both, with the regions that both have; of nobody, for ids of different sources may coincide."""
-    layers, windows = (
+    """The images of both, with the regions and frames that both have; of nobody, for ids of different sources may
+    coincide.
+    """
+    layers, *more = (
         {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
-        for ours, theirs in ((one.layers, other.layers), (one.regions, other.regions))
+        for ours, theirs in ((one.layers, other.layers), (one.regions, other.regions), (one.framed, other.framed))
     )
-    return Features(layers, torch.cat([one.thumbnails, other.thumbnails]), None, None, windows)
+    return Features(layers, torch.cat([one.thumbnails, other.thumbnails]), None, None, *more)
 
 
 def join(one: Features, other: Features) -> Features:
@@ -175,6 +191,7 @@ def extract(
     progress: str | None = None,
     keep: Reservoir | None = None,
     regional: bool = False,
+    in_frame: bool = False,
     views: bool = False,
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
@@ -189,6 +206,7 @@ def extract(
         progress: Label of the progress bar, or None for no bar.
         keep: Takes a sample of the images on the way.
         regional: Pool over windows too, where the encoder can (`HookedEncoder.with_regions`).
+        in_frame: Encode every image in its own frame (`framing`) too, in every pose.
         views: Encode every image in each of its views (`poses.views_of`) too.
 
     Volumes are encoded `VOLUMES_AT_ONCE` at most, whatever the size of a batch.
@@ -199,6 +217,7 @@ def extract(
     """
     layers: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
+    centred: dict[str, list[Tensor]] = {}
     viewed: dict[str, list[Tensor]] = {}
     changes = [POSES[pose] for pose in poses]
     dims = len(encoder.size)
@@ -218,8 +237,9 @@ def extract(
             some = some.to(device)
             thumbs.append(thumbnails(some, registration.side_of(dims)).cpu())
             whole, windows = encode(some, encoder, changes, regional)
+            own = encode(framed(some), encoder, changes)[0] if in_frame else {}
             seen = encode(some, encoder, looks)[0] if looks else {}
-            for collected, pooled in ((layers, whole), (parts, windows), (viewed, seen)):
+            for collected, pooled in ((layers, whole), (parts, windows), (centred, own), (viewed, seen)):
                 for layer, features in pooled.items():
                     collected.setdefault(layer, []).append(features)
         found_subjects = _extend(found_subjects, batch.subjects)
@@ -233,7 +253,7 @@ def extract(
             raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
     joined = [
         {layer: torch.cat(batches, dim=1) for layer, batches in collected.items()}
-        for collected in (layers, parts, viewed)
+        for collected in (layers, parts, centred, viewed)
     ]
     return Features(joined[0], torch.cat(thumbs), found_subjects, found_sources, *joined[1:])
 

@@ -1,7 +1,7 @@
 """Poses in which a query is looked up, and views in which the training images are: a turned copy is a copy.
 
-Flips are poses of the query. Turns, magnifications and inverted contrast are views of the training images: they cost
-time once, when the detector is fitted, instead of for every generated image.
+Flips are poses of the query. Turns, magnifications, inverted contrast and blur are views of the training images: they
+cost time once, when the detector is fitted, instead of for every generated image. Shifts are left to `framing`.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_callback.errors import DataError
 from mi_callback.perturbations import affine
+from mi_callback.smoothing import gaussian
 
 Orbit = Literal["none", "flips", "dihedral"]
 
@@ -49,12 +50,16 @@ class View:
     pose: str = "identity"
 
 
+SOFTENED = 1 / 64
+"""Blur, as a share of the longer side, under which the images are seen as a soft generator would draw them."""
+
 VIEWS: dict[str, View] = {
     "turned_left": View(lambda x: _resampled(x, rotation=-25.0)),
     "turned_right": View(lambda x: _resampled(x, rotation=25.0)),
     "magnified": View(lambda x: _resampled(x, scale_x=1.4, scale_y=1.4)),
     "quarter_turn": View(POSES["rotation_90"], "rotation_270"),
     "inverted": View(lambda x: _extreme(x, "amax") + _extreme(x, "amin") - x),
+    "softened": View(lambda x: gaussian(x, SOFTENED * max(x.shape[-2:]))),
 }
 """Name → view of the training images beside the one as they are."""
 

@@ -298,7 +298,7 @@ def _measure(
     alone = power
     if detector.verify:
         plain = MemorizationDetector(encoder, **{**settings, "verify": False})
-        sides = [None if side is None else replace(side, regions={}, views={}) for side in (train, held_out)]
+        sides = [None if side is None else side.as_they_are() for side in (train, held_out)]
         assert sides[0] is not None
         alone = plain.fit_features(sides[0], sides[1]).power(images=images, rows=planted)
     card = getattr(encoder, "card", Card())

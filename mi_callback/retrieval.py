@@ -16,7 +16,7 @@ from mi_callback.similarity import Aggregation, aggregate
 from mi_callback.types import LayerFeatures
 from mi_callback.whitening import Mode, Whitening, fit_whitening
 
-PER_SUBJECT = 2
+PER_SUBJECT = 3
 """Candidates taken from one subject: eight slices of one patient are not eight candidates."""
 
 REGIONAL = 4
@@ -32,8 +32,8 @@ class Neighbours:
         layer_similarity: Nearest-neighbour cosine per layer in that pose, `(n, layers)`.
         match: Training row with the best aggregated similarity of its own, `(n,)`.
         pose: Position among `POSES` of the one in which `match` was found, `(n,)`.
-        nearest: Each layer's own nearest neighbour in every look (pose of the query and view of the training images),
-            `(looks, n, layers)`.
+        nearest: Each layer's own nearest neighbour in every look (pose of the query, and view of the training images or
+            the frame of both), `(looks, n, layers)`.
         candidates: Rows to verify, `(n, candidates)`: those of the whole image, best first, then those of its regions;
             −1 where there are fewer.
         candidate_poses: The pose of each, same shape.
@@ -59,8 +59,8 @@ class Neighbours:
 class Reference:
     """Training images as they are searched. Rows are those of the features it was fitted on.
 
-    Each view of them is a reference of its own: under one whitening for all, blurred queries would be close to all that
-    was magnified.
+    Each view of them, and the images in their own frame, are references of their own: under one whitening for all,
+    blurred queries would be close to all that was magnified.
     """
 
     whitenings: dict[str, Whitening]
@@ -68,6 +68,7 @@ class Reference:
     subjects: Sequence[str] | None
     backend: Backend = "auto"
     regions: Regions | None = None
+    framed: "Reference | None" = None
     views: dict[str, "Reference"] = field(default_factory=dict)
 
     @classmethod
@@ -77,16 +78,18 @@ class Reference:
         """Fit whitening and index per layer on pose 0 of the training features."""
         whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}
         regions = Regions.fit(features, whitening, backend, device)
+        framed = cls.fit(features.in_frame(), whitening, backend, device) if features.framed else None
         views = {name: cls.fit(view, whitening, backend, device) for name, view in features.seen_as().items()}
-        return cls(whitenings, {}, None, backend, regions, views)._over(features)
+        return cls(whitenings, {}, None, backend, regions, framed, views)._over(features)
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
         regions = None
         if self.regions is not None and features.regions:
             regions = Regions.of(features, self.regions.whitenings, self.backend)
+        framed = self.framed.over(features.in_frame()) if self.framed is not None and features.framed else None
         views = {name: self.views[name].over(view) for name, view in features.seen_as().items()}
-        return replace(self, regions=regions, views=views)._over(features)
+        return replace(self, regions=regions, framed=framed, views=views)._over(features)
 
     def _over(self, features: Features) -> "Reference":
         indexes = {
@@ -112,13 +115,16 @@ class Reference:
             raise StateError(f"needed features of the layers {self.layers}; {list(queries.layers)} came.")
         orbit = looked_up(len(next(iter(queries.layers.values()))), queries.dims)
         known = views_of(queries.dims)
-        references = [("identity", self), *((known[name].pose, view) for name, view in self.views.items())]
+        references = [("identity", self, queries)]
+        references += [(known[name].pose, view, queries) for name, view in self.views.items()]
+        if self.framed is not None and queries.framed:
+            references.append(("identity", self.framed, queries.in_frame()))
         found = [
-            reference._search_pose(queries.pose(position), aggregation, candidates)
-            for _, reference in references
+            reference._search_pose(seen.pose(position), aggregation, candidates)
+            for _, reference, seen in references
             for position in range(len(orbit))
         ]
-        turned = torch.tensor([list(POSES).index(then(pose, after)) for after, _ in references for pose in orbit])
+        turned = torch.tensor([list(POSES).index(then(pose, after)) for after, *_ in references for pose in orbit])
         nearest, own = (torch.stack([f[part] for f in found]) for part in (0, 1))  # (looks, n, layers)
         rows, scores = (torch.stack([f[part] for f in found], dim=1) for part in (2, 3))  # (n, looks, k)
         aggregated = aggregate(nearest, aggregation, self.layers)

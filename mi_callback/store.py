@@ -24,7 +24,7 @@ from mi_callback.types import SubjectKey
 if TYPE_CHECKING:
     from mi_callback.detector import MemorizationDetector
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: str | None = None) -> None:
@@ -58,6 +58,7 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "sources": train.sources,
         "layers": list(train.layers),
         "layers_with_regions": list(train.regions),
+        "layers_in_frame": list(train.framed),
         "layers_with_views": list(train.views),
         "null_kind": detector.null.kind,
         "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
@@ -109,7 +110,8 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     def side(name: str, pictures: str, subjects: list[str] | None, sources: list[str] | None) -> Features:
         layers = {layer: tensors[f"{name}/{layer}"][None] for layer in header["layers"]}
         windows = {layer: tensors[f"{name}/regions/{layer}"][None] for layer in header["layers_with_regions"]}
-        return Features(layers, tensors[pictures], subjects, sources, windows)
+        framed = {layer: tensors[f"{name}/framed/{layer}"][None] for layer in header["layers_in_frame"]}
+        return Features(layers, tensors[pictures], subjects, sources, windows, framed)
 
     train = side("train", "thumbnails", header["subjects"], header["sources"])
     train = replace(train, views={layer: tensors[f"views/{layer}"] for layer in header["layers_with_views"]})
@@ -131,8 +133,12 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
 
 
 def _in_pose_0(name: str, images: Features) -> dict[str, Tensor]:
-    whole = {f"{name}/{layer}": features[0].contiguous() for layer, features in images.layers.items()}
-    return whole | {f"{name}/regions/{layer}": features[0].contiguous() for layer, features in images.regions.items()}
+    kinds = (("", images.layers), ("regions/", images.regions), ("framed/", images.framed))
+    return {
+        f"{name}/{kind}{layer}": features[0].contiguous()
+        for kind, pooled in kinds
+        for layer, features in pooled.items()
+    }
 
 
 def settings(detector: "MemorizationDetector") -> dict[str, Any]:

@@ -23,6 +23,7 @@ from mi_callback.features import (
     join,
     read_batch,
 )
+from mi_callback.framing import framed
 from mi_callback.images import SliceFolder
 from mi_callback.poses import POSES, VOLUME_VIEWS, orbit
 from mi_callback.preprocessing import check_images, preprocess, thumbnails
@@ -94,6 +95,21 @@ def test_features_are_the_encoder_of_every_pose_of_every_image(images, encoder, 
             for i in range(7):
                 ready = preprocess(POSES[pose](images[i : i + 1]), encoder.size, 1, encoder.intensity)
                 assert torch.allclose(features[p, i], encoder(ready)[layer][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("poses", [["identity"], orbit("flips"), orbit("dihedral")])
+def test_features_in_frame_are_the_encoder_of_every_pose_of_every_framed_image(images, encoder, poses):
+    found = extract(images, encoder, poses, in_frame=True)
+    alone = found.in_frame()
+    assert alone.framed == alone.views == alone.regions == {}
+    for position, pose in enumerate(poses):
+        expected = encoder(preprocess(POSES[pose](framed(images)), encoder.size, intensity=encoder.intensity))
+        for layer, features in expected.items():
+            assert torch.allclose(found.framed[layer][position], features, atol=1e-6)
+            assert torch.equal(alone.pose(position)[layer], found.framed[layer][position])
+            assert not torch.allclose(found.layers[layer][position], features, atol=1e-3)
+            assert torch.equal(found.in_pose(position).framed[layer][0], found.framed[layer][position])
+    assert extract(images, encoder, poses).framed == {}
 
 
 def test_thumbnails_are_those_of_the_image_as_it_came(images, encoder):
@@ -561,7 +577,9 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
     volumes = torch.rand(VOLUMES_AT_ONCE + 3, 1, 6, 8, 7, generator=generator)
     encoder, poses = Recorder(), orbit("flips", 3)
     keep = Reservoir(100)
-    found = extract(volumes, encoder, poses, batch_size=batch_size, regional=regional, views=True, keep=keep)
+    found = extract(
+        volumes, encoder, poses, batch_size=batch_size, regional=regional, in_frame=True, views=True, keep=keep
+    )
     assert max(encoder.came) == min(batch_size, VOLUMES_AT_ONCE)
     assert found.dims == 3
     assert found.layers["mean"].shape == (8, len(volumes), 2)
@@ -569,6 +587,8 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
     for position, pose in enumerate(poses):
         ready = preprocess(POSES[pose](volumes), (8, 8, 8), intensity="minmax")
         assert torch.allclose(found.layers["mean"][position], Recorder()(ready)["mean"], atol=1e-5)
+        own = preprocess(POSES[pose](framed(volumes)), (8, 8, 8), intensity="minmax")
+        assert torch.allclose(found.framed["mean"][position], Recorder()(own)["mean"], atol=1e-5)
         if regional:
             windows = Recorder().with_regions(ready)[1]["mean"]
             there = regions.structured(ready)

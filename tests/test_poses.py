@@ -114,7 +114,7 @@ def test_one_pose_after_another_is_a_pose(image, first, second):
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_view_changes_the_image_keeps_its_shape_and_its_darkest_value_fills_the_borders(generator, name):
-    images = torch.rand(2, 1, 24, 24, generator=generator) * 5 - 1024  # in Hounsfield units, say
+    images = torch.rand(2, 1, 96, 96, generator=generator) * 5 - 1024  # in Hounsfield units, say
     seen = VIEWS[name].change(images)
     assert seen.shape == images.shape
     assert (seen - images).abs().max() > 1

@@ -428,3 +428,35 @@ def test_one_image_is_one_candidate_in_whatever_views_it_is_near():
     for row in found.candidates.tolist():
         assert len(set(row)) == 6
         assert -1 not in row
+
+
+# Frames
+
+
+@pytest.mark.parametrize("pose", range(4))
+def test_a_query_that_resembles_an_image_in_the_frames_of_both_is_matched_to_it(pose):
+    train = replace(features(40), framed=features(40, seed=6).layers)
+    queries = replace(features(3, 4, seed=9), framed=features(3, 4, seed=10).layers)
+    for layer, own in train.framed.items():
+        queries.framed[layer][pose] = own[0, [4, 7, 21]]
+    reference = Reference.fit(train, "shrunk")
+    found = reference.search(queries, "geometric")
+    assert found.match.tolist() == found.candidates[:, 0].tolist() == [4, 7, 21]
+    assert found.pose.tolist() == found.candidate_poses[:, 0].tolist() == [pose] * 3
+    assert found.similarity.min() > 0.999
+    for without in (replace(queries, framed={}), queries):
+        alone = reference if without is not queries else Reference.fit(replace(train, framed={}), "shrunk")
+        assert alone.search(without, "geometric").similarity.max() < 0.99
+
+
+def test_frames_have_their_own_whitening_and_rows_without_some_images_are_those_of_the_others():
+    train = features(40)
+    train = replace(train, framed={layer: 3 * f + 10 for layer, f in features(40, seed=6).layers.items()})
+    reference, some = Reference.fit(train, "shrunk"), torch.arange(0, 40, 2)
+    for layer, own in train.framed.items():
+        assert torch.allclose(reference.framed.whitenings[layer].mean, own[0].double().mean(dim=0))
+    moved = reference.over(train.where(some))
+    assert len(moved.framed.indexes["layer0"]) == 20
+    queries = train.where(torch.tensor([6, 18]))
+    assert moved.search(queries, "geometric").match.tolist() == [3, 9]
+    assert reference.over(replace(train, framed={})).framed is None

@@ -108,6 +108,21 @@ def test_features_of_regions_come_back_and_find_the_same(tmp_path: Path):
     assert_equal(one, other)
 
 
+def test_views_and_frames_come_back(tmp_path: Path):
+    options = {"verify": True, "candidates": 2}
+    saved = fitted(**options)
+    saved.save(tmp_path / "state")
+    restored = unfitted(**options).load(tmp_path / "state")
+    for one, other in ((saved.train, restored.train), (saved.held_out, restored.held_out)):
+        assert list(one.framed) == list(other.framed) == list(one.layers)
+        for layer in one.layers:
+            assert torch.equal(one.framed[layer][:1], other.framed[layer])
+            assert not torch.equal(one.framed[layer][0], one.layers[layer][0])
+    assert all(torch.equal(views, restored.train.views[layer]) for layer, views in saved.train.views.items())
+    assert list(restored.reference.views) == list(saved.reference.views)
+    assert restored.reference.framed is not None
+
+
 def test_a_state_without_regions_comes_back_without(tmp_path: Path):
     options = {"verify": True, "candidates": 2, "encoder": network(0), "regions": False}
     saved = fitted(**options)

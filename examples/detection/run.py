@@ -155,9 +155,9 @@ class Methods:
         self.ours = MemorizationDetector(encoder)
         self.train = features = self.encode(train.images, train.subjects, views=True)
         self.reference = self.ours.fit_reference(features)
-        self.alone = replace(self.reference, regions=None, views={})
+        self.alone = replace(self.reference, regions=None, framed=None, views={})
         # Without its null, which is undefined for fewer training images than features: thresholds are made here.
-        self.paper = Reference.fit(replace(features.in_pose(0), regions={}, views={}), "zca")
+        self.paper = Reference.fit(features.in_pose(0).as_they_are(), "zca")
         self.matched, self.seconds, self.images = torch.empty(0), 0.0, 0
 
     def encode(self, images: Tensor, subjects: list[str] | None = None, views: bool = False) -> Features:

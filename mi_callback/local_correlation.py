@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mi_callback.smoothing import box_mean
 
-WINDOW = {2: 9, 3: 7}
+WINDOW = {2: 5, 3: 5}
 """Side, in pixels, of the neighbourhoods of the LNCC, by the number of dimensions."""
 
 COPIED = 0.9
@@ -19,7 +19,7 @@ REGION, STEPS = 0.5, 12
 """Side of the regions of which the most similar one decides, as a share of the image's, and their steps along a side: a
 copied part is a copy, too."""
 
-LEAST_STRUCTURE = 0.8
+LEAST_STRUCTURE = 0.4
 """Structure that a region must have to decide, relative to its share of the generated image's."""
 
 STRUCTURE = 0.1

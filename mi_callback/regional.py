@@ -49,13 +49,35 @@ class Regions:
         """The k training windows most similar to each window of n queries in every pose.
 
         Returns:
-            Training rows and cosines (mean over layers), `(n, poses, windows · k)`, k entries for each window
-            after the other; −inf where a window shows no anatomy or there are fewer.
+            Training rows and cosines (mean over layers), `(n, poses, windows, k)`; −inf where a window shows no anatomy
+            or there are fewer.
         """
         poses = len(next(iter(queries.regions.values())))
         found = [self._search_pose(queries, pose, k) for pose in range(poses)]
         rows, cosines = (torch.stack([f[part] for f in found], dim=1) for part in range(2))
         return rows, cosines
+
+    @staticmethod
+    def window(rows: Tensor, cosines: Tensor, chosen: Tensor, poses: Tensor) -> Tensor:
+        """In which window of a query is the copy of a training image? In the middle of those that found it.
+
+        Windows overlap, and one that shows a quarter of the copy may be more similar by chance than the one that shows
+        it all. Each counts by how much more similar the image is to it than the last one that was found, squared: what
+        was found by chance must not move the middle.
+
+        Args:
+            rows, cosines: What `search` found, `(n, poses, windows, k)`.
+            chosen, poses: Training rows `(n, c)` and the pose of the query in which each was found; −1 for none.
+
+        Returns:
+            Windows `(n, c)`; −1 for none.
+        """
+        each = torch.arange(len(rows))[:, None]
+        ours, alike = rows[each, poses] == chosen[..., None, None], cosines[each, poses]
+        ours = ours & alike.isfinite()
+        last = alike.masked_fill(alike.isinf(), torch.inf).amin(dim=3, keepdim=True)
+        excess = torch.where(ours, alike - last + 1e-3, 0.0).amax(dim=3)  # where it is the only one, it counts too
+        return regions.middle(excess.square()).masked_fill(chosen < 0, -1)
 
     def _search_pose(self, queries: Features, pose: int, k: int) -> tuple[Tensor, Tensor]:
         windows, there = _in_pose(queries, pose)
@@ -64,7 +86,7 @@ class Regions:
         rows = torch.zeros((*there.shape, k), dtype=torch.long)
         most = entry.shape[1]  # fewer than k where there are fewer training windows
         cosines[..., :most][there], rows[..., :most][there] = cosine.cpu(), self.rows[entry.cpu()]
-        return rows.flatten(1), cosines.flatten(1)
+        return rows, cosines
 
 
 def _in_pose(images: Features, pose: int) -> tuple[dict[str, Tensor], Tensor]:

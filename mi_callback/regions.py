@@ -1,5 +1,6 @@
 """Overlapping windows of half the sides, three along each axis: a copy may be no more than a part of an image."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -39,6 +40,15 @@ def masks(side: int, dims: int = 2) -> Tensor:
     """
     inside = weights(*(side,) * dims).view(-1, 1, *(side,) * dims) > 0
     return torch.cat([inside, torch.ones_like(inside[:1])]).float()
+
+
+def middle(weight: Tensor) -> Tensor:
+    """The window nearest to the mean place of windows that weigh `(…, windows)`, not all nothing: `(…,)`."""
+    dims = round(math.log(weight.shape[-1], GRID))
+    cells = torch.stack(torch.meshgrid(*[torch.arange(GRID)] * dims, indexing="ij"), dim=-1).view(-1, dims)
+    place = weight @ cells.to(weight) / weight.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    steps = torch.tensor([GRID ** (dims - 1 - axis) for axis in range(dims)])
+    return (place.round().long().cpu() * steps).sum(dim=-1)
 
 
 def structured(images: Tensor) -> Tensor:

@@ -22,6 +22,10 @@ PER_SUBJECT = 3
 REGIONAL = 4
 """Candidates that are looked up by a window, beside those of the whole image."""
 
+AGAIN, ALIKE = 2, 0.7
+"""How many of the best candidates are tried in a second pose too, if they are at least that much as similar in it: the
+sides of a brain look alike to an encoder, but only in one pose is it the copy."""
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -34,8 +38,8 @@ class Neighbours:
         pose: Position among `POSES` of the one in which `match` was found, `(n,)`.
         nearest: Each layer's own nearest neighbour in every look (pose of the query, and view of the training images or
             the frame of both), `(looks, n, layers)`.
-        candidates: Rows to verify, `(n, candidates)`: those of the whole image, best first, then those of its regions;
-            −1 where there are fewer.
+        candidates: Rows to verify, `(n, candidates)`: those of the whole image, best first, and the first of them in
+            another pose, then those of its regions likewise; −1 where there are fewer.
         candidate_poses: The pose of each, same shape.
         candidate_windows: The window of the query by which each was found (see `regions`), same shape; −1 for the
             whole image.
@@ -131,16 +135,15 @@ class Reference:
         best = aggregated.argmax(dim=0)
         each = torch.arange(len(best))
         top = scores[each, best].argmax(dim=1)
-        chosen, place = self._choose(rows, scores, candidates)
-        poses, windows = turned[place // rows.shape[2]], torch.full_like(chosen, -1)
+        chosen, poses, _ = self._choose(rows, scores, turned, candidates)
+        windows = torch.full_like(chosen, -1)
         if self.regions is not None and queries.regions:
-            hits = REGIONAL * PER_SUBJECT
-            parts, alike = self.regions.search(queries, hits)
-            regional, place = self._choose(parts, alike, REGIONAL)
-            pose, hit = turned[place // parts.shape[2]], place % parts.shape[2]
-            chosen, poses = torch.cat([chosen, regional], dim=1), torch.cat([poses, pose], dim=1)
-            window = (hit // hits).masked_fill(regional < 0, -1)
-            windows = torch.cat([windows, window], dim=1)
+            parts, alike = self.regions.search(queries, REGIONAL * PER_SUBJECT)
+            regional, pose, looks = self._choose(parts.flatten(2), alike.flatten(2), turned[: len(orbit)], REGIONAL)
+            window = self.regions.window(parts, alike, regional, looks)
+            chosen, poses, windows = (
+                torch.cat(both, dim=1) for both in ((chosen, regional), (poses, pose), (windows, window))
+            )
         return Neighbours(
             similarity=aggregated[best, each],
             layer_similarity=nearest[best, each],
@@ -214,16 +217,21 @@ class Reference:
         ]
         return torch.cat(parts)
 
-    def _choose(self, rows: Tensor, scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+    def _choose(self, rows: Tensor, scores: Tensor, poses: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
         """Of k hits of each query in each look, `(n, looks, k)`, the best: each row once, few of a subject.
 
+        Args:
+            poses: The pose of each look, `(looks,)`.
+
         Returns:
-            Their rows and positions among all hits of the query, `(n, candidates)`; rows are −1 where there are fewer.
+            Their rows, poses and looks, `(n, candidates + AGAIN)`: the first ones in another pose at the end. Rows are
+            −1 where there are fewer.
         """
-        n = len(rows)
+        n, _, k = rows.shape
+        rows, scores, poses = rows.flatten(1), scores.flatten(1), poses.repeat_interleave(k)
         chosen, place = torch.full((n, candidates), -1), torch.zeros(n, candidates, dtype=torch.long)
-        score, order = scores.flatten(1).sort(dim=1, descending=True, stable=True)
-        ranked = rows.flatten(1).gather(1, order).masked_fill(score == -torch.inf, -1).tolist()
+        score, order = scores.sort(dim=1, descending=True, stable=True)
+        ranked = rows.gather(1, order).masked_fill(score == -torch.inf, -1).tolist()
         for i, (query_rows, places) in enumerate(zip(ranked, order.tolist(), strict=True)):
             taken: dict[int, int] = {}
             of_subject: dict[str, int] = {}
@@ -237,4 +245,22 @@ class Reference:
                 of_subject[subject] = of_subject.get(subject, 0) + 1
             chosen[i, : len(taken)] = torch.tensor(list(taken), dtype=torch.long)
             place[i, : len(taken)] = torch.tensor(list(taken.values()), dtype=torch.long)
-        return chosen, place
+        again, elsewhere = _in_another_pose(rows, scores, poses, chosen[:, :AGAIN], place[:, :AGAIN])
+        chosen, place = torch.cat([chosen, again], dim=1), torch.cat([place, elsewhere], dim=1)
+        return chosen, poses[place], place // k
+
+
+def _in_another_pose(
+    rows: Tensor, scores: Tensor, poses: Tensor, chosen: Tensor, place: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The best hit of chosen rows in another pose: the row, −1 where that is much worse, and where it is, `(n, m)`.
+
+    Args:
+        rows, scores: Of the hits of each query, `(n, hits)`.
+        poses: Of hits, `(hits,)`.
+        chosen, place: Rows and where among the hits each was found, `(n, m)`.
+    """
+    other = (rows[:, None] == chosen[:, :, None]) & (poses != poses[place][:, :, None])
+    second, position = scores[:, None].masked_fill(~other, -torch.inf).max(dim=2)
+    alike = second >= ALIKE * scores.gather(1, place).clamp_min(0)
+    return chosen.masked_fill(~alike, -1), position

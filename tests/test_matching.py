@@ -10,7 +10,7 @@ from mi_callback.perturbations import affine
 from mi_callback.poses import POSES, orbit
 from mi_callback.preprocessing import thumbnails
 from mi_callback.registration import SIZE
-from mi_callback.retrieval import Reference
+from mi_callback.retrieval import AGAIN, Reference
 
 ORBIT = orbit("flips")
 
@@ -78,7 +78,7 @@ def test_fewer_training_images_than_candidates_are_no_problem(case):
     two = train.where(torch.tensor([0, 2]))
     found = matcher(candidates=8)(query, Reference.fit(two, "none"), two.thumbnails)
     assert int(found.row) == 1
-    assert (found.neighbours.candidates[0] == -1).sum() == 6
+    assert (found.neighbours.candidates[0, :8] == -1).sum() == 6
 
 
 def test_a_batch_is_matched_as_its_queries_one_by_one(case):
@@ -128,7 +128,8 @@ def test_without_regions_the_copied_part_is_not_looked_up(part):
     plain = Features(train.layers, train.thumbnails, None, None)
     found = matcher(candidates=2)(query, Reference.fit(plain, "none"), train.thumbnails)
     assert int(found.window) == -1
-    assert found.neighbours.candidates.shape == (1, 2)
+    assert found.neighbours.candidates.shape == (1, 2 + AGAIN)
+    assert (found.neighbours.candidate_windows == -1).all()
     assert float(found.verified) < 0.9
 
 

@@ -60,19 +60,18 @@ def test_search_is_the_naive_loop_over_poses_and_windows(backend, whitening):
     train, queries, k = with_windows(7), with_windows(3, poses=2, seed=1), 4
     fitted = fit(train, whitening, backend)
     rows, cosines = fitted.search(queries, k)
-    assert rows.shape == cosines.shape == (3, 2, COUNT * k)
+    assert rows.shape == cosines.shape == (3, 2, COUNT, k)
     background = 0
     for i in range(3):
         for pose in range(2):
             for window in range(COUNT):
-                place = slice(window * k, (window + 1) * k)
                 if queries.regions["layer0"][pose, i, window].isnan().any():
-                    assert (cosines[i, pose, place] == -torch.inf).all()
+                    assert (cosines[i, pose, window] == -torch.inf).all()
                     background += 1
                     continue
                 best = sorted(naive(fitted, train, queries, pose, i, window).items(), key=lambda item: -item[1])[:k]
-                assert cosines[i, pose, place].tolist() == pytest.approx([cosine for _, cosine in best], abs=1e-5)
-                assert rows[i, pose, place].tolist() == [j for (j, _), _ in best]
+                assert cosines[i, pose, window].tolist() == pytest.approx([cosine for _, cosine in best], abs=1e-5)
+                assert rows[i, pose, window].tolist() == [j for (j, _), _ in best]
     assert 0 < background < 3 * 2 * COUNT
 
 
@@ -141,6 +140,38 @@ def test_other_images_are_searched_under_the_whitening_fitted_before():
     there = ~other.regions["layer0"][0, ..., 0].isnan()
     assert torch.equal(rows.view(5, COUNT)[there], torch.arange(5)[:, None].expand(5, COUNT)[there])
     assert torch.allclose(cosines.view(5, COUNT)[there], torch.ones(int(there.sum())), atol=1e-5)
+
+
+def found_in(weights: dict[int, float], other: float = 0.1, k: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hits of one query in one pose: row 5 is found by these windows, row 9 by all of them, less and less."""
+    rows, cosines = torch.full((1, 1, COUNT, k), 9), torch.linspace(other, 0.0, k).repeat(1, 1, COUNT, 1)
+    for window, cosine in weights.items():
+        rows[0, 0, window, 0], cosines[0, 0, window, 0] = 5, cosine
+    return rows, cosines
+
+
+@pytest.mark.parametrize(
+    ("weights", "window"),
+    [
+        ({4: 1.0}, 4),
+        ({8: 0.62, 5: 0.6, 7: 0.58, 4: 0.54, 6: 0.53, 3: 0.52, 0: 0.5, 1: 0.5, 2: 0.5}, 4),  # the middle was copied
+        ({0: 0.8, 3: 0.8, 6: 0.8, 1: 0.5, 4: 0.5, 7: 0.5}, 3),  # the left half
+        ({2: 0.9, 1: 0.5, 5: 0.5, 4: 0.3}, 2),  # a corner
+        ({2: 0.9, 6: 0.2}, 2),  # one by chance
+        ({7: 1e-6}, 7),
+    ],
+)
+def test_the_copy_is_in_the_middle_of_the_windows_that_found_it(weights, window):
+    rows, cosines = found_in(weights)
+    chosen, poses = torch.tensor([[5, -1]]), torch.tensor([[0, 0]])
+    assert Regions.window(rows, cosines, chosen, poses).tolist() == [[window, -1]]
+
+
+def test_windows_that_found_nothing_and_hits_in_other_poses_do_not_move_the_middle():
+    rows, cosines = (torch.cat(both, dim=1) for both in zip(found_in({2: 0.9}), found_in({6: 0.9}), strict=True))
+    cosines[0, 0, 7] = -torch.inf
+    found = Regions.window(rows, cosines, torch.tensor([[5, 5]]), torch.tensor([[0, 1]]))
+    assert found.tolist() == [[2, 6]]
 
 
 # Refusal: nothing to look up

@@ -168,3 +168,11 @@ def test_every_image_has_a_window_that_is_structured(generator):
     place = torch.randint(32, (64, 2), generator=generator)
     spots[torch.arange(64), 0, place[:, 0], place[:, 1]] = 1
     assert regions.structured(spots).any(dim=1).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_middle_of_one_window_is_itself_and_of_all_is_the_central_one(dims):
+    windows = GRID**dims
+    assert regions.middle(torch.eye(windows)).tolist() == list(range(windows))
+    assert int(regions.middle(torch.ones(windows))) == windows // 2
+    assert regions.middle(torch.ones(2, 3, windows)).shape == (2, 3)

@@ -334,7 +334,7 @@ def test_copies_of_volumes_are_clearly_above_strangers(change, generator):
     moving = torch.cat([reference, reference.roll(1, 0)])
     found = register(as_bytes(generated.repeat(2, 1, 1, 1)), as_bytes(moving))
     copies, strangers = found.lncc.chunk(2)
-    assert copies.min() > (0.97 if change == "moved_and_noisy" else 0.985)
+    assert copies.min() > (0.97 if change == "moved_and_noisy" else 0.98)
     assert 1 - strangers.max() ** 2 > 2 * (1 - copies.min() ** 2)
     assert found.copied_fraction[:3].min() > 0.7
     assert found.copied_fraction[3:].max() < found.copied_fraction[:3].min() - 0.2
@@ -412,8 +412,8 @@ def test_a_quarter_pasted_into_another_image_is_found_with_its_window_and_not_wi
         copied.append((part.lncc_map[k][place].mean(), whole.lncc_map[k][place].mean()))
     copied = torch.tensor(copied)
     assert errors.median() < 1.5  # pixels, at corners that lie outside of most windows
-    assert copied[4, 0] > 0.97  # the middle, of which nothing left the field of view
-    assert copied[:, 0].median() > 0.95  # the corners hold little of the oval
+    assert copied[4, 0] > 0.93  # the middle, of which nothing left the field of view
+    assert copied[:, 0].median() > 0.92  # the corners hold little of the oval
     assert copied[:, 1].max() < 0.8
     assert (part.lncc > whole.lncc + 0.05).all()
     assert part.lncc.min() > 0.85
@@ -422,7 +422,7 @@ def test_a_quarter_pasted_into_another_image_is_found_with_its_window_and_not_wi
 def test_a_quarter_that_was_not_moved_agrees_entirely():
     mixed, reference, others = pasted(WARPS["none"], [0, 4, 5])
     found = register(as_bytes(mixed), as_bytes(reference), window=torch.tensor([0, 4, 5]))
-    assert found.lncc.min() > 0.97
+    assert found.lncc.min() > 0.96
     assert register(as_bytes(others), as_bytes(reference), window=torch.tensor([0, 4, 5])).lncc.max() < 0.85
 
 

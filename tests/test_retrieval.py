@@ -10,8 +10,8 @@ import torch
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.features import Features
 from mi_callback.poses import POSES, VIEWS, orbit, then
-from mi_callback.regions import COUNT
-from mi_callback.retrieval import PER_SUBJECT, REGIONAL, Reference
+from mi_callback.regions import COUNT, middle
+from mi_callback.retrieval import AGAIN, ALIKE, PER_SUBJECT, REGIONAL, Reference
 from mi_callback.similarity import EPSILON
 
 
@@ -118,22 +118,37 @@ def test_regional_candidates_are_those_of_a_naive_loop_over_poses_and_windows(po
     train, queries = with_windows(20, subjects=subjects), with_windows(5, poses, seed=1)
     reference = Reference.fit(train, "shrunk")
     found = reference.search(queries, "geometric", candidates=6)
-    shape = (5, 6 + REGIONAL)
+    shape = (5, 6 + AGAIN + REGIONAL + AGAIN)
     assert found.candidates.shape == found.candidate_poses.shape == found.candidate_windows.shape == shape
-    rows, cosines = reference.regions.search(queries, k=20 * COUNT)  # every training window for each
-    hits = cosines.shape[2] // COUNT
+    rows, cosines = reference.regions.search(queries, k=REGIONAL * PER_SUBJECT)
     for i in range(5):
-        best = {}  # training row → (cosine, pose, window)
-        for pose, place in itertools.product(range(poses), range(cosines.shape[2])):
-            row, found_by = int(rows[i, pose, place]), (float(cosines[i, pose, place]), pose, place // hits)
-            best[row] = max(best.get(row, (-np.inf, 0, 0)), found_by)
+        best = {}  # (training row, pose) → its largest cosine, and that of each window
+        for pose, window, k in itertools.product(range(poses), range(COUNT), range(rows.shape[3])):
+            row, cosine = int(rows[i, pose, window, k]), float(cosines[i, pose, window, k])
+            if np.isfinite(cosine):
+                weights = best.setdefault((row, pose), [0.0] * COUNT)
+                weights[window] = max(weights[window], cosine - float(cosines[i, pose, window, -1]) + 1e-3)
+        largest = {(row, pose): float(cosines[i, pose][rows[i, pose] == row].max()) for row, pose in best}
         expected, taken = [], []
-        for row in sorted(best, key=lambda row: -best[row][0]):
-            if taken.count(subjects[row]) < PER_SUBJECT and len(expected) < REGIONAL:
-                expected.append((row, *best[row][1:]))
+        for row, pose in sorted(largest, key=largest.get, reverse=True):
+            if row not in [e[0] for e in expected] and taken.count(subjects[row]) < PER_SUBJECT:
+                expected.append((row, pose))
                 taken.append(subjects[row])
-        regional = [part[i, 6:].tolist() for part in (found.candidates, found.candidate_poses, found.candidate_windows)]
-        assert list(zip(*regional, strict=True)) == expected
+        expected = expected[:REGIONAL]
+        for row, pose in expected[:AGAIN]:
+            others = [p for r, p in largest if r == row and p != pose]
+            other = max(others, key=lambda p: largest[row, p], default=None)
+            good = other is not None and largest[row, other] >= ALIKE * largest[row, pose]
+            expected.append((row, other) if good else (-1, None))
+        regional = [part[i, 6 + AGAIN :].tolist() for part in (found.candidates, found.candidate_poses)]
+        found_windows = found.candidate_windows[i, 6 + AGAIN :].tolist()
+        assert regional[0] == [row for row, _ in expected]
+        for place, (row, pose) in enumerate(expected):
+            if row < 0:
+                assert found_windows[place] == -1
+                continue
+            assert regional[1][place] == pose
+            assert found_windows[place] == int(middle(torch.tensor(best[row, pose]).square()))
 
 
 @pytest.mark.parametrize("mode", ["shrunk", "standard", "none"])
@@ -231,8 +246,8 @@ def test_a_batch_of_queries_is_searched_as_its_queries_one_by_one(make):
 def test_candidates_are_distinct_rows_best_first_with_minus_one_where_there_are_fewer(candidates):
     train, queries = features(20), features(7, 4, seed=1)
     found = Reference.fit(train, "shrunk").search(queries, "mean", candidates=candidates)
-    assert found.candidates.shape == found.candidate_poses.shape == (7, candidates)
-    for row in found.candidates.tolist():
+    assert found.candidates.shape == found.candidate_poses.shape == (7, candidates + min(AGAIN, candidates))
+    for row in found.candidates[:, :candidates].tolist():
         real = [i for i in row if i >= 0]
         assert len(set(real)) == len(real) == min(candidates, 20)
         assert row == real + [-1] * (candidates - len(real))
@@ -256,15 +271,15 @@ def test_without_subjects_every_image_is_its_own_candidate():
     for bank in train.layers.values():
         bank[0, :20] = bank[0, :1] + 0.01 * bank[0, :20]
     found = Reference.fit(train, "none").search(train.where(torch.tensor([3])), "mean", candidates=8)
-    assert all(0 <= i < 20 for i in found.candidates[0].tolist())
+    assert all(0 <= i < 20 for i in found.candidates[0, :8].tolist())
 
 
 def test_a_training_set_of_two_can_be_searched():
     train = features(2)
     found = Reference.fit(train, "shrunk").search(features(3, 4, seed=1), "geometric")
     assert found.similarity.isfinite().all()
-    assert sorted(found.candidates[0].tolist())[-2:] == [0, 1]
-    assert (found.candidates == -1).sum(dim=1).tolist() == [6, 6, 6]
+    assert sorted(found.candidates[0, :2].tolist()) == [0, 1]
+    assert (found.candidates[:, :8] == -1).sum(dim=1).tolist() == [6, 6, 6]
 
 
 def test_other_images_can_be_searched_under_the_same_whitening():
@@ -302,8 +317,8 @@ def test_what_the_whole_image_finds_does_not_depend_on_regions(aggregation):
         for name in ("similarity", "layer_similarity", "match", "pose", "nearest"):
             assert torch.equal(getattr(with_regions, name), getattr(without, name))
         for name in ("candidates", "candidate_poses", "candidate_windows"):
-            assert getattr(without, name).shape == (9, 8)
-            assert torch.equal(getattr(with_regions, name)[:, :8], getattr(without, name))
+            assert getattr(without, name).shape == (9, 8 + AGAIN)
+            assert torch.equal(getattr(with_regions, name)[:, : 8 + AGAIN], getattr(without, name))
         assert (without.candidate_windows == -1).all()
 
 
@@ -314,10 +329,12 @@ def test_a_copied_window_is_a_candidate_with_its_pose_and_window(pose, window):
     for layer, windows in queries.regions.items():
         windows[pose, :, window] = train.regions[layer][0, [5, 17, 42], 4]
     found = Reference.fit(train, "shrunk").search(queries, "geometric")
-    assert found.candidates[:, 8].tolist() == [5, 17, 42]
-    assert found.candidate_poses[:, 8].tolist() == [pose] * 3
-    assert found.candidate_windows[:, 8].tolist() == [window] * 3
-    assert ((found.candidate_windows[:, 8:] >= 0) & (found.candidate_windows[:, 8:] < COUNT)).all()
+    assert found.candidates[:, 8 + AGAIN].tolist() == [5, 17, 42]
+    assert found.candidate_poses[:, 8 + AGAIN].tolist() == [pose] * 3
+    assert found.candidate_windows[:, 8 + AGAIN].tolist() == [window] * 3
+    there = found.candidates[:, 8 + AGAIN :] >= 0
+    windows = found.candidate_windows[:, 8 + AGAIN :]
+    assert torch.equal(there, (windows >= 0) & (windows < COUNT))
 
 
 @pytest.mark.parametrize(("pose", "window"), [(0, 26), (3, 0), (5, 13), (7, 20)])
@@ -332,9 +349,9 @@ def test_a_copied_window_of_a_volume_is_a_candidate_with_its_pose_and_window(pos
     train, queries = of_volumes(30, 1, 0), of_volumes(3, 8, 1)
     queries.regions["layer0"][pose, :, window] = train.regions["layer0"][0, [5, 17, 22], 4]
     found = Reference.fit(train, "shrunk").search(queries, "geometric")
-    assert found.candidates[:, 8].tolist() == [5, 17, 22]
-    assert [list(POSES)[k] for k in found.candidate_poses[:, 8].tolist()] == [orbit("flips", 3)[pose]] * 3
-    assert found.candidate_windows[:, 8].tolist() == [window] * 3
+    assert found.candidates[:, 8 + AGAIN].tolist() == [5, 17, 22]
+    assert [list(POSES)[k] for k in found.candidate_poses[:, 8 + AGAIN].tolist()] == [orbit("flips", 3)[pose]] * 3
+    assert found.candidate_windows[:, 8 + AGAIN].tolist() == [window] * 3
 
 
 def test_regional_candidates_are_rows_once_and_few_of_a_subject():
@@ -343,7 +360,7 @@ def test_regional_candidates_are_rows_once_and_few_of_a_subject():
     for windows in train.regions.values():
         windows[0, :20] = windows[0, :1, :1] + 0.01 * windows[0, :20]
     found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=5)
-    for row in found.candidates[:, 5:].tolist():
+    for row in found.candidates[:, 5 + AGAIN : -AGAIN].tolist():
         real = [i for i in row if i >= 0]
         assert len(set(real)) == len(real)
         assert [train.subjects[i] for i in real].count("many") == PER_SUBJECT
@@ -354,15 +371,16 @@ def test_regional_candidates_that_are_missing_are_minus_one():
     for windows in queries.regions.values():
         windows[:, 1] = torch.nan
     found = Reference.fit(train, "shrunk").search(queries, "geometric", candidates=5)
-    assert found.candidates[[0, 2], 5:].sort().values.tolist() == [[-1, -1, 0, 1]] * 2
-    assert (found.candidates[[0, 2], 7:] == -1).all()
-    assert (found.candidates[1, 5:] == -1).all()
+    regional = found.candidates[:, 5 + AGAIN : -AGAIN]
+    assert regional[[0, 2]].sort().values.tolist() == [[-1, -1, 0, 1]] * 2
+    assert (regional[[0, 2], 2:] == -1).all()
+    assert (found.candidates[1, 5 + AGAIN :] == -1).all()
 
 
 def test_regions_of_other_images_are_searched_after_a_move():
     train, other = with_windows(30), with_windows(12, seed=5, missing=0.0)
     moved = Reference.fit(train, "shrunk").over(other)
-    assert moved.search(other, "mean").candidates[:, 8].tolist() == list(range(12))
+    assert moved.search(other, "mean").candidates[:, 8 + AGAIN].tolist() == list(range(12))
 
 
 # Refusal
@@ -428,6 +446,29 @@ def test_one_image_is_one_candidate_in_whatever_views_it_is_near():
     for row in found.candidates.tolist():
         assert len(set(row)) == 6
         assert -1 not in row
+
+
+# Second poses
+
+
+@pytest.mark.parametrize(("poses", "second", "alike"), [(4, 2, 0.9), (4, 2, 0.5), (1, 0, 0.9)])
+def test_the_first_candidates_are_tried_in_a_second_pose_where_they_are_nearly_as_similar(poses, second, alike):
+    train = features(60, widths=(24, 30))
+    queries = rows_of(train, [5, 17, 42], poses=poses, pose=poses - 1)
+    generator = torch.Generator().manual_seed(8)
+    for layer, bank in train.layers.items():
+        if poses > 1:  # in another pose they resemble it, too, to this cosine
+            exact = bank[0, [5, 17, 42]]
+            other = torch.randn(exact.shape, generator=generator) * (1 / alike**2 - 1) ** 0.5
+            queries.layers[layer][second] = exact + other
+    found = Reference.fit(train, "none").search(queries, "mean")
+    assert found.candidates[:, 0].tolist() == [5, 17, 42]
+    assert found.candidate_poses[:, 0].tolist() == [poses - 1] * 3
+    if poses > 1 and alike > ALIKE:
+        assert found.candidates[:, 8].tolist() == [5, 17, 42]
+        assert found.candidate_poses[:, 8].tolist() == [second] * 3
+    else:
+        assert found.candidates[:, 8].tolist() == [-1] * 3
 
 
 # Frames

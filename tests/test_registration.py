@@ -414,7 +414,7 @@ def test_a_quarter_pasted_into_another_image_is_found_with_its_window_and_not_wi
     assert errors.median() < 1.5  # pixels, at corners that lie outside of most windows
     assert copied[4, 0] > 0.93  # the middle, of which nothing left the field of view
     assert copied[:, 0].median() > 0.92  # the corners hold little of the oval
-    assert copied[:, 1].max() < 0.8
+    assert copied[:, 1].max() < 0.85
     assert (part.lncc > whole.lncc + 0.05).all()
     assert part.lncc.min() > 0.85
 

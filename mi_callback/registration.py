@@ -27,10 +27,8 @@ similar people are; after the blur it is .93 against .89."""
 
 KEPT = 3
 """Candidates of one image that go on to the finest level: the first, and those that correlate best one level before.
-Of those that were found by a window, as many again."""
-
-REFINED = 2
-"""And of these, how many are warped at the end."""
+Of those that were found by a window, as many again. All of these are warped at the end: an elastic copy may correlate
+less than strangers before."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ def register(
             found.
         reference: uint8, of the same shape.
         group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and the best of
-            the coarser levels, `KEPT` in all, reach the finest one; the others get `lncc` −1. The best `REFINED` of
-            these are warped. Without groups every pair is.
+            the coarser levels, `KEPT` in all, reach the finest one and are warped; the others get `lncc` −1. Without
+            groups every pair is.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
         chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
@@ -110,11 +108,11 @@ def register(
         theta=theta,
     )
     rivals = 2 * group + (window >= 0)  # a part correlates better than a whole: each competes with its like
-    for rows in _best_of_group(correlation.cpu(), rivals, KEPT, first=True).to(device).split(chunk):
-        theta[rows] = align_finely(*_structure(*images(rows)), mask(rows), theta[rows])
-        _compare(result, rows, *images(rows))
-    for rows in _best_of_group(result.lncc.cpu(), rivals, REFINED).to(device).split(chunk):
-        _compare(result, rows, *images(rows), refine(*_structure(*images(rows)), mask(rows), theta[rows]))
+    for rows in _best_of_group(correlation.cpu(), rivals, KEPT).to(device).split(chunk):
+        pair, structure = images(rows), _structure(*images(rows))
+        theta[rows] = align_finely(*structure, mask(rows), theta[rows])
+        _compare(result, rows, *pair)
+        _compare(result, rows, *pair, refine(*structure, mask(rows), theta[rows]))
     return result
 
 
@@ -129,15 +127,14 @@ def _as_float(images: Tensor) -> Tensor:
     return images.float()[:, None] / 255
 
 
-def _best_of_group(value: Tensor, group: Tensor, most: int, first: bool = False) -> Tensor:
-    """Positions of the `most` pairs of each group with the largest value, ascending; with `first`, that one among them.
+def _best_of_group(value: Tensor, group: Tensor, most: int) -> Tensor:
+    """Positions of `most` pairs of each group, ascending: the first, and those with the largest value.
 
     Retrieval's favourite stays that way: one global correlation at a coarse level may misjudge it.
     """
     position = torch.arange(len(group))
-    if first:
-        of_group = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")
-        value = value.masked_fill(of_group[group] == position, torch.inf)
+    of_group = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")
+    value = value.masked_fill(of_group[group] == position, torch.inf)
     by_value = value.argsort(descending=True, stable=True)
     order = by_value[group[by_value].argsort(stable=True)]
     _, sizes = group[order].unique_consecutive(return_counts=True)

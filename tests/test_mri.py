@@ -8,7 +8,7 @@ import torch
 from mi_callback import MemorizationDetector
 from mi_callback.features import Features
 from mi_callback.images import SliceFolder, split_by_subject
-from mi_callback.perturbations import PERTURBATIONS
+from mi_callback.perturbations import PASTES, PERTURBATIONS
 from mi_callback.preprocessing import check_images, normalise_intensity
 
 pytestmark = pytest.mark.mri
@@ -103,10 +103,22 @@ def test_novel_images_are_flagged_at_the_nominal_rate(cohort):
     assert rate > 0, "nothing is ever flagged: the threshold cannot be the nominal one"
 
 
-def test_a_flipped_turned_and_cropped_copy_is_found_in_spite_of_it(fitted, generator):
+def test_a_flipped_turned_cropped_moved_or_warped_copy_is_found_in_spite_of_it(fitted, generator):
     detector, train, novel = fitted
     rows = torch.randperm(len(train), generator=generator)[:40]
-    for change in ("flip_horizontal", "flip_vertical", "rotation_5", "crop_0.9", "combined"):
+    for change in ("flip_horizontal", "flip_vertical", "rotation_5", "crop_0.9", "combined", "shift_0.1", "elastic_2"):
         copies = detector.score(PERTURBATIONS[change](train[rows], generator))
         above = (copies.mi[:, None] > novel.mi).double().mean()
         assert above >= 0.95, f"{change}: AUC {above:.3f}"
+
+
+def test_a_quarter_of_a_copy_in_another_image_is_found(cohort, fitted, generator):
+    detector, train, novel = fitted
+    rows = torch.randperm(len(train), generator=generator)[:40]
+    others = cohort.images[three_way(cohort, seed=0)[2]]
+    others = others[torch.randperm(len(others), generator=generator)[: len(rows)]]
+    copies = detector.score(PASTES["quarter_pasted"](train[rows[: len(others)]], others, generator))
+    above = (copies.mi[:, None] > novel.mi).double().mean()
+    assert above >= 0.9, f"AUC {above:.3f}"
+    right = (copies.match == rows[: len(others)]).double().mean()
+    assert right >= 0.8, f"right match {right:.3f}"

@@ -325,7 +325,7 @@ HEAD = """# Detection of copies on real slices
 
 Copies of {copies} training slices, every one changed, as named in `mi_callback.perturbations`; `half_pasted` and
 `quarter_pasted` are parts of a copy in the image of a novel person. Four ways to look them up, with the same encoder:
-the paper's recipe (ZCA, geometric mean, no poses); features (shrunk whitening); the best of poses and views;
+the paper's recipe (ZCA, geometric mean, no poses); features (shrunk whitening); the best of poses, views and frames;
 registration of the candidates (the default). Cells of the first three: AUC against novel images / TPR. TPR: share of
 copies beyond what 1 % (.1 %) of held-out images reach; the threshold knows neither copies nor novel images, and .1 %
 is given where there are at least 1000 held-out images. Intervals are 95 %: bootstrap over copies, Clopper-Pearson.

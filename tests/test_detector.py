@@ -237,9 +237,8 @@ def test_planted_copies_are_verified_as_samples_are():
     moved = detector.power(n=6, changes=["exact", "rotation_5"])
     assert moved.share("exact") == 1
     assert moved.traced["exact"].all()
-    # These images are so smooth that a warped stranger comes as close as a resampled copy; not so another candidate.
+    # Found, though not always flagged: images this smooth let a warped stranger come as close as a resampled copy.
     assert moved.traced["rotation_5"].all()
-    assert make(verify=False, poses="none").fit(TRAIN, held_out=HELD_OUT[:20]).power(6, ["exact"]).share("exact") == 1
 
 
 def test_any_training_image_may_be_planted(monkeypatch):

@@ -13,7 +13,7 @@ demo: $(VENV)/demo.stamp  ## watch a generator memorize, in under five minutes; 
 	$(BIN)/python examples/demo/main.py
 
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .

@@ -233,12 +233,16 @@ def test_planted_copies_are_found_and_what_was_found_goes_into_later_scores():
 
 
 def test_planted_copies_are_verified_as_samples_are():
-    detector = make(verify=True, candidates=8).fit(TRAIN, held_out=HELD_OUT[:20])
+    # With a texture, as tissue has: among images this smooth a warped stranger comes as close as a resampled copy.
+    train, held_out = (
+        (images + 0.03 * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
+        for seed, images in ((1, TRAIN), (2, HELD_OUT[:20]))
+    )
+    detector = make(verify=True, candidates=8).fit(train, held_out=held_out)
     moved = detector.power(n=6, changes=["exact", "rotation_5"])
     assert moved.share("exact") == 1
     assert moved.traced["exact"].all()
-    # Found, though not always flagged: images this smooth let a warped stranger come as close as a resampled copy.
-    assert moved.traced["rotation_5"].all()
+    assert moved.share("rotation_5") > 0.8
 
 
 def test_any_training_image_may_be_planted(monkeypatch):

@@ -51,11 +51,12 @@ class Slices:
 class CopyEmbedding(nn.Module):
     """CopyNet with a training head over the pooled stages that the encoder taps."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.network = CopyNet()
+        self.network = CopyNet(widths)
+        pooled = sum(widths[1:])
         # Standardised per batch, as whitening does when the encoder is used.
-        self.head = nn.Sequential(nn.BatchNorm1d(sum(WIDTHS[1:]), affine=False), nn.Linear(sum(WIDTHS[1:]), 128))
+        self.head = nn.Sequential(nn.BatchNorm1d(pooled, affine=False), nn.Linear(pooled, 128))
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):  # 1.7 times the speed where the processor has it
@@ -70,6 +71,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("encoder"))
     parser.add_argument("--state", type=Path, default=Path("encoder/training.pt"), help="resumable training state")
     parser.add_argument("--steps", type=int, default=6000, help="in all; the learning rate follows them")
+    parser.add_argument("--widths", type=int, nargs=len(WIDTHS), default=WIDTHS, help="channels of the stages")
+    parser.add_argument(
+        "--against", type=Path, nargs="*", default=[], help="folders of other trainings, to compare in the card"
+    )
     parser.add_argument("--share", type=float, default=0.5, help="share of subjects trained on; the rest measure")
     parser.add_argument("--unseen", nargs="*", default=[], help="folders that are only measured on")
     parser.add_argument("--source", nargs="*", default=[], help="lines on the data and their licences, for the card")
@@ -89,7 +94,7 @@ def main() -> None:
     model, history, minutes = train(trained, options)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = {key: value.contiguous() for key, value in model.network.state_dict().items()}
-    save_file(weights, options.out / WEIGHTS)
+    save_file(weights, options.out / WEIGHTS, metadata={"steps": str(history[-1][0])})
     unseen = [keep(folder, ~split_by_subject(folder.subjects, options.share)) for folder in folders]
     unseen += [load(argument) for argument in options.unseen]
     measured = [row for folder in unseen if len(set(folder.subjects)) >= 4 for row in measure(options.out, folder)]
@@ -131,7 +136,7 @@ def keep(folder: Slices, mask: Tensor) -> Slices:
 def train(folders: list[Slices], options: argparse.Namespace) -> tuple[CopyEmbedding, list[tuple[int, float]], float]:
     """The trained model, InfoNCE every 50 steps, and the minutes that it took."""
     torch.manual_seed(options.seed)
-    model = CopyEmbedding().to(memory_format=torch.channels_last)
+    model = CopyEmbedding(tuple(options.widths)).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     generator = torch.Generator().manual_seed(options.seed)
     step, used, history = 0, 0.0, []

@@ -33,27 +33,26 @@ LEAST_OVERLAP = 0.35
 """Share of the masked area that a start must cover."""
 
 
-def align_coarsely(generated: Tensor, reference: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Map from generated to reference, fitted on all levels but the finest, and the correlation under it.
+def align_coarsely(generated: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """Map from generated to reference, fitted on all levels but the finest.
 
     Args:
         generated, reference: `(p, 1, *spatial)`, of equal sides.
         mask: 1 where the generated image counts, 0 elsewhere, of the same shape.
 
     Returns:
-        Maps `(p, dims, dims + 1)` as `affine_grid` takes them, and the magnitude of the correlation `(p,)`.
+        Maps `(p, dims, dims + 1)` as `affine_grid` takes them.
     """
-    (share, iterations), *finer = LEVELS[:-1]
-    fixed, moving, where = _at(share, generated, reference, mask)
+    fixed, moving, where = at_level(0, generated, reference, mask)
     starts = _search(fixed, moving, where)
     fixed, moving, where = (images.repeat_interleave(STARTS, 0) for images in (fixed, moving, where))
-    tried, correlation = _gauss_newton(fixed, moving, where, starts.flatten(0, 1), iterations)
-    correlation, best = correlation.view(-1, STARTS).max(dim=1)
+    tried, correlation = _gauss_newton(fixed, moving, where, starts.flatten(0, 1), LEVELS[0][1])
+    best = correlation.view(-1, STARTS).argmax(dim=1)
     theta = tried.view_as(starts)[torch.arange(len(best), device=best.device), best]
-    for share, iterations in finer:
-        fixed, moving, where = _at(share, generated, reference, mask)
-        theta, correlation = _gauss_newton(fixed, moving, where, theta, iterations)
-    return theta, correlation
+    for level in range(1, len(LEVELS) - 1):
+        fixed, moving, where = at_level(level, generated, reference, mask)
+        theta, _ = _gauss_newton(fixed, moving, where, theta, LEVELS[level][1])
+    return theta
 
 
 def align_finely(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
@@ -163,8 +162,9 @@ def _compose(theta: Tensor, step: Tensor) -> Tensor:
     return torch.cat([composed[..., :dims].clamp(-2, 2), composed[..., dims:].clamp(-0.9, 0.9)], dim=2)
 
 
-def _at(share: float, *images: Tensor) -> tuple[Tensor, ...]:
-    return tuple(shrink(image, round(share * image.shape[-1])) for image in images)
+def at_level(level: int, *images: Tensor) -> tuple[Tensor, ...]:
+    """Images `(p, 1, *spatial)` as that one of `LEVELS` sees them."""
+    return tuple(shrink(image, round(LEVELS[level][0] * image.shape[-1])) for image in images)
 
 
 def _correlation(fixed: Tensor, warped: Tensor, inside: Tensor, mask: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ REGION, STEPS = 0.5, 12
 """Side of the regions of which the most similar one decides, as a share of the image's, and their steps along a side: a
 copied part is a copy, too."""
 
-LEAST_STRUCTURE = 0.4
+LEAST_STRUCTURE = 0.25
 """Structure that a region must have to decide, relative to its share of the generated image's."""
 
 STRUCTURE = 0.1

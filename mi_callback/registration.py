@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mi_callback import regions
-from mi_callback.affine import align_coarsely, align_finely
+from mi_callback.affine import align_coarsely, align_finely, at_level
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import local_correlation
 from mi_callback.smoothing import gaussian, local_contrast
@@ -25,10 +25,10 @@ SMOOTHING = 0.7
 """Standard deviation, in pixels, of the blur before the comparison. Noise of .02 takes LNCC down to .82, where the most
 similar people are; after the blur it is .93 against .89."""
 
-KEPT = 3
-"""Candidates of one image that go on to the finest level: the first, and those that correlate best one level before.
-Of those that were found by a window, as many again. All of these are warped at the end: an elastic copy may correlate
-less than strangers before."""
+KEPT = 4
+"""Candidates of one image that go on to the finest level: the first, and those that agree best one level before. Of
+those that were found by a window, as many again. All of these are warped at the end: an elastic copy may agree less
+than strangers before."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def register(
         generated: uint8 `(p, side, side)`, or volumes `(p, side, side, side)`, in the pose in which the reference was
             found.
         reference: uint8, of the same shape.
-        group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and the best of
-            the coarser levels, `KEPT` in all, reach the finest one and are warped; the others get `lncc` −1. Without
-            groups every pair is.
+        group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and the best
+            after the coarser levels, `KEPT` in all, reach the finest one and are warped; the others get `lncc` −1.
+            Without groups every pair is.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
         chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
@@ -98,22 +98,34 @@ def register(
     def mask(rows: Tensor) -> Tensor:
         return masks[window[rows.cpu()]]
 
-    coarse = [align_coarsely(*images(rows), mask(rows)) for rows in torch.arange(pairs, device=device).split(chunk)]
-    theta, correlation = (torch.cat([part[k] for part in coarse]) for k in range(2))
+    theta, promise = torch.zeros(pairs, dims, dims + 1, device=device), torch.zeros(pairs, device=device)
+    for rows in torch.arange(pairs, device=device).split(chunk):
+        theta[rows] = align_coarsely(*images(rows), mask(rows))
+        promise[rows] = _agreement_before(*images(rows), mask(rows), theta[rows])
     result = Alignment(
-        lncc=correlation.new_full((pairs,), -1.0),
-        copied_fraction=correlation.new_zeros(pairs),
-        aligned=correlation.new_zeros(reference.shape),
-        lncc_map=correlation.new_zeros(reference.shape),
+        lncc=torch.full_like(promise, -1.0),
+        copied_fraction=torch.zeros_like(promise),
+        aligned=promise.new_zeros(reference.shape),
+        lncc_map=promise.new_zeros(reference.shape),
         theta=theta,
     )
-    rivals = 2 * group + (window >= 0)  # a part correlates better than a whole: each competes with its like
-    for rows in _best_of_group(correlation.cpu(), rivals, KEPT).to(device).split(chunk):
+    rivals = 2 * group + (window >= 0)  # a part agrees better than a whole: each competes with its like
+    for rows in _best_of_group(promise.cpu(), rivals, KEPT).to(device).split(chunk):
         pair, structure = images(rows), _structure(*images(rows))
         theta[rows] = align_finely(*structure, mask(rows), theta[rows])
         _compare(result, rows, *pair)
         _compare(result, rows, *pair, refine(*structure, mask(rows), theta[rows]))
     return result
+
+
+def _agreement_before(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
+    """LNCC one level before the finest, `(p,)`: mean of the region that agrees most, in the mask and anywhere.
+
+    A copied part agrees where it was found, a whole image beyond it.
+    """
+    fixed, moving, where = at_level(-2, generated, reference, mask)
+    aligned, inside = warp(moving, theta)
+    return (local_correlation(fixed, aligned, inside * where).best + local_correlation(fixed, aligned, inside).best) / 2
 
 
 def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +142,7 @@ def _as_float(images: Tensor) -> Tensor:
 def _best_of_group(value: Tensor, group: Tensor, most: int) -> Tensor:
     """Positions of `most` pairs of each group, ascending: the first, and those with the largest value.
 
-    Retrieval's favourite stays that way: one global correlation at a coarse level may misjudge it.
+    Retrieval's favourite stays that way: a coarse level may misjudge it.
     """
     position = torch.arange(len(group))
     of_group = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")

@@ -16,13 +16,13 @@ from mi_callback.similarity import Aggregation, aggregate
 from mi_callback.types import LayerFeatures
 from mi_callback.whitening import Mode, Whitening, fit_whitening
 
-PER_SUBJECT = 3
+PER_SUBJECT = 4
 """Candidates taken from one subject: eight slices of one patient are not eight candidates."""
 
 REGIONAL = 4
 """Candidates that are looked up by a window, beside those of the whole image."""
 
-AGAIN, ALIKE = 2, 0.7
+AGAIN, ALIKE = 3, 0.7
 """How many of the best candidates are tried in a second pose too, if they are at least that much as similar in it: the
 sides of a brain look alike to an encoder, but only in one pose is it the copy."""
 
@@ -224,8 +224,8 @@ class Reference:
             poses: The pose of each look, `(looks,)`.
 
         Returns:
-            Their rows, poses and looks, `(n, candidates + AGAIN)`: the first ones in another pose at the end. Rows are
-            −1 where there are fewer.
+            Their rows, poses and looks, `(n, candidates + min(candidates, AGAIN))`: the first ones in another pose at
+            the end. Rows are −1 where there are fewer.
         """
         n, _, k = rows.shape
         rows, scores, poses = rows.flatten(1), scores.flatten(1), poses.repeat_interleave(k)

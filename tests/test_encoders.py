@@ -463,6 +463,16 @@ def test_bundled_weights_can_be_replaced_by_another_training_of_the_same_network
     assert by_name.fingerprint() == loaded.fingerprint()
 
 
+def test_a_narrower_training_is_built_as_wide_as_its_weights_are(tmp_path, generator):
+    other = CopyNet((4, 6, 8, 10)).eval()
+    save_file(other.state_dict(), tmp_path / "narrow.safetensors")
+    images = torch.rand(2, 1, 96, 96, generator=generator)
+    found = build_bundled(tmp_path / "narrow.safetensors")(images)
+    assert [features.shape[1] for features in found.values()] == [6, 8, 10]
+    for features, maps in zip(found.values(), other(images)[1:], strict=True):
+        assert torch.allclose(features, generalised_mean(maps.flatten(2)), atol=1e-5)
+
+
 # Refusal
 
 

@@ -1,5 +1,6 @@
 """The encoder that ships in the wheel: a small residual CNN trained to recognise copies of MRI slices."""
 
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -17,7 +18,10 @@ WEIGHTS = "bundled.safetensors"
 
 
 class CopyNet(nn.Module):
-    """Four stages, each halving the resolution: strided convolution, then one residual block. 1.1 M parameters."""
+    """Four stages, each halving the resolution: strided convolution, then one residual block.
+
+    With the widths of the package 1.1 M parameters.
+    """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
@@ -51,7 +55,7 @@ class Stage(nn.Module):
 
 
 def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
-    """The bundled encoder, or another training of the same network.
+    """The bundled encoder, or another training of it, narrower or wider ones too.
 
     Args:
         checkpoint: safetensors written by `examples/train_encoder.py`; the weights of the package when None.
@@ -59,11 +63,12 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
     Raises:
         EncoderError: If the weights are missing or belong to another network.
     """
-    with torch.device("meta"):  # no random initial weights: they would move the global random state
-        network = CopyNet()
     with as_file(files("mi_callback.encoders") / "weights" / WEIGHTS) as shipped:
         path = Path(shipped if checkpoint is None else checkpoint)
-        load_weights(network, read_checkpoint(path), path)
+        weights = read_checkpoint(path)
+    with torch.device("meta"):  # no random initial weights: they would move the global random state
+        network = CopyNet(_widths(weights))
+    load_weights(network, weights, path)
     return HookedEncoder(
         network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         layers={name: Layer("BCHW") for name in TAPPED},
@@ -72,3 +77,9 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
         pooling="gem",
         name="bundled",
     )
+
+
+def _widths(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Those of the network that was saved; of another one the package's, and loading says what does not fit."""
+    scales = [weights.get(f"stages.{stage}.norm.weight") for stage in range(len(WIDTHS))]
+    return tuple(width if scale is None else scale.numel() for scale, width in zip(scales, WIDTHS, strict=True))

@@ -34,8 +34,8 @@ class Null:
         suspects: People in it who resemble training images as only copies do: if they were trained on, copies look
             normal.
         correction: How much smaller its reference was than that of generated images; see `conformal_p_values`.
-        copied: Share of the structure of such an image that is locally as in a copy, in the median; NaN where nothing
-            was aligned.
+        usual: Share of structure that agrees by nature at each level of the LNCC, `(levels,)`; None where nothing was
+            aligned. See `copied`.
     """
 
     similarity: Tensor
@@ -43,7 +43,7 @@ class Null:
     kind: NullKind
     correction: float = 1.0
     suspects: int = 0
-    copied: float = float("nan")
+    usual: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.similarity) < 2:

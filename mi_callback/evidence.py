@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mi_callback.calibration import Null
-from mi_callback.local_correlation import COPIED, STRUCTURE, WINDOW
+from mi_callback.copied import copied_fraction
+from mi_callback.local_correlation import STRUCTURE, WINDOW
 from mi_callback.poses import undo
 from mi_callback.registration import Alignment
 from mi_callback.scores import Scores
@@ -27,6 +28,9 @@ GALLERY = 40
 
 DIFFERENCE = 0.5
 """Difference, as a share of the grey scale, at which its colours end: the same in all pictures, to compare them."""
+
+UNCALIBRATED = 0.9
+"""LNCC from which a place is shown as a copy's where no novel images were aligned to compare."""
 
 _DPI = 100
 _BACKGROUND, _EMPTY, _TEXT, _QUIET = "#16181c", "#2a2e35", "#f2f2f2", "#a9b0ba"
@@ -56,8 +60,8 @@ _PLANES = (
 _HOW_TO_READ = (
     "How to read it: the first three panels share one grey scale. Difference: generated minus aligned image, their "
     "brightness and contrast matched. Local correlation: do small neighbourhoods show the same structure? "
-    f"Amber: as in copies (LNCC ≥ {COPIED:g}); blue: less; grey: no structure to compare; slate: outside the match. A "
-    "flag is evidence, not proof: look whether fine detail agrees (folds, vessels, lesions)."
+    "Amber: as in copies, more than usual in novel images; blue: less; grey: no structure to compare; slate: outside "
+    "the match. A flag is evidence, not proof: look whether fine detail agrees (folds, vessels, lesions)."
 )
 
 
@@ -129,14 +133,15 @@ class Evidence:
         pose: Pose of the generated image in which the match was found.
         geometry: What was done to the training image before that pose was undone.
         verified: LNCC after alignment; where verification is off, measured for this picture alone.
-        copied_fraction: Share of the structure of the generated image that is locally a copy, in [0, 1].
+        copied_fraction: Share of the structure of the generated image that agrees beyond what 95 % of novel images
+            show, in [0, 1]; NaN where verification is off.
+        copied_from: LNCC from which a place is shown as a copy's: where that share stands out most.
         similarity: Aggregated feature similarity.
         mi: Memorization Index.
         p_value: How often a novel real image is at least this similar.
         decides: Which similarity the flag rests on: `verified` or `similarity`.
         null_kind: How the null was made.
         null_median, null_max: Median and maximum of the deciding similarity among novel real images.
-        null_copied: Share of the structure of a novel image that is locally as in a copy, in the median.
         null_people: Number of people (images, where subjects are unknown) in the null.
         subjects_known: Whether the subjects of the null are known.
         generated: The generated image as it came, `(side, side)` in [0, 1]; of a volume its three middle planes, as
@@ -157,6 +162,7 @@ class Evidence:
     geometry: Geometry
     verified: float
     copied_fraction: float
+    copied_from: float
     similarity: float
     mi: float
     p_value: float
@@ -164,7 +170,6 @@ class Evidence:
     null_kind: str
     null_median: float
     null_max: float
-    null_copied: float
     null_people: int
     subjects_known: bool
     generated: Tensor = field(repr=False)
@@ -188,19 +193,21 @@ class Evidence:
         *first, last = self.steps or ["as it is"]
         done = f"{', '.join(first)}{', then ' if first else ''}{last}"
         return (
-            f"{done[0].upper()}{done[1:]}, training image {self.match} agrees with {self._share} of the structure of "
-            f"generated image {self.row} (local correlation, LNCC, {self.verified:.2f} of 1 where they agree best). "
-            f"{self._novel}"
+            f"{done[0].upper()}{done[1:]}, training image {self.match} agrees with generated image {self.row} (local "
+            f"correlation, LNCC, {self.verified:.2f} of 1 where they agree best){self._share}. {self._novel}"
         )
 
     @property
     def caption(self) -> str:
         """The numbers on one line."""
-        return f"LNCC {self.verified:.2f}, {self._share} of structure copied, {_p(self.p_value)}"
+        share = "" if math.isnan(self.copied_fraction) else f"{self.copied_fraction * 100:.0f} % of structure copied, "
+        return f"LNCC {self.verified:.2f}, {share}{_p(self.p_value)}"
 
     @property
     def _share(self) -> str:
-        return f"{self.copied_fraction * 100:.0f} %"
+        if math.isnan(self.copied_fraction):
+            return ""
+        return f"; {self.copied_fraction * 100:.0f} % of the structure agrees beyond what 95 % of novel images show"
 
     @property
     def _whose(self) -> str:
@@ -223,11 +230,9 @@ class Evidence:
             if self.decides == "verified"
             else f"The feature similarity, which decides here, is {self.similarity:.2f}. "
         )
-        # Without verification the null was not aligned, and the share is unknown.
-        alike = "" if math.isnan(self.null_copied) else f", and agree with {self.null_copied * 100:.0f} % of structure"
         sure = " (against this null not calibrated)" if self.null_kind == "train_halves" else ""
         return (
-            f"{decided}{whose} {how} reach {self.null_median:.2f} in the median and {self.null_max:.2f} at most{alike}"
+            f"{decided}{whose} {how} reach {self.null_median:.2f} in the median and {self.null_max:.2f} at most"
             f"; a novel image comes this close with a probability of at most {self.p_value:.2g}{sure}."
         )
 
@@ -262,7 +267,7 @@ def collect(
     mean_over = F.avg_pool2d if dims == 2 else F.avg_pool3d
     edge = mean_over(compared[:, None].float(), window, stride=1, padding=window // 2)[:, 0] < 0.99
     compared &= ~(edge & (alignment.lncc_map.cpu() == 0))
-    found = []
+    copied_from, found = _copied_from(alignment, null), []
     for k, row in enumerate(rows):
         pose = scores.pose[row]
         image = generated[k].float() / 255
@@ -278,7 +283,8 @@ def collect(
                 pose=pose,
                 geometry=Geometry.of(alignment.theta[k]),
                 verified=float(scores.verified[row] if verify else alignment.lncc[k]),
-                copied_fraction=float(scores.copied_fraction[row] if verify else alignment.copied_fraction[k]),
+                copied_fraction=float(scores.copied_fraction[row]),
+                copied_from=copied_from[k],
                 similarity=float(scores.similarity[row]),
                 mi=float(scores.mi[row]),
                 p_value=float(scores.p_value[row]),
@@ -286,17 +292,23 @@ def collect(
                 null_kind=null.kind,
                 null_median=float(null.similarity.median()),
                 null_max=float(null.similarity.max()),
-                null_copied=null.copied,
                 null_people=null.n_subjects,
                 subjects_known=null.subjects is not None,
                 generated=planes(image),
                 reference=planes(reference[k].float() / 255),
                 aligned=planes(aligned),
-                difference=planes(difference(image, aligned, lncc_map >= COPIED)),
+                difference=planes(difference(image, aligned, lncc_map >= copied_from[k])),
                 lncc_map=planes(lncc_map),
             )
         )
     return found
+
+
+def _copied_from(alignment: Alignment, null: Null) -> list[float]:
+    """LNCC from which a place is shown as a copy's, of each pair."""
+    if null.usual is None:
+        return [UNCALIBRATED] * len(alignment.lncc)
+    return copied_fraction(alignment.shares.double().cpu(), null.usual)[1].tolist()
 
 
 def difference(generated: Tensor, aligned: Tensor, copied: Tensor | None = None) -> Tensor:
@@ -360,7 +372,7 @@ def draw(evidence: Evidence) -> "Figure":
             "Difference",
             {-DIFFERENCE: f"−{DIFFERENCE * 100:.0f} %", 0: "equal", DIFFERENCE: f"+{DIFFERENCE * 100:.0f} %"},
         ),
-        ("Local correlation", {0: "0", 0.5: "0.5", COPIED: f"{COPIED:g}", 0.95: "as in copies", 1: "1"}),
+        ("Local correlation", _ticks(evidence)),
     )
     for k, ((title, note), show) in enumerate(zip(panels, _PANELS, strict=True)):
         left = margin + k * (side + gap)
@@ -479,6 +491,16 @@ class _Page:
         bar.outline.set_visible(False)  # type: ignore[operator]
 
 
+def _middle(evidence: Evidence) -> float:
+    """Where the colours of the local correlation jump; where nothing stands out, next to 1."""
+    return min(evidence.copied_from, 0.999)
+
+
+def _ticks(evidence: Evidence) -> dict[float, str]:
+    middle = _middle(evidence)
+    return {0: "0", middle: f"{middle:.3g}", (1 + middle) / 2: "as in copies", 1: "1"}
+
+
 def _of_volume(evidence: Evidence) -> bool:
     return len(evidence.geometry.zoom) == 3
 
@@ -522,7 +544,7 @@ def _show_correlation(axes: "Axes", evidence: Evidence) -> Any:
     structure = _structure(evidence.generated, 2 if _of_volume(evidence) else 1)
     shown = ((structure - 0.15) / 0.1).clamp(0, 0.92)
     alpha = torch.where(evidence.lncc_map.isnan(), 1.0, shown)
-    scale = TwoSlopeNorm(vmin=0, vcenter=COPIED, vmax=1)
+    scale = TwoSlopeNorm(vmin=0, vcenter=_middle(evidence), vmax=1)
     return axes.imshow(
         evidence.lncc_map.numpy(), cmap=colours, norm=scale, alpha=alpha.numpy(), interpolation="nearest"
     )

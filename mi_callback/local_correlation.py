@@ -11,9 +11,8 @@ from mi_callback.smoothing import box_mean
 WINDOW = {2: 5, 3: 5}
 """Side, in pixels, of the neighbourhoods of the LNCC, by the number of dimensions."""
 
-COPIED = 0.9
-"""LNCC from which a neighbourhood counts towards the copied fraction."""
-
+LEVELS = tuple(k / 200 for k in range(100, 200))
+"""Levels of the LNCC at which it is counted how much structure reaches them: by .005, from .5."""
 
 REGION, STEPS = 0.5, 12
 """Side of the regions of which the most similar one decides, as a share of the image's, and their steps along a side: a
@@ -31,19 +30,49 @@ NOISE = 0.005
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well p pairs agree, place by place.
+    """How well p pairs agree, place by place; maps `(p, 1, *spatial)`.
 
     Attributes:
-        best: LNCC of the region where it is largest, `(p,)`; larger is closer. The variance that one image leaves
-            unexplained in the other, 1 − LNCC², is averaged geometrically over the windows, weighted by structure: a
-            copy is close everywhere, and people who merely look alike differ somewhere.
-        copied: Share of the structure whose LNCC is at least `COPIED`, `(p,)`.
-        map: LNCC, `(p, 1, *spatial)`; 0 outside the overlap.
+        correlation: LNCC in [0, 1]; larger is closer.
+        structure: How much each place counts, in [0, 1].
+        overlap: 1 where both images are, 0 elsewhere.
     """
 
-    best: Tensor
-    copied: Tensor
-    map: Tensor
+    correlation: Tensor
+    structure: Tensor
+    overlap: Tensor
+
+    @property
+    def map(self) -> Tensor:
+        """LNCC, 0 outside the overlap."""
+        return self.correlation * self.overlap
+
+    def best(self, where: Tensor | None = None) -> Tensor:
+        """LNCC of the region where it is largest, `(p,)`; of regions of the places where a map is 1, if one is given.
+
+        The variance that one image leaves unexplained in the other, 1 − LNCC², is averaged geometrically over the
+        windows, weighted by structure: a copy is close everywhere, and people who merely look alike differ somewhere.
+        """
+        weight = self.structure * (self.overlap if where is None else self.overlap * where)
+        unexplained = torch.log(1 - (1 - NOISE) * self.correlation.square().clamp_max(1))
+        side = unexplained.shape[-1]
+        mean_over = F.avg_pool2d if unexplained.ndim == 4 else F.avg_pool3d
+        pooled = mean_over(torch.cat([weight, weight * unexplained], dim=1), int(REGION * side), max(1, side // STEPS))
+        there, unexplained = pooled.flatten(2).unbind(dim=1)
+        # Images without structure have none that decides.
+        enough = there >= LEAST_STRUCTURE * self.structure.flatten(1).mean(dim=1).clamp_min(0.02)[:, None]
+        mean = torch.where(enough, unexplained / there.clamp_min(1e-6), 0.0).amin(dim=1)
+        return (1 - mean.exp()).clamp_min(0).sqrt()
+
+    def shares(self) -> Tensor:
+        """Share of the structure whose LNCC reaches each of `LEVELS`, `(p, levels)`."""
+        levels = torch.tensor(LEVELS, dtype=self.correlation.dtype, device=self.correlation.device)
+        reached = torch.bucketize(self.correlation, levels, right=True).flatten(1)
+        # Whole numbers: their sums do not depend on the order, in which devices differ.
+        all_, weight = ((1024 * m).round().long().flatten(1) for m in (self.structure, self.structure * self.overlap))
+        counts = torch.zeros(len(reached), len(levels) + 1, dtype=torch.long, device=reached.device)
+        counts = counts.scatter_add_(1, reached, weight).flip(1).cumsum(dim=1).flip(1)[:, 1:]
+        return counts / all_.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> Agreement:
@@ -63,19 +92,4 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> Agr
     correlation = (product - mean_g * mean_a).abs() / ((var_g + floor) * (var_a + floor)).sqrt()
     overlap = (mean_inside > 0.99).float()
     structure = (var_g.sqrt() / STRUCTURE).clamp_max(1)
-    weight = overlap * structure
-    total = structure.flatten(1).sum(dim=1).clamp_min(1e-6)
-    copied = (weight * (correlation >= COPIED)).flatten(1).sum(dim=1) / total
-    return Agreement(_best_region(correlation, weight, structure), copied, correlation * overlap)
-
-
-def _best_region(correlation: Tensor, weight: Tensor, structure: Tensor) -> Tensor:
-    unexplained = torch.log(1 - (1 - NOISE) * correlation.square().clamp_max(1))
-    side = correlation.shape[-1]
-    mean_over = F.avg_pool2d if correlation.ndim == 4 else F.avg_pool3d
-    pooled = mean_over(torch.cat([weight, weight * unexplained], dim=1), int(REGION * side), max(1, side // STEPS))
-    there, unexplained = pooled.flatten(2).unbind(dim=1)
-    # Images without structure have none that decides.
-    enough = there >= LEAST_STRUCTURE * structure.flatten(1).mean(dim=1).clamp_min(0.02)[:, None]
-    mean = torch.where(enough, unexplained / there.clamp_min(1e-6), 0.0).amin(dim=1)
-    return (1 - mean.exp()).clamp_min(0).sqrt()
+    return Agreement(correlation, structure, overlap)

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from mi_callback import registration
 from mi_callback.features import Features
+from mi_callback.local_correlation import LEVELS
 from mi_callback.poses import POSES
 from mi_callback.retrieval import Neighbours, Reference
 from mi_callback.similarity import Aggregation
@@ -27,7 +28,8 @@ class Match:
         window: Window of the query by which it was found (see `regions`); −1 for the whole image.
         similarity: The one that decides: `verified`, or that of the features where verification is off. Float64.
         verified: LNCC after alignment; NaN where verification is off.
-        copied_fraction: Share of the image that is locally a copy; NaN where verification is off.
+        shares: Share of the structure whose LNCC reaches each of its levels, `(n, levels)`; NaN where verification is
+            off. See `copied`.
         neighbours: What the features alone found.
     """
 
@@ -36,7 +38,7 @@ class Match:
     window: Tensor
     similarity: Tensor
     verified: Tensor
-    copied_fraction: Tensor
+    shares: Tensor
     neighbours: Neighbours
 
 
@@ -64,19 +66,20 @@ class Matcher:
         if not self.verify:
             nothing = torch.full_like(neighbours.similarity, float("nan"))
             whole = torch.full_like(neighbours.match, -1)
-            return Match(neighbours.match, neighbours.pose, whole, neighbours.similarity, nothing, nothing, neighbours)
-        lncc, copied = self._verify(queries.thumbnails, neighbours, references, label)
+            shares = nothing[:, None].expand(-1, len(LEVELS))
+            return Match(neighbours.match, neighbours.pose, whole, neighbours.similarity, nothing, shares, neighbours)
+        lncc, shares = self._verify(queries.thumbnails, neighbours, references, label)
         best = lncc.argmax(dim=1, keepdim=True)
-        places = (neighbours.candidates, neighbours.candidate_poses, neighbours.candidate_windows, lncc, copied)
-        row, pose, window, verified, copied = (values.gather(1, best)[:, 0] for values in places)
-        return Match(row, pose, window, verified, verified, copied, neighbours)
+        places = (neighbours.candidates, neighbours.candidate_poses, neighbours.candidate_windows, lncc)
+        row, pose, window, verified = (values.gather(1, best)[:, 0] for values in places)
+        return Match(row, pose, window, verified, verified, shares, neighbours)
 
     def _verify(
         self, queries: Tensor, neighbours: Neighbours, references: Thumbnails, label: str | None
     ) -> tuple[Tensor, Tensor]:
-        """LNCC and copied fraction of every candidate, `(n, candidates)` float64; LNCC −1 for no candidate."""
+        """LNCC of every candidate, `(n, candidates)`, −1 for none, and `Match.shares` under the best; float64."""
         lncc = torch.full(neighbours.candidates.shape, -1.0, dtype=torch.float64)
-        copied = torch.zeros_like(lncc)
+        shares = torch.zeros(len(lncc), len(LEVELS), dtype=torch.float64)
         # Whole images at a time: the candidates of one compete for the finest level of the registration.
         blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE)
         turns = list(POSES.values())
@@ -89,5 +92,6 @@ class Matcher:
             windows = neighbours.candidate_windows[image, slot]
             alignment = registration.register(generated, reference, group=image, window=windows)
             lncc[image, slot] = alignment.lncc.double().cpu()
-            copied[image, slot] = alignment.copied_fraction.double().cpu()
-        return lncc, copied
+            best = slot == lncc[image].argmax(dim=1)
+            shares[image[best]] = alignment.shares.double().cpu()[best]
+        return lncc, shares

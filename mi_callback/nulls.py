@@ -10,7 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mi_callback import leaks
-from mi_callback.calibration import Null
+from mi_callback.calibration import Null, subject_weights
+from mi_callback.copied import usual_shares
 from mi_callback.errors import CalibrationError
 from mi_callback.features import Features
 from mi_callback.matching import Match
@@ -50,9 +51,10 @@ def held_out_null(
     match = look(chosen, reference, train.thumbnails, "calibrating" if bar else None)
     similarity, subjects = match.similarity, chosen.subjects
     who, people = leaks.suspects(similarity, subjects)
-    copied = float(match.copied_fraction[~who].median())
+    kept = chosen.where(~who).subjects
+    usual = _usual(match.shares[~who], kept)
     if people == 0:
-        return Null(similarity, subjects, "held_out", copied=copied)
+        return Null(similarity, subjects, "held_out", usual=usual)
     left_out = leaks.few_enough(people, len(similarity) if subjects is None else len(set(subjects)))
     warnings.warn(
         f"{people} held-out people resemble a training image as only a copy, or the same patient under another id, "
@@ -61,8 +63,8 @@ def held_out_null(
         stacklevel=2,
     )
     if left_out:
-        return Null(similarity[~who], chosen.where(~who).subjects, "held_out", copied=copied)
-    return Null(similarity, subjects, "held_out", suspects=people, copied=copied)
+        return Null(similarity[~who], kept, "held_out", usual=usual)
+    return Null(similarity, subjects, "held_out", suspects=people, usual=usual)
 
 
 def cross_fit_null(
@@ -136,7 +138,7 @@ def _cross_fit(
         "cross_fit",
         # Its own person is absent for a generated image of a novel one too; the others of the fold are not.
         correction=(total - 1) / (total - largest),
-        copied=_copied(matches),
+        usual=_usual(torch.cat([match.shares for match in matches]), subjects),
     )
     return null, same
 
@@ -188,12 +190,13 @@ def train_halves_null(
         rows, other = order[: len(train) // 2][:most], train.in_pose(0).where(order[len(train) // 2 :])
         matches.append(look(train.where(rows), whole.over(other), other.thumbnails, None))
         subjects += [ids[i] for i in rows.tolist()]
-    similarity = torch.cat([match.similarity for match in matches])
-    return Null(similarity, subjects, "train_halves", copied=_copied(matches))
+    similarity, shares = (torch.cat(parts) for parts in zip(*((m.similarity, m.shares) for m in matches), strict=True))
+    return Null(similarity, subjects, "train_halves", usual=_usual(shares, subjects))
 
 
-def _copied(matches: Sequence[Match]) -> float:
-    return float(torch.cat([match.copied_fraction for match in matches]).median())
+def _usual(shares: Tensor, subjects: Subjects | None) -> Tensor | None:
+    """`usual_shares` of a null, every subject weighing the same; None where nothing was aligned."""
+    return None if shares.isnan().any() else usual_shares(shares, subject_weights(subjects, len(shares)))
 
 
 def thin(subjects: Subjects | None, n: int, most: int | None, seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from mi_callback import regions
 from mi_callback.affine import align_coarsely, align_finely, at_level
 from mi_callback.free_form import refine
-from mi_callback.local_correlation import local_correlation
+from mi_callback.local_correlation import LEVELS, local_correlation
 from mi_callback.smoothing import gaussian, local_contrast
 from mi_callback.warping import warp
 
@@ -38,7 +38,8 @@ class Alignment:
     Attributes:
         lncc: Local correlation in the region of the generated image where it is largest, shape `(p,)`; larger is
             closer, 1 is a copy. Invariant to local gain and offset, and to inverted contrast.
-        copied_fraction: Share of the structure in the generated image whose LNCC is at least `COPIED`, in [0, 1].
+        shares: Share of the structure in the generated image whose LNCC reaches each of the `LEVELS` of
+            `local_correlation`, `(p, levels)`; see `copied`.
         aligned: The reference in the frame of the generated image, `(p, side, side)` in [0, 1]; volumes have one more.
         lncc_map: Local correlation, of the same shape; 0 outside the overlap.
         theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`,
@@ -46,7 +47,7 @@ class Alignment:
     """
 
     lncc: Tensor
-    copied_fraction: Tensor
+    shares: Tensor
     aligned: Tensor
     lncc_map: Tensor
     theta: Tensor
@@ -104,7 +105,7 @@ def register(
         promise[rows] = _agreement_before(*images(rows), mask(rows), theta[rows])
     result = Alignment(
         lncc=torch.full_like(promise, -1.0),
-        copied_fraction=torch.zeros_like(promise),
+        shares=promise.new_zeros(pairs, len(LEVELS)),
         aligned=promise.new_zeros(reference.shape),
         lncc_map=promise.new_zeros(reference.shape),
         theta=theta,
@@ -124,8 +125,8 @@ def _agreement_before(generated: Tensor, reference: Tensor, mask: Tensor, theta:
     A copied part agrees where it was found, a whole image beyond it.
     """
     fixed, moving, where = at_level(-2, generated, reference, mask)
-    aligned, inside = warp(moving, theta)
-    return (local_correlation(fixed, aligned, inside * where).best + local_correlation(fixed, aligned, inside).best) / 2
+    found = local_correlation(fixed, *warp(moving, theta))
+    return (found.best(where) + found.best()) / 2
 
 
 def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +162,8 @@ def _compare(
     aligned, inside = warp(reference, result.theta[rows], displacement)
     dims = generated.ndim - 2
     found = local_correlation(gaussian(generated, SMOOTHING, dims), gaussian(aligned, SMOOTHING, dims), inside)
-    better = found.best > result.lncc[rows]
+    best = found.best()
+    better = best > result.lncc[rows]
     rows = rows[better]
-    result.lncc[rows], result.copied_fraction[rows] = found.best[better], found.copied[better]
+    result.lncc[rows], result.shares[rows] = best[better], found.shares()[better]
     result.aligned[rows], result.lncc_map[rows] = aligned[better, 0], found.map[better, 0]

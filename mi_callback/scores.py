@@ -35,7 +35,8 @@ class Scores:
         match_subject: Subject of that row, or None where subjects are unknown.
         consensus: How many layers have this row as their own nearest neighbour.
         verified: LNCC with the match after alignment; NaN when verification is off.
-        copied_fraction: Share of the image that is locally a copy of the match; NaN when verification is off.
+        copied_fraction: Share of the structure of the image that agrees with the match beyond what 95 % of novel
+            images show (see `copied`): 0 for a novel image, 1 for a whole copy; NaN when verification is off.
         pose: Pose of the generated image in which the match was found.
         layers: Names of the columns of `layer_similarity`.
         alpha: Level of each flag.

@@ -24,7 +24,7 @@ from mi_callback.types import SubjectKey
 if TYPE_CHECKING:
     from mi_callback.detector import MemorizationDetector
 
-FORMAT = 4
+FORMAT = 5
 
 
 def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: str | None = None) -> None:
@@ -41,6 +41,8 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     tensors = _in_pose_0("train", train)
     tensors |= {f"views/{layer}": features.contiguous() for layer, features in train.views.items()}
     tensors |= {"thumbnails": train.thumbnails.contiguous(), "null": detector.null.similarity.contiguous()}
+    if detector.null.usual is not None:
+        tensors["null_usual"] = detector.null.usual.contiguous()
     held_out = detector.held_out
     if held_out is not None:
         tensors |= _in_pose_0("held_out", held_out)
@@ -65,7 +67,6 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "duplicate": detector.duplicate,
         "null_correction": detector.null.correction,
         "null_suspects": detector.null.suspects,
-        "null_copied": detector.null.copied,
         "held_out_subjects": None if held_out is None else held_out.subjects,
         "planted": None if planted is None else planted.rows,
     }
@@ -124,7 +125,7 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         header["null_kind"],
         header["null_correction"],
         header["null_suspects"],
-        header["null_copied"],
+        tensors.get("null_usual"),
     )
     planted = None
     if header["planted"] is not None:

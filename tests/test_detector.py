@@ -98,10 +98,14 @@ def test_verification_finds_a_moved_copy_and_says_how_much_is_copied():
     from mi_callback.perturbations import affine
 
     moved = affine(TRAIN[:8], rotation=8.0, scale_x=1.05, scale_y=1.05)
-    scores = make(verify=True, candidates=16).fit(TRAIN, held_out=HELD_OUT).score(moved)
+    detector = make(verify=True, candidates=16).fit(TRAIN, held_out=HELD_OUT)
+    scores = detector.score(moved)
     assert scores.match.tolist() == list(range(8))
     assert (scores.verified > 0.9).all()
-    assert (scores.copied_fraction > 0.7).all()
+    # What the move took out of the picture is not copied, nor as sharp as novel images may agree.
+    assert (scores.copied_fraction > 0.35).all()
+    assert (detector.score(TRAIN[:8]).copied_fraction > 0.7).all()  # of flat places none can be sure
+    assert (detector.score(people(16, 99)).copied_fraction == 0).double().mean() > 0.7
 
 
 def test_novel_images_are_flagged_at_the_nominal_rate():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mi_callback.features import Features
+from mi_callback.local_correlation import LEVELS
 from mi_callback.matching import Matcher
 from mi_callback.perturbations import affine
 from mi_callback.poses import POSES, orbit
@@ -13,6 +14,7 @@ from mi_callback.registration import SIZE
 from mi_callback.retrieval import AGAIN, Reference
 
 ORBIT = orbit("flips")
+ALIKE = LEVELS.index(0.9)
 
 
 def people(n: int) -> torch.Tensor:
@@ -53,7 +55,7 @@ def test_the_best_aligned_candidate_is_the_match(case):
     assert list(POSES)[int(found.pose)] == "flip_horizontal"
     assert found.similarity.dtype == torch.float64
     assert float(found.verified) > 0.9
-    assert float(found.copied_fraction) > 0.7
+    assert float(found.shares[0, ALIKE]) > 0.7
     assert torch.equal(found.similarity, found.verified)
 
 
@@ -63,14 +65,14 @@ def test_without_verification_the_features_decide_and_nothing_is_said_about_alig
     assert (int(found.row), int(found.pose)) == (4, 0)
     assert torch.equal(found.similarity, found.neighbours.similarity)
     assert found.verified.isnan().all()
-    assert found.copied_fraction.isnan().all()
+    assert found.shares.isnan().all()
 
 
 def test_what_is_no_candidate_is_not_aligned(case):
     train, reference, query = case
     found = matcher(candidates=1)(query, reference, train.thumbnails)
     assert int(found.row) == 4
-    assert float(found.copied_fraction) < 0.7
+    assert float(found.shares[0, ALIKE]) < 0.7
 
 
 def test_fewer_training_images_than_candidates_are_no_problem(case):
@@ -120,7 +122,7 @@ def test_a_copied_part_is_matched_with_its_window_and_pose(part):
     assert (int(found.row), int(found.window)) == (5, 8)
     assert list(POSES)[int(found.pose)] == "flip_horizontal"
     assert float(found.verified) > 0.95
-    assert 0.1 < float(found.copied_fraction) < 0.5
+    assert 0.1 < float(found.shares[0, ALIKE]) < 0.5
 
 
 def test_without_regions_the_copied_part_is_not_looked_up(part):

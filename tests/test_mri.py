@@ -122,3 +122,21 @@ def test_a_quarter_of_a_copy_in_another_image_is_found(cohort, fitted, generator
     assert above >= 0.9, f"AUC {above:.3f}"
     right = (copies.match == rows[: len(others)]).double().mean()
     assert right >= 0.8, f"right match {right:.3f}"
+
+
+def test_the_copied_fraction_is_that_of_the_part_that_was_copied_and_nothing_for_novel_images(
+    cohort, fitted, generator
+):
+    detector, train, novel = fitted
+    rows = torch.randperm(len(train), generator=generator)[:24]
+    others = cohort.images[three_way(cohort, seed=0)[2]]
+    others = others[torch.arange(24) % len(others)]
+    whole = detector.score(PERTURBATIONS["crop_0.9"](train[rows], generator)).copied_fraction
+    half, quarter = (
+        detector.score(PASTES[name](train[rows], others, generator)).copied_fraction
+        for name in ("half_pasted", "quarter_pasted")
+    )
+    assert whole.median() > 0.8, f"{whole}"
+    assert 0.2 < half.median() < 0.6, f"{half}"
+    assert 0.1 < quarter.median() < 0.35, f"{quarter}"
+    assert (novel.copied_fraction == 0).double().mean() > 0.7, f"{novel.copied_fraction}"

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mi_callback import perturbations as change
-from mi_callback.encoders import build_encoder
+from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.encoders.bundled import SIZE, TAPPED, WEIGHTS, WIDTHS, CopyNet
 from mi_callback.encoders.pooling import generalised_mean
 from mi_callback.features import Features, extract
@@ -32,6 +33,7 @@ from mi_callback.loggers import markdown_table
 from mi_callback.poses import orbit
 from mi_callback.preprocessing import check_images, normalise_intensity, preprocess
 from mi_callback.retrieval import Reference
+from mi_callback.whitening import Mode
 
 TEMPERATURE = 0.07
 KOLEO_WEIGHT = 0.3
@@ -99,7 +101,8 @@ def main() -> None:
     unseen += [load(argument) for argument in options.unseen]
     measured = [row for folder in unseen if len(set(folder.subjects)) >= 4 for row in measure(options.out, folder)]
     ablated = [row for folder in unseen[-1:] for row in ablate(options.out, folder)]
-    card = model_card(options, trained, history, minutes, measured, ablated)
+    compared = [row for folder in unseen[-1:] for row in compare(options.against, folder)]
+    card = model_card(options, trained, history, minutes, measured, ablated, compared)
     (options.out / "MODEL_CARD.md").write_text(card)
     print(f"{card}\nwrote {options.out / WEIGHTS} and MODEL_CARD.md")
 
@@ -302,19 +305,12 @@ HARD = ("noise_0.02", "gamma_0.7", "half_resolution", "crop_0.9", "shift_0.1", "
 
 def ablate(out: Path, folder: Slices) -> list[list[str]]:
     """Retrieval as in `measure`, mean over `HARD`, under other whitenings, layers and poolings than the default."""
-    inside = split_by_subject(folder.subjects, 0.5, seed=1)
-    known, novel = keep(folder, inside), keep(folder, ~inside)
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randperm(len(known.images), generator=generator)[:200]
-    copies = {
-        name: change.PERTURBATIONS[name](known.images[queries][:, None].float() / 255, generator) for name in HARD
-    }
+    hard = HardCopies(folder)
     rows = []
     for pooling in ("gem", "mean", "mean_std"):
         encoder = build_encoder("bundled", checkpoint=out / WEIGHTS)
         encoder.pooling = pooling
-        parts = {"known": known.images[:, None].float() / 255, "novel": novel.images[:, None].float() / 255} | copies
-        features = {name: extract(images, encoder, orbit("flips")) for name, images in parts.items()}
+        features = hard.features(encoder)
         variants = [("shrunk", TAPPED)]
         if pooling == "gem":
             variants += [(whitening, TAPPED) for whitening in ("zca", "pca", "standard", "none")]
@@ -323,17 +319,50 @@ def ablate(out: Path, folder: Slices) -> list[list[str]]:
             part = {
                 name: replace(f, layers={layer: f.layers[layer] for layer in layers}) for name, f in features.items()
             }
-            reference = Reference.fit(replace(part["known"], subjects=known.subjects).in_pose(0), whitening)
-            clean = reference.search(part["novel"], "geometric").similarity
-            found = [reference.search(part[name], "geometric", candidates=8) for name in HARD]
-            recall = [(f.candidates == queries[:, None]).any(dim=1).double().mean() for f in found]
-            areas = [(f.similarity[:, None] > clean).double().mean() for f in found]
             stages = "+".join(str(TAPPED.index(layer) + 2) for layer in layers)
-            rows.append(
-                [_short(folder.name), pooling, whitening, stages, f"{sum(recall) / len(recall):.3f}",
-                 f"{sum(areas) / len(areas):.3f}"]
-            )  # fmt: skip
+            rows.append([_short(folder.name), pooling, whitening, stages, *hard.found(part, whitening)])
     return rows
+
+
+def compare(trainings: list[Path], folder: Slices) -> list[list[str]]:
+    """The same under the default settings, for networks of other widths."""
+    hard = HardCopies(folder)
+    rows = []
+    for training in trainings:
+        encoder = build_encoder("bundled", checkpoint=training / WEIGHTS)
+        with safe_open(training / WEIGHTS, framework="pt") as file:
+            steps = (file.metadata() or {}).get("steps", "?")
+        network = encoder.network
+        widths = ", ".join(str(stage.norm.num_features) for stage in network.stages)
+        parameters = f"{sum(p.numel() for p in network.parameters()):,}"
+        rows.append([_short(folder.name), widths, parameters, steps, *hard.found(hard.features(encoder), "shrunk")])
+    return rows
+
+
+class HardCopies:
+    """Up to 200 slices of half of the subjects under each change of `HARD`, to be looked up among that half."""
+
+    def __init__(self, folder: Slices) -> None:
+        inside = split_by_subject(folder.subjects, 0.5, seed=1)
+        known, novel = keep(folder, inside), keep(folder, ~inside)
+        generator = torch.Generator().manual_seed(0)
+        self.subjects = known.subjects
+        self.queries = torch.randperm(len(known.images), generator=generator)[:200]
+        self.images = {"known": known.images[:, None].float() / 255, "novel": novel.images[:, None].float() / 255}
+        copied = self.images["known"][self.queries]
+        self.images |= {name: change.PERTURBATIONS[name](copied, generator) for name in HARD}
+
+    def features(self, encoder: Encoder) -> dict[str, Features]:
+        return {name: extract(images, encoder, orbit("flips")) for name, images in self.images.items()}
+
+    def found(self, features: dict[str, Features], whitening: Mode) -> tuple[str, str]:
+        """Recall among eight candidates, and AUC against novel slices, mean over the changes."""
+        reference = Reference.fit(replace(features["known"], subjects=self.subjects).in_pose(0), whitening)
+        clean = reference.search(features["novel"], "geometric").similarity
+        found = [reference.search(features[name], "geometric", candidates=8) for name in HARD]
+        recall = [(f.candidates == self.queries[:, None]).any(dim=1).double().mean() for f in found]
+        areas = [(f.similarity[:, None] > clean).double().mean() for f in found]
+        return f"{sum(recall) / len(recall):.3f}", f"{sum(areas) / len(areas):.3f}"
 
 
 CARD = """# The bundled encoder
@@ -365,10 +394,12 @@ AUC: similarity of copies against that of slices of the other subjects. Features
 
 ## Ablations
 
-The same on subjects that were not trained on, mean over {hard}. Pooling, whitening and stages may be chosen;
-widths and depths were not compared. The first row is the default.
+The same on subjects that were not trained on, mean over {hard}.
+Pooling, whitening and stages may be chosen. The first row is the default.
 
 {ablated}
+
+{compared}
 
 ## Limits
 
@@ -384,12 +415,13 @@ def model_card(
     minutes: float,
     measured: list[list[str]],
     ablated: list[list[str]],
+    compared: list[list[str]],
 ) -> str:
     data = [[_short(f.name), str(len(f.images)), str(len(set(f.subjects)))] for f in trained]
     return CARD.format(
-        parameters=sum(p.numel() for p in CopyNet().parameters()),
+        parameters=sum(p.numel() for p in CopyNet(options.widths).parameters()),
         size=SIZE,
-        widths=WIDTHS,
+        widths=tuple(options.widths),
         data=markdown_table(["folder", "slices", "subjects"], data),
         share=options.share,
         sources="\n".join(f"- {line}" for line in options.source),
@@ -407,6 +439,10 @@ def model_card(
         measured=markdown_table(["folder", "change", "copies", "right match", "recall at 8", "AUC"], measured),
         hard=", ".join(HARD),
         ablated=markdown_table(["folder", "pooling", "whitening", "stages", "recall at 8", "AUC"], ablated),
+        compared="Networks of other widths, trained the same for as many steps as the table says:\n\n"
+        + markdown_table(["folder", "widths", "parameters", "steps", "recall at 8", "AUC"], compared)
+        if compared
+        else "Widths and depths were not compared.",
     )
 
 

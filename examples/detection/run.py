@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from mi_callback import MemorizationDetector, __version__, build_encoder
+from mi_callback.calibration import subject_weights
 from mi_callback.certificates import clopper_pearson
+from mi_callback.copied import copied_fraction, usual_shares
 from mi_callback.features import Features
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.loggers import markdown_table
@@ -104,7 +106,10 @@ def measure(case: Case, root: Path) -> dict:
         read(folder, set(part), case.slices) for part in (people[:first], people[first:second], people[second:])
     )
     methods = Methods(case.encoder, train)
-    nulls, clean = methods.similarity(held_out.images), methods.similarity(novel.images)
+    nulls = methods.similarity(held_out.images)
+    usual = usual_shares(methods.shares, subject_weights(held_out.subjects, len(held_out.images)))
+    clean = methods.similarity(novel.images)
+    novel_copied = copied_fraction(methods.shares, usual)[0]
     generator = torch.Generator().manual_seed(SEED)
     rows = torch.randperm(len(train.images), generator=generator)[:COPIES]
     others = novel.images[torch.randperm(len(novel.images), generator=generator)[: len(rows)]]
@@ -119,6 +124,7 @@ def measure(case: Case, root: Path) -> dict:
         )
         found = methods.similarity(copies)
         changes[name] = {method: compare(found[method], nulls[method], clean[method]) for method in METHODS}
+        changes[name]["copied"] = float(copied_fraction(methods.shares, usual)[0].median())
         changes[name]["right"] = float((methods.matched == rows).double().mean())
         changes[name]["person"] = float(
             torch.tensor([train.subjects[m] == train.subjects[r] for m, r in zip(methods.matched, rows, strict=True)])
@@ -137,6 +143,7 @@ def measure(case: Case, root: Path) -> dict:
         "counts": counts,
         "false": false,
         "novel": quantiles,
+        "novel_copied": novel_copied.quantile(torch.tensor([0.5, 0.9, 0.95], dtype=torch.float64)).tolist(),
         "milliseconds": 1000 * methods.seconds / methods.images,
     }
 
@@ -158,7 +165,8 @@ class Methods:
         self.alone = replace(self.reference, regions=None, framed=None, views={})
         # Without its null, which is undefined for fewer training images than features: thresholds are made here.
         self.paper = Reference.fit(features.in_pose(0).as_they_are(), "zca")
-        self.matched, self.seconds, self.images = torch.empty(0), 0.0, 0
+        self.matched = self.shares = torch.empty(0)
+        self.seconds, self.images = 0.0, 0
 
     def encode(self, images: Tensor, subjects: list[str] | None = None, views: bool = False) -> Features:
         return self.ours.features(images, subjects=subjects, views=views)
@@ -169,7 +177,7 @@ class Methods:
         found = self.ours.match(features, self.reference, self.train.thumbnails)
         self.seconds += time.perf_counter() - began
         self.images += len(images)
-        self.matched = found.row
+        self.matched, self.shares = found.row, found.shares
         alone = features.in_pose(0)
         return {
             "paper": self.paper.search(alone, "geometric").similarity,
@@ -216,6 +224,7 @@ def section(case: Case, measured: dict) -> str:
                 f"{ours['tpr_strict']:.2f}" if strict else "–",
                 f"{change['right']:.2f} / {change['person']:.2f}",
                 f"{ours['median']:.3f}",
+                f"{change['copied']:.2f}",
             ]
         )
     parts = "; ".join(
@@ -226,9 +235,11 @@ def section(case: Case, measured: dict) -> str:
     columns = ["change", "paper", "features", "poses", "registered: AUC", "TPR at 1 %", "TPR at .1 %"]
     return (
         f"## {case.title}\n\n{parts} people. Novel images above the 1 % threshold: {false}. LNCC of novel images: "
-        f"median {middle:.3f}, 99th percentile {high:.3f}, maximum {most:.3f}. {measured['milliseconds']:.0f} ms per "
+        f"median {middle:.3f}, 99th percentile {high:.3f}, maximum {most:.3f}. Their copied fraction: "
+        f"{'; '.join(f'{share:.2f}' for share in measured['novel_copied'])} (median, 90th and 95th percentile). "
+        f"{measured['milliseconds']:.0f} ms per "
         "image for search and registration.\n\n"
-        + markdown_table([*columns, "right slice / person", "median LNCC"], rows)
+        + markdown_table([*columns, "right slice / person", "median LNCC", "copied"], rows)
         + "\n"
     )
 
@@ -329,7 +340,8 @@ the paper's recipe (ZCA, geometric mean, no poses); features (shrunk whitening);
 registration of the candidates (the default). Cells of the first three: AUC against novel images / TPR. TPR: share of
 copies beyond what 1 % (.1 %) of held-out images reach; the threshold knows neither copies nor novel images, and .1 %
 is given where there are at least 1000 held-out images. Intervals are 95 %: bootstrap over copies, Clopper-Pearson.
-Right: the copied slice itself / any slice of that person.
+Right: the copied slice itself / any slice of that person. Copied: median copied fraction, which is the share of the
+structure that agrees beyond what 95 % of held-out images show (`mi_callback/copied.py`).
 """
 
 

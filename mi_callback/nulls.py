@@ -195,8 +195,10 @@ def train_halves_null(
 
 
 def _usual(shares: Tensor, subjects: Subjects | None) -> Tensor | None:
-    """`usual_shares` of a null, every subject weighing the same; None where nothing was aligned."""
-    return None if shares.isnan().any() else usual_shares(shares, subject_weights(subjects, len(shares)))
+    """`usual_shares` of a null, every subject weighing the same; None where nothing was aligned, or is left."""
+    if len(shares) == 0 or shares.isnan().any():
+        return None
+    return usual_shares(shares, subject_weights(subjects, len(shares)))
 
 
 def thin(subjects: Subjects | None, n: int, most: int | None, seed: int = 0) -> Tensor:

@@ -30,9 +30,9 @@ def copied_fraction(shares: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
     """The share of its structure that an image must have copied, and the level where that shows.
 
     If a share f of the structure is a copy's and the rest agrees as is usual, a level that every copied place reaches
-    is reached by f + (1 − f) · usual: solved for f, and the largest over the levels. It is 0 for novel images that agree
-    as is usual at every level (somewhat fewer than the 95 % of each level), and smaller than the truth where a change of
-    the copy (blur, another person's image over it) leaves places no more alike than strangers'.
+    is reached by f + (1 − f) · usual: solved for f, and the largest over the levels. It is 0 for novel images that
+    agree as is usual at every level (somewhat fewer than the 95 % of each level), and smaller than the truth where a
+    change of the copy (blur, another person's image over it) leaves places no more alike than strangers'.
 
     Args:
         shares: `(n, levels)`, see `usual_shares`.

@@ -196,7 +196,7 @@ def test_elastic_copies_of_volumes_stand_out_and_strangers_gain_little(generator
     identity = torch.eye(3, 4).expand(3, -1, -1)
     whole = torch.ones_like(bank)
     stiff = [warp(bank, identity)[0], warp(bank, identity, refine(others, bank, whole, identity))[0]]
-    plain, warped = (local_correlation(others, image, whole).best for image in stiff)
+    plain, warped = (local_correlation(others, image, whole).best() for image in stiff)
     assert (warped - plain).max() < 0.3
 
 

@@ -26,7 +26,7 @@ def usual_shares(shares: Tensor, weights: Tensor) -> Tensor:
     return ascending.gather(0, place)[0]
 
 
-def copied_fraction(shares: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
+def copied_fraction(shares: Tensor, usual: Tensor | None) -> tuple[Tensor, Tensor]:
     """The share of its structure that an image must have copied, and the level where that shows.
 
     If a share f of the structure is a copy's and the rest agrees as is usual, a level that every copied place reaches
@@ -36,15 +36,18 @@ def copied_fraction(shares: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         shares: `(n, levels)`, see `usual_shares`.
-        usual: `(levels,)`, from novel images.
+        usual: `(levels,)`, from novel images; None where none were aligned.
 
     Returns:
         The share in [0, 1], larger for a larger part, and the LNCC from which a place is a copy's, `(n,)` each; 1 where
-        the share is 0.
+        the share is 0. Without novel images both are NaN: unknown.
 
     References:
         Storey, "A direct approach to false discovery rates", JRSS B 2002 (the share of true nulls, by the same sum).
     """
+    if usual is None:
+        unknown = shares.new_full((len(shares),), float("nan"))
+        return unknown, unknown
     rare = usual <= RARE
     rare[-1] = True  # in data all alike the highest level is left
     excess = (shares[:, rare] - usual[rare]) / (1 - usual[rare]).clamp_min(1 - RARE)

@@ -26,7 +26,7 @@ from mi_callback.errors import CalibrationError, DataError, StateError
 from mi_callback.evidence import Evidence, collect, planes
 from mi_callback.features import VOLUMES_AT_ONCE, Features, Reservoir, extract, read_batches
 from mi_callback.index import Backend
-from mi_callback.matching import Match, Matcher
+from mi_callback.matching import Matcher
 from mi_callback.multiplicity import Procedure, groups_of_duplicates, reject
 from mi_callback.pool import Pool
 from mi_callback.poses import POSES, Orbit, orbit
@@ -280,7 +280,7 @@ class MemorizationDetector:
             match_subject=match_subject,
             consensus=found.neighbours.consensus(found.row),
             verified=found.verified,
-            copied_fraction=self._copied_fraction(found),
+            copied_fraction=copied_fraction(found.shares, self.null.usual)[0],
             pose=[list(POSES)[i] for i in found.pose.tolist()],
             layers=self.reference.layers,
             alpha=self.alpha,
@@ -298,11 +298,6 @@ class MemorizationDetector:
             power=self.measured_power,
             window=found.window,
         )
-
-    def _copied_fraction(self, found: Match) -> Tensor:
-        if self.null is None or self.null.usual is None:
-            return torch.full_like(found.verified, float("nan"))
-        return copied_fraction(found.shares, self.null.usual)[0]
 
     def power(
         self,

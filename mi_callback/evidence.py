@@ -267,7 +267,8 @@ def collect(
     mean_over = F.avg_pool2d if dims == 2 else F.avg_pool3d
     edge = mean_over(compared[:, None].float(), window, stride=1, padding=window // 2)[:, 0] < 0.99
     compared &= ~(edge & (alignment.lncc_map.cpu() == 0))
-    copied_from, found = _copied_from(alignment, null), []
+    levels = copied_fraction(alignment.shares.double().cpu(), null.usual)[1]
+    copied_from, found = levels.nan_to_num(UNCALIBRATED).tolist(), []
     for k, row in enumerate(rows):
         pose = scores.pose[row]
         image = generated[k].float() / 255
@@ -302,13 +303,6 @@ def collect(
             )
         )
     return found
-
-
-def _copied_from(alignment: Alignment, null: Null) -> list[float]:
-    """LNCC from which a place is shown as a copy's, of each pair."""
-    if null.usual is None:
-        return [UNCALIBRATED] * len(alignment.lncc)
-    return copied_fraction(alignment.shares.double().cpu(), null.usual)[1].tolist()
 
 
 def difference(generated: Tensor, aligned: Tensor, copied: Tensor | None = None) -> Tensor:

@@ -190,8 +190,9 @@ def train_halves_null(
         rows, other = order[: len(train) // 2][:most], train.in_pose(0).where(order[len(train) // 2 :])
         matches.append(look(train.where(rows), whole.over(other), other.thumbnails, None))
         subjects += [ids[i] for i in rows.tolist()]
-    similarity, shares = (torch.cat(parts) for parts in zip(*((m.similarity, m.shares) for m in matches), strict=True))
-    return Null(similarity, subjects, "train_halves", usual=_usual(shares, subjects))
+    similarity = torch.cat([match.similarity for match in matches])
+    usual = _usual(torch.cat([match.shares for match in matches]), subjects)
+    return Null(similarity, subjects, "train_halves", usual=usual)
 
 
 def _usual(shares: Tensor, subjects: Subjects | None) -> Tensor | None:

@@ -67,3 +67,8 @@ def test_where_all_novel_images_agree_everywhere_only_the_highest_level_is_left(
     usual[-1] = 0.9
     found, _ = copied_fraction(torch.ones(1, L).double(), usual)
     assert float(found) == pytest.approx(0.1 / (1 - RARE))
+
+
+def test_without_novel_images_the_share_is_unknown_and_not_none():
+    share, level = copied_fraction(torch.ones(3, L), None)
+    assert share.isnan().tolist() == level.isnan().tolist() == [True] * 3

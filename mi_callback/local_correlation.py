@@ -47,6 +47,12 @@ class Agreement:
         """LNCC, 0 outside the overlap."""
         return self.correlation * self.overlap
 
+    def where(self, chosen: Tensor, other: "Agreement") -> "Agreement":
+        """These pairs where `chosen`, `(p,)`, and those of the other elsewhere."""
+        chosen = chosen.view(-1, *(1 for _ in self.structure.shape[1:]))
+        maps = ((self.correlation, other.correlation), (self.structure, other.structure), (self.overlap, other.overlap))
+        return Agreement(*(torch.where(chosen, ours, theirs) for ours, theirs in maps))
+
     def best(self, where: Tensor | None = None) -> Tensor:
         """LNCC of the region where it is largest, `(p,)`; of regions of the places where a map is 1, if one is given.
 

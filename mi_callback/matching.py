@@ -1,6 +1,10 @@
-"""Generated images → their match in a training set: search by features, then verify by registration."""
+"""Generated images → their match in a training set: search by features, then verify by registration.
 
-from dataclasses import dataclass
+Whoever is found best has siblings: other images of the same person, which retrieval may have missed. They lie where it
+lies, so a look at each is cheap.
+"""
+
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +20,10 @@ from mi_callback.types import Thumbnails
 
 VERIFIED_AT_ONCE = 64
 """Images whose candidates are aligned in one go; bounds the memory."""
+
+SIBLINGS = 8
+"""Other images of the best candidate's person that are looked at, where that one lies: of a copy that was blended with
+something else, retrieval may find the person but not the slice."""
 
 
 @dataclass(frozen=True)
@@ -68,30 +76,70 @@ class Matcher:
             whole = torch.full_like(neighbours.match, -1)
             shares = nothing[:, None].expand(-1, len(LEVELS))
             return Match(neighbours.match, neighbours.pose, whole, neighbours.similarity, nothing, shares, neighbours)
-        lncc, shares = self._verify(queries.thumbnails, neighbours, references, label)
-        best = lncc.argmax(dim=1, keepdim=True)
-        places = (neighbours.candidates, neighbours.candidate_poses, neighbours.candidate_windows, lncc)
-        row, pose, window, verified = (values.gather(1, best)[:, 0] for values in places)
-        return Match(row, pose, window, verified, verified, shares, neighbours)
-
-    def _verify(
-        self, queries: Tensor, neighbours: Neighbours, references: Thumbnails, label: str | None
-    ) -> tuple[Tensor, Tensor]:
-        """LNCC of every candidate, `(n, candidates)`, −1 for none, and `Match.shares` under the best; float64."""
-        lncc = torch.full(neighbours.candidates.shape, -1.0, dtype=torch.float64)
-        shares = torch.zeros(len(lncc), len(LEVELS), dtype=torch.float64)
         # Whole images at a time: the candidates of one compete for the finest level of the registration.
         blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE)
+        shown = tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False)
+        found = [self._verify(queries.thumbnails, neighbours, block, reference, references) for block in shown]
+        row, pose, window, lncc, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Match(row, pose, window, lncc, lncc, shares, neighbours)
+
+    def _verify(
+        self, queries: Tensor, neighbours: Neighbours, block: Tensor, reference: Reference, references: Thumbnails
+    ) -> tuple[Tensor, ...]:
+        """The best candidate, or sibling of it, of each query of a block: what `Match` says of it, up to its shares."""
+        pairs = _Pairs.of(neighbours, block)
         turns = list(POSES.values())
-        for block in tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False):
-            image, slot = (neighbours.candidates[block] >= 0).nonzero(as_tuple=True)
-            image = block[image]
-            rows, poses = neighbours.candidates[image, slot], neighbours.candidate_poses[image, slot]
-            posed = [turns[p](queries[i]) for i, p in zip(image.tolist(), poses.tolist(), strict=True)]
-            generated, reference = torch.stack(posed).to(self.device), references[rows].to(self.device)
-            windows = neighbours.candidate_windows[image, slot]
-            alignment = registration.register(generated, reference, group=image, window=windows)
-            lncc[image, slot] = alignment.lncc.double().cpu()
-            best = slot == lncc[image].argmax(dim=1)
-            shares[image[best]] = alignment.shares.double().cpu()[best]
-        return lncc, shares
+        posed = [turns[p](queries[i]) for i, p in zip(block[pairs.query].tolist(), pairs.pose.tolist(), strict=True)]
+        generated = torch.stack(posed).to(self.device)
+        alignment = self._register(generated, pairs, references)
+        lncc, shares = alignment.lncc.cpu(), alignment.shares.cpu()
+        best = registration.best_of_group(lncc, pairs.query)
+        lead, rows = self._siblings(pairs.row[best], neighbours.candidates[block], reference)
+        if len(rows):
+            like = best[lead]
+            siblings = replace(pairs.where(like), row=rows)
+            like = like.to(self.device)
+            near = self._register(generated[like], siblings, references, start=alignment.theta[like])
+            pairs = pairs.with_(siblings)
+            lncc, shares = torch.cat([lncc, near.lncc.cpu()]), torch.cat([shares, near.shares.cpu()])
+            best = registration.best_of_group(lncc, pairs.query)
+        chosen = pairs.where(best)
+        return chosen.row, chosen.pose, chosen.window, lncc[best].double(), shares[best].double()
+
+    def _register(
+        self, generated: Tensor, pairs: "_Pairs", references: Thumbnails, start: Tensor | None = None
+    ) -> registration.Alignment:
+        moving = references[pairs.row].to(self.device)
+        return registration.register(generated, moving, group=pairs.query, window=pairs.window, start=start)
+
+    def _siblings(self, best: Tensor, candidates: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
+        """Siblings of the best row of each query that are no candidates of it: which query, and which row, `(s,)`."""
+        siblings = reference.siblings(best, self.aggregation, SIBLINGS)
+        known = (siblings[:, :, None] == candidates[:, None]).any(dim=2)
+        query, slot = (~known & (siblings >= 0)).nonzero(as_tuple=True)
+        return query, siblings[query, slot]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Which training images are compared with which queries of a block, and how, `(p,)` each."""
+
+    query: Tensor
+    row: Tensor
+    pose: Tensor
+    window: Tensor
+
+    @classmethod
+    def of(cls, neighbours: Neighbours, block: Tensor) -> "_Pairs":
+        """The candidates of the queries of a block."""
+        places = (neighbours.candidates, neighbours.candidate_poses, neighbours.candidate_windows)
+        row, pose, window = (values[block] for values in places)
+        query, slot = (row >= 0).nonzero(as_tuple=True)
+        return cls(query, row[query, slot], pose[query, slot], window[query, slot])
+
+    def where(self, places: Tensor) -> "_Pairs":
+        return _Pairs(*(getattr(self, field.name)[places] for field in fields(self)))
+
+    def with_(self, others: "_Pairs") -> "_Pairs":
+        both = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
+        return _Pairs(*(torch.cat(parts) for parts in both))

@@ -8,7 +8,7 @@ from torch import Tensor
 from mi_callback import regions
 from mi_callback.affine import align_coarsely, align_finely, at_level
 from mi_callback.free_form import refine
-from mi_callback.local_correlation import LEVELS, local_correlation
+from mi_callback.local_correlation import LEVELS, Agreement, local_correlation
 from mi_callback.smoothing import gaussian, local_contrast
 from mi_callback.warping import warp
 
@@ -63,6 +63,7 @@ def register(
     reference: Tensor,
     group: Tensor | None = None,
     window: Tensor | None = None,
+    start: Tensor | None = None,
     chunk: int | None = None,
 ) -> Alignment:
     """Align each reference to its generated image by an affine map and a small smooth warp, and compare them.
@@ -78,6 +79,8 @@ def register(
             Without groups every pair is.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
+        start: Maps to begin with, as `Alignment.theta`. They are not searched then, and of each group only the pair
+            that agrees best under them goes on.
         chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
 
     References:
@@ -101,7 +104,7 @@ def register(
 
     theta, promise = torch.zeros(pairs, dims, dims + 1, device=device), torch.zeros(pairs, device=device)
     for rows in torch.arange(pairs, device=device).split(chunk):
-        theta[rows] = align_coarsely(*images(rows), mask(rows))
+        theta[rows] = align_coarsely(*images(rows), mask(rows)) if start is None else start[rows]
         promise[rows] = _agreement_before(*images(rows), mask(rows), theta[rows])
     result = Alignment(
         lncc=torch.full_like(promise, -1.0),
@@ -111,11 +114,16 @@ def register(
         theta=theta,
     )
     rivals = 2 * group + (window >= 0)  # a part agrees better than a whole: each competes with its like
-    for rows in _best_of_group(promise.cpu(), rivals, KEPT).to(device).split(chunk):
+    finalists = _finalists(promise.cpu(), rivals) if start is None else best_of_group(promise.cpu(), rivals)
+    for rows in finalists.to(device).split(chunk):
         pair, structure = images(rows), _structure(*images(rows))
         theta[rows] = align_finely(*structure, mask(rows), theta[rows])
-        _compare(result, rows, *pair)
-        _compare(result, rows, *pair, refine(*structure, mask(rows), theta[rows]))
+        plain, moved = _compare(*pair, theta[rows])
+        bent, warped = _compare(*pair, theta[rows], refine(*structure, mask(rows), theta[rows]))
+        better = bent.best() > plain.best()
+        found = bent.where(better, plain)
+        result.lncc[rows], result.shares[rows], result.lncc_map[rows] = found.best(), found.shares(), found.map[:, 0]
+        result.aligned[rows] = torch.where(better.view(-1, *(1,) * dims), warped[:, 0], moved[:, 0])
     return result
 
 
@@ -140,30 +148,29 @@ def _as_float(images: Tensor) -> Tensor:
     return images.float()[:, None] / 255
 
 
-def _best_of_group(value: Tensor, group: Tensor, most: int) -> Tensor:
-    """Positions of `most` pairs of each group, ascending: the first, and those with the largest value.
+def best_of_group(value: Tensor, group: Tensor, most: int = 1) -> Tensor:
+    """Positions of `most` pairs of each group, those with the largest value, by group and descending."""
+    by_value = value.argsort(descending=True, stable=True)
+    order = by_value[group[by_value].argsort(stable=True)]
+    _, sizes = group[order].unique_consecutive(return_counts=True)
+    rank = torch.cat([torch.arange(int(size)) for size in sizes])
+    return order[rank < most]
+
+
+def _finalists(promise: Tensor, group: Tensor) -> Tensor:
+    """Positions of `KEPT` pairs of each group, ascending: the first, and those that promise most.
 
     Retrieval's favourite stays that way: a coarse level may misjudge it.
     """
     position = torch.arange(len(group))
     of_group = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")
-    value = value.masked_fill(of_group[group] == position, torch.inf)
-    by_value = value.argsort(descending=True, stable=True)
-    order = by_value[group[by_value].argsort(stable=True)]
-    _, sizes = group[order].unique_consecutive(return_counts=True)
-    rank = torch.cat([torch.arange(int(size)) for size in sizes])
-    return order[rank < most].sort().values
+    return best_of_group(promise.masked_fill(of_group[group] == position, torch.inf), group, KEPT).sort().values
 
 
 def _compare(
-    result: Alignment, rows: Tensor, generated: Tensor, reference: Tensor, displacement: Tensor | None = None
-) -> None:
-    """Compare under the maps found, and take down what is better than what is there."""
-    aligned, inside = warp(reference, result.theta[rows], displacement)
+    generated: Tensor, reference: Tensor, theta: Tensor, displacement: Tensor | None = None
+) -> tuple[Agreement, Tensor]:
+    """How well they agree under a map, and the reference under it."""
+    aligned, inside = warp(reference, theta, displacement)
     dims = generated.ndim - 2
-    found = local_correlation(gaussian(generated, SMOOTHING, dims), gaussian(aligned, SMOOTHING, dims), inside)
-    best = found.best()
-    better = best > result.lncc[rows]
-    rows = rows[better]
-    result.lncc[rows], result.shares[rows] = best[better], found.shares()[better]
-    result.aligned[rows], result.lncc_map[rows] = aligned[better, 0], found.map[better, 0]
+    return local_correlation(gaussian(generated, SMOOTHING, dims), gaussian(aligned, SMOOTHING, dims), inside), aligned

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mi_callback.calibration import numbered
 from mi_callback.errors import StateError
@@ -154,6 +155,22 @@ class Reference:
             candidate_poses=poses,
             candidate_windows=windows,
         )
+
+    def siblings(self, rows: Tensor, aggregation: Aggregation, most: int) -> Tensor:
+        """Other images of the subjects of n rows, those first that look most alike, `(n, most)`; −1 for none."""
+        found = torch.full((len(rows), most), -1)
+        if self.subjects is None:
+            return found
+        subject = numbered(self.subjects)
+        own = [(subject == subject[row]).nonzero().flatten() for row in rows]
+        others = pad_sequence([same[same != row] for same, row in zip(own, rows, strict=True)], True, -1)
+        cosines = [
+            self._cosines(layer, self.indexes[layer].vectors(rows), others.clamp_min(0)) for layer in self.layers
+        ]
+        alike = aggregate(torch.stack(cosines, dim=-1), aggregation, self.layers).cpu().masked_fill(others < 0, -2.0)
+        closest = others.gather(1, alike.argsort(dim=1, descending=True, stable=True))[:, :most]
+        found[:, : closest.shape[1]] = closest
+        return found
 
     def whitened(self, images: Features) -> Tensor:
         """Whitened features of pose 0, unit length per layer, layers side by side: `(n, d)` float32 on the CPU."""

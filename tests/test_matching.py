@@ -1,5 +1,7 @@
 """A query is found by its features and decided by its registration."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -139,3 +141,33 @@ def test_without_verification_no_window_decides(part):
     train, reference, query = part
     found = matcher(verify=False)(query, reference, train.thumbnails)
     assert (int(found.row), int(found.window)) == (0, -1)
+
+
+@pytest.fixture(scope="module")
+def slices() -> tuple[Features, Features]:
+    """Ten slices of each of three people, which share anatomy; a moved copy of row 17 that looks like row 15."""
+    generator = torch.Generator().manual_seed(2)
+    shared, own = (torch.rand(n, 1, 14, 14, generator=generator) for n in (3, 30))
+    images = F.interpolate(0.6 * shared.repeat_interleave(10, 0) + 0.4 * own, (SIZE, SIZE), mode="bicubic").clamp(0, 1)
+    train = features(images, torch.randn(1, 30, 16, generator=generator))
+    train = replace(train, subjects=[f"s{i // 10}" for i in range(30)])
+    copy = affine(images[17:18], rotation=4.0, shift_x=0.05)
+    return train, features(copy, train.layers["all"][:, 15:16])
+
+
+def test_a_slice_that_retrieval_missed_is_found_among_the_siblings_of_the_best(slices):
+    train, query = slices
+    found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
+    assert found.neighbours.candidates[0, 0] == 15
+    assert 17 not in found.neighbours.candidates[0].tolist()
+    assert int(found.row) == 17
+    assert float(found.verified) > 0.97
+    assert float(found.shares[0, ALIKE]) > 0.7
+
+
+def test_of_unknown_people_only_the_candidates_are_aligned(slices):
+    train, query = slices
+    train = replace(train, subjects=None)
+    found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
+    assert int(found.row) == 15
+    assert float(found.verified) < 0.95

@@ -307,6 +307,21 @@ def test_groups_do_not_compete_with_each_other_in_whatever_order_they_come():
     assert (found.lncc[kept] <= everything.lncc[kept] + 1e-3).all()
 
 
+def test_from_a_map_that_is_given_nothing_is_searched_and_one_of_a_group_goes_on():
+    bank, group = smooth(6), torch.tensor([0, 0, 0, 1, 1, 1])
+    generated = warp(bank[[1, 1, 1, 5, 5, 5]], WARPS["all"])
+    near = WARPS["all"].expand(6, -1, -1)
+    found = register(as_bytes(generated), as_bytes(bank), group=group, start=near)
+    assert (found.lncc > -1).tolist() == [False, True, False, False, False, True]
+    assert found.lncc[[1, 5]].min() > 0.97
+    assert torch.equal(found.theta[[0, 2, 3, 4]], near[[0, 2, 3, 4]])
+    # Half the image away, which the search finds and the finest level alone does not.
+    far = affine(shift_x=0.5).expand(6, -1, -1)
+    lost, searched = (register(as_bytes(generated), as_bytes(bank), group, start=start) for start in (far, None))
+    assert searched.lncc[[1, 5]].min() > 0.97
+    assert lost.lncc.max() < 0.9
+
+
 def test_a_flip_is_not_an_affine_map_that_registration_tries():
     reference = smooth(4)
     copies, flipped = (register(as_bytes(images), as_bytes(reference)) for images in (reference, reference.flip(-1)))

@@ -501,3 +501,30 @@ def test_frames_have_their_own_whitening_and_rows_without_some_images_are_those_
     queries = train.where(torch.tensor([6, 18]))
     assert moved.search(queries, "geometric").match.tolist() == [3, 9]
     assert reference.over(replace(train, framed={})).framed is None
+
+
+# Siblings
+
+
+@pytest.mark.parametrize("aggregation", ["geometric", "mean", "minimum"])
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_siblings_are_the_other_images_of_the_subject_most_alike_first(most, backend, aggregation):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    subjects = [f"s{i % 5}" for i in range(24)] + ["alone"]
+    train = features(25, subjects=subjects)
+    reference = Reference.fit(train, "shrunk", backend)
+    own = combine(naive_cosines(reference, train, train), aggregation)[0]
+    rows = [24, 3, 7, 12]
+    found = reference.siblings(torch.tensor(rows), aggregation, most)
+    assert found.shape == (4, most)
+    for row, siblings in zip(rows, found.tolist(), strict=True):
+        others = [j for j in range(25) if subjects[j] == subjects[row] and j != row]
+        expected = sorted(others, key=lambda j: -own[row, j])[:most]
+        assert siblings == expected + [-1] * (most - len(expected))
+
+
+def test_images_of_unknown_subjects_have_no_siblings():
+    reference = Reference.fit(features(10), "shrunk")
+    assert (reference.siblings(torch.arange(10), "mean", 4) == -1).all()

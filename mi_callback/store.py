@@ -24,7 +24,8 @@ from mi_callback.types import SubjectKey
 if TYPE_CHECKING:
     from mi_callback.detector import MemorizationDetector
 
-FORMAT = 5
+FORMAT = 6
+"""Also another one where the same images would give another null: novel images would be judged by an older measure."""
 
 
 def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: str | None = None) -> None:

@@ -185,7 +185,7 @@ GAUSSIAN = (
     "n ≤ d + 1 images. `–`: α cannot be resolved with so few subjects: nothing is flagged, the result is inconclusive."
 )
 REAL = "Feature similarity decides (`verify=False`); four poses."
-VERIFIED = f"The default detector, {VERIFIED_SPLITS} splits: LNCC after registration of eight candidates decides."
+VERIFIED = f"The default detector, {VERIFIED_SPLITS} splits: LNCC after registration decides."
 
 
 def rates(

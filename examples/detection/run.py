@@ -29,7 +29,7 @@ from mi_callback.perturbations import PASTES, PERTURBATIONS
 from mi_callback.preprocessing import check_images, normalise_intensity
 from mi_callback.retrieval import Reference
 
-SIDE, COPIES, SEED = 96, 100, 0
+SIDE, COPIES = 96, 100
 HERE = Path(__file__).parent
 KEPT = Path("outputs/detection")
 METHODS = ("paper", "features", "poses", "registered")
@@ -45,6 +45,8 @@ class Case:
         shares: Of the remaining subjects, which are training and which held out; the others are novel.
         slices: At most so many of a subject, evenly spread.
         encoder: Weights; those of the package when None.
+        seed: Of the split into training, held-out and novel people, and of the copies. The constants of retrieval and
+            registration were chosen on seed 0.
     """
 
     title: str
@@ -54,9 +56,10 @@ class Case:
     slices: int
     axis: int = 2
     encoder: str | None = None
+    seed: int = 0
 
 
-CASES = (
+FIRST = (
     Case("Brain T1 (ixi_t1); the encoder knows the anatomy, not the people", "ixi_t1/slices", 0.5, (0.2, 0.4), 17),
     Case(
         "Brain T1 (ixi_t1); encoder trained without any brain",
@@ -69,6 +72,7 @@ CASES = (
     Case("Lumbar spine (spider_lumbar); anatomy unknown to the encoder", "spider_lumbar/slices", 0.0, (0.33, 0.33), 20),
     Case("Hippocampus (msd_hippocampus), coronal", "msd_hippocampus/volumes", 0.5, (0.2, 0.4), 8, axis=1),
 )
+CASES = (*FIRST, *(replace(case, title=f"{case.title}: other people, other copies", seed=1) for case in FIRST[1:3]))
 
 
 def main() -> None:
@@ -86,7 +90,8 @@ def main() -> None:
         if not path.is_file():
             path.write_text(json.dumps(measure(case, Path(root))))
         measured = json.loads(path.read_text())
-        figure(measured, HERE / f"{Path(case.folder).parts[0]}{'_unknown' if case.encoder else ''}.png")
+        if case.seed == 0:
+            figure(measured, HERE / f"{Path(case.folder).parts[0]}{'_unknown' if case.encoder else ''}.png")
         sections.append(section(case, measured))
     path = KEPT / "contrasts.json"
     if not path.is_file():
@@ -100,7 +105,7 @@ def measure(case: Case, root: Path) -> dict:
     """Similarities under every method, and how they compare with those of held-out and novel images."""
     folder = SliceFolder(root / case.folder, size=(SIDE, SIDE), axis=case.axis)
     folder = folder.where(~split_by_subject(folder.subjects, case.trained_on))
-    people = shuffled(sorted(set(folder.subjects)), SEED)
+    people = shuffled(sorted(set(folder.subjects)), case.seed)
     first, second = (round(sum(case.shares[:k]) * len(people)) for k in (1, 2))
     train, held_out, novel = (
         read(folder, set(part), case.slices) for part in (people[:first], people[first:second], people[second:])
@@ -110,7 +115,7 @@ def measure(case: Case, root: Path) -> dict:
     usual = usual_shares(methods.shares, subject_weights(held_out.subjects, len(held_out.images)))
     clean = methods.similarity(novel.images)
     novel_copied = copied_fraction(methods.shares, usual)[0]
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(case.seed)
     rows = torch.randperm(len(train.images), generator=generator)[:COPIES]
     others = novel.images[torch.randperm(len(novel.images), generator=generator)[: len(rows)]]
     others = others[torch.arange(len(rows)) % len(others)]
@@ -195,7 +200,7 @@ def threshold(null: Tensor, rate: float) -> float:
 def compare(copies: Tensor, null: Tensor, novel: Tensor) -> dict[str, float | list[float]]:
     above = (copies[:, None] > novel).double() + 0.5 * (copies[:, None] == novel)
     # Resampled copies; the novel images are many more.
-    picks = torch.randint(len(copies), (500, len(copies)), generator=torch.Generator().manual_seed(SEED))
+    picks = torch.randint(len(copies), (500, len(copies)), generator=torch.Generator().manual_seed(0))
     resampled = above.mean(dim=1)[picks].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     found = {rate: int((copies > threshold(null, rate)).sum()) for rate in (0.01, 0.001)}
     return {
@@ -234,10 +239,10 @@ def section(case: Case, measured: dict) -> str:
     false = ", ".join(f"{m} {measured['false'][m]:.3f}" for m in METHODS)
     columns = ["change", "paper", "features", "poses", "registered: AUC", "TPR at 1 %", "TPR at .1 %"]
     return (
-        f"## {case.title}\n\n{parts} people. Novel images above the 1 % threshold: {false}. LNCC of novel images: "
-        f"median {middle:.3f}, 99th percentile {high:.3f}, maximum {most:.3f}. Their copied fraction: "
-        f"{'; '.join(f'{share:.2f}' for share in measured['novel_copied'])} (median, 90th and 95th percentile). "
-        f"{measured['milliseconds']:.0f} ms per "
+        f"## {case.title}\n\nSeed {case.seed}: {parts} people. Novel images above the 1 % threshold: {false}. "
+        f"LNCC of novel images: median {middle:.3f}, 99th percentile {high:.3f}, maximum {most:.3f}. "
+        f"Their copied fraction: {'; '.join(f'{share:.2f}' for share in measured['novel_copied'])} (median, 90th and "
+        f"95th percentile). {measured['milliseconds']:.0f} ms per "
         "image for search and registration.\n\n"
         + markdown_table([*columns, "right slice / person", "median LNCC", "copied"], rows)
         + "\n"
@@ -331,7 +336,7 @@ def figure(measured: dict, path: Path) -> None:
 
 HEAD = """# Detection of copies on real slices
 
-`make bench-detection`, seed {seed}, {date}, mi_callback {package}, torch {torch}, lightning {lightning}, Python
+`make bench-detection`, {date}, mi_callback {package}, torch {torch}, lightning {lightning}, Python
 {python}, one CPU thread.
 
 Copies of {copies} training slices, every one changed, as named in `mi_callback.perturbations`; `half_pasted` and
@@ -342,12 +347,13 @@ copies beyond what 1 % (.1 %) of held-out images reach; the threshold knows neit
 is given where there are at least 1000 held-out images. Intervals are 95 %: bootstrap over copies, Clopper-Pearson.
 Right: the copied slice itself / any slice of that person. Copied: median copied fraction, which is the share of the
 structure that agrees beyond what 95 % of held-out images show (`mi_callback/copied.py`).
+
+Constants of retrieval and registration were chosen on seed 0: what another seed measures is the more honest figure.
 """
 
 
 def versions() -> dict[str, object]:
     return {
-        "seed": SEED,
         "date": time.strftime("%Y-%m-%d"),
         "package": __version__,
         "torch": torch.__version__,

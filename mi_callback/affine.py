@@ -75,18 +75,18 @@ def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
     )
     turned = (turned - moving.flatten(1).mean(dim=1)[:, None, None]) * inside
     ours = (fixed - fixed.flatten(1).mean(dim=1).view(-1, *(1 for _ in fixed.shape[1:]))) * mask
-    # Sums over the overlap at every shift are products with shifted copies of the fixed image.
-    f, f_squared, ones = (_shifted(images) for images in (ours, ours.square(), mask))
-    m, m_squared, inside = (images.transpose(1, 2) for images in (turned, turned.square(), inside))
-    count = (ones @ inside).clamp_min(1)
-    sum_f, sum_m = f @ inside, ones @ m
-    covariance = f @ m - sum_f * sum_m / count
-    variance_f = f_squared @ inside - sum_f.square() / count
-    variance_m = ones @ m_squared - sum_m.square() / count
+    # Sums over the overlap, for each map at every shift, are products with shifted copies of the fixed image.
+    f, ones = (_shifted(images).transpose(1, 2) for images in (ours, mask))
+    count, sum_m, squares_m = (torch.cat([inside, turned, turned.square()], dim=1) @ ones).chunk(3, dim=1)
+    sum_f, products = (torch.cat([inside, turned], dim=1) @ f).chunk(2, dim=1)
+    count = count.clamp_min(1)
+    covariance = products - sum_f * sum_m / count
+    variance_f = inside @ f.square() - sum_f.square() / count
+    variance_m = squares_m - sum_m.square() / count
     correlation = covariance.square() / (variance_f.clamp_min(1e-4) * variance_m.clamp_min(1e-4))
     overlap = count / mask.flatten(1).sum(dim=1).clamp_min(1)[:, None, None]
     evidence = -overlap * torch.log1p(-correlation.clamp(0, 0.999))
-    evidence, place = evidence.masked_fill(overlap < LEAST_OVERLAP, -1.0).max(dim=1)
+    evidence, place = evidence.masked_fill(overlap < LEAST_OVERLAP, -1.0).max(dim=2)
     chosen = evidence.topk(STARTS, dim=1).indices
     step, reach = SHIFTS[dims]
     shifts = torch.arange(-reach, reach + 1, step).to(fixed)

@@ -1,12 +1,12 @@
 """Local normalised cross-correlation (LNCC): whose anatomy is this, whatever its contrast and brightness?"""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.smoothing import box_mean
+from mi_callback.smoothing import along_each, box_mean
 
 WINDOW = {2: 5, 3: 5}
 """Side, in pixels, of the neighbourhoods of the LNCC, by the number of dimensions."""
@@ -61,9 +61,8 @@ class Agreement:
         """
         weight = self.structure * (self.overlap if where is None else self.overlap * where)
         unexplained = torch.log(1 - (1 - NOISE) * self.correlation.square().clamp_max(1))
-        side = unexplained.shape[-1]
-        mean_over = F.avg_pool2d if unexplained.ndim == 4 else F.avg_pool3d
-        pooled = mean_over(torch.cat([weight, weight * unexplained], dim=1), int(REGION * side), max(1, side // STEPS))
+        over_regions = [_regions(side) for side in unexplained.shape[2:]]
+        pooled = along_each(torch.cat([weight, weight * unexplained], dim=1), over_regions)
         there, unexplained = pooled.flatten(2).unbind(dim=1)
         # Images without structure have none that decides.
         enough = there >= LEAST_STRUCTURE * self.structure.flatten(1).mean(dim=1).clamp_min(0.02)[:, None]
@@ -99,3 +98,12 @@ def local_correlation(generated: Tensor, aligned: Tensor, inside: Tensor) -> Agr
     overlap = (mean_inside > 0.99).float()
     structure = (var_g.sqrt() / STRUCTURE).clamp_max(1)
     return Agreement(correlation, structure, overlap)
+
+
+@lru_cache
+def _regions(side: int) -> Tensor:
+    """Mean over each region along one side, `(regions, side)`."""
+    width, step = int(REGION * side), max(1, side // STEPS)
+    start = torch.arange(0, side - width + 1, step)[:, None]
+    place = torch.arange(side)
+    return ((place >= start) & (place < start + width)).float() / width

@@ -21,9 +21,15 @@ VOLUME_SIZE = 48
 STRUCTURE = (1 / 12, 0.05)
 """Scale, as a share of the side, and smallest deviation of the local contrast that is aligned."""
 
-SMOOTHING = 0.7
-"""Standard deviation, in pixels, of the blur before the comparison. Noise of .02 takes LNCC down to .82, where the most
-similar people are; after the blur it is .93 against .89."""
+FINE, COARSE = 0.5, 1.4
+"""Standard deviation, in pixels, of the blur before the two comparisons. Noise takes LNCC down, unless it is blurred
+away; of a copy at half the resolution only what is left after more blur agrees. Of two blended images it is fine detail
+that tells whose they are."""
+
+COARSE_COUNTS = 2.5
+"""What the variance that stays unexplained after more blur counts, relative to that after less: so much less of it do
+strangers leave there. With 3, twice as many blurred images of strangers would be as similar as sharp ones are; with 2,
+fewer blends would be told from strangers."""
 
 KEPT = 4
 """Candidates of one image that go on to the finest level: the first, and those that agree best one level before. Of
@@ -36,12 +42,13 @@ class Alignment:
     """Result for p pairs.
 
     Attributes:
-        lncc: Local correlation in the region of the generated image where it is largest, shape `(p,)`; larger is
-            closer, 1 is a copy. Invariant to local gain and offset, and to inverted contrast.
+        lncc: Local correlation in the region of the generated image where it is largest, in fine or in coarse detail
+            (see `_in_either`), shape `(p,)`; larger is closer, 1 is a copy. Invariant to local gain and offset, and to
+            inverted contrast.
         shares: Share of the structure in the generated image whose LNCC reaches each of the `LEVELS` of
-            `local_correlation`, `(p, levels)`; see `copied`.
+            `local_correlation` in fine detail, `(p, levels)`; see `copied`.
         aligned: The reference in the frame of the generated image, `(p, side, side)` in [0, 1]; volumes have one more.
-        lncc_map: Local correlation, of the same shape; 0 outside the overlap.
+        lncc_map: Local correlation in fine detail, of the same shape; 0 outside the overlap.
         theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`,
             of volumes `(p, 3, 4)`.
     """
@@ -118,12 +125,21 @@ def register(
     for rows in finalists.to(device).split(chunk):
         pair, structure = images(rows), _structure(*images(rows))
         theta[rows] = align_finely(*structure, mask(rows), theta[rows])
-        plain, moved = _compare(*pair, theta[rows])
-        bent, warped = _compare(*pair, theta[rows], refine(*structure, mask(rows), theta[rows]))
-        better = bent.best() > plain.best()
-        found = bent.where(better, plain)
-        result.lncc[rows], result.shares[rows], result.lncc_map[rows] = found.best(), found.shares(), found.map[:, 0]
-        result.aligned[rows] = torch.where(better.view(-1, *(1,) * dims), warped[:, 0], moved[:, 0])
+        moved = warp(pair[1], theta[rows])
+        bent = warp(pair[1], theta[rows], refine(*structure, mask(rows), theta[rows]))
+        plain, warped = (_compare(pair[0], *image, FINE) for image in (moved, bent))
+        fine = torch.stack([plain.best(), warped.best()])
+        better = fine[1] > fine[0]
+        found = warped.where(better, plain)
+        better = better.view(-1, *(1,) * (dims + 1))
+        aligned, inside = (torch.where(better, ours, theirs) for ours, theirs in zip(bent, moved, strict=True))
+        coarse = _compare(pair[0], aligned, inside, COARSE).best()
+        result.lncc[rows] = _in_either(fine.amax(dim=0), coarse)
+        result.shares[rows], result.lncc_map[rows], result.aligned[rows] = (
+            found.shares(),
+            found.map[:, 0],
+            aligned[:, 0],
+        )
     return result
 
 
@@ -167,10 +183,15 @@ def _finalists(promise: Tensor, group: Tensor) -> Tensor:
     return best_of_group(promise.masked_fill(of_group[group] == position, torch.inf), group, KEPT).sort().values
 
 
-def _compare(
-    generated: Tensor, reference: Tensor, theta: Tensor, displacement: Tensor | None = None
-) -> tuple[Agreement, Tensor]:
-    """How well they agree under a map, and the reference under it."""
-    aligned, inside = warp(reference, theta, displacement)
+def _compare(generated: Tensor, aligned: Tensor, inside: Tensor, blur: float) -> Agreement:
     dims = generated.ndim - 2
-    return local_correlation(gaussian(generated, SMOOTHING, dims), gaussian(aligned, SMOOTHING, dims), inside), aligned
+    return local_correlation(gaussian(generated, blur, dims), gaussian(aligned, blur, dims), inside)
+
+
+def _in_either(fine: Tensor, coarse: Tensor) -> Tensor:
+    """LNCC `(p,)` after less blur, or after more where less stays unexplained there, as much as that counts.
+
+    A copy that lost its fine detail, and one that shares it with another image, are both copies.
+    """
+    unexplained = torch.minimum(1 - fine.square(), COARSE_COUNTS * (1 - coarse.square()))
+    return (1 - unexplained).clamp_min(0).sqrt()

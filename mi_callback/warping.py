@@ -1,5 +1,7 @@
 """Images and volumes under a map, and what alignment compares of them. Coordinates are (x, y) or (x, y, z)."""
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +17,7 @@ def warp(images: Tensor, theta: Tensor, displacement: Tensor | None = None) -> t
         grid = grid + theta[:, :, dims - 1 - axis].view(-1, *(1,) * dims, dims) * line
     if displacement is not None:
         grid = grid + (displacement.flatten(1, -2) @ theta[:, :, :dims].transpose(1, 2)).view_as(grid)
-    inside = (grid.abs().amax(dim=-1) <= 1)[:, None].to(images.dtype)
+    inside = reduce(torch.logical_and, (along.abs() <= 1 for along in grid.unbind(dim=-1)))[:, None].to(images.dtype)
     return F.grid_sample(images, grid, align_corners=False, padding_mode="border"), inside
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from mi_callback import regions
+from mi_callback import regions, registration
 from mi_callback.local_correlation import LEAST_STRUCTURE, LEVELS, NOISE, WINDOW, local_correlation
-from mi_callback.registration import KEPT, SIZE, VOLUME_SIZE, register, side_of
+from mi_callback.registration import COARSE, COARSE_COUNTS, FINE, KEPT, SIZE, VOLUME_SIZE, register, side_of
+from mi_callback.smoothing import gaussian
 
 ALIKE = 0.9
 """Level of the LNCC at which copies and others are compared."""
@@ -169,6 +171,24 @@ def test_local_correlation_of_volumes_is_the_windowed_correlation_of_a_naive_loo
     assert 0.01 < low < 0.9
 
 
+def test_lncc_is_that_of_fine_detail_or_what_coarse_detail_counts(generator):
+    reference = smooth(5)
+    noise = torch.tensor([0.0, 0.02, 0.05, 0.1, 0.2]).view(-1, 1, 1)
+    generated = as_bytes(reference + noise * torch.randn(5, SIZE, SIZE, generator=generator))
+    found = register(generated, as_bytes(reference))
+    decided = []
+    for i, lncc in enumerate(found.lncc.tolist()):
+        unexplained = []
+        for blur, counts in ((FINE, 1), (COARSE, COARSE_COUNTS)):
+            blurred = (gaussian(image[None, None], blur) for image in (generated[i] / 255, found.aligned[i]))
+            agreement = local_correlation(*blurred, torch.ones(1, 1, SIZE, SIZE))
+            agreement = replace(agreement, overlap=(found.lncc_map[i] > 0).float())
+            unexplained.append(counts * (1 - float(agreement.best()) ** 2))
+        decided.append(unexplained.index(min(unexplained)))
+        assert lncc == pytest.approx((1 - min(unexplained)) ** 0.5, abs=3e-3)
+    assert decided == [0, 0, 1, 1, 1]
+
+
 def test_registration_of_volumes_recovers_a_known_affine_map():
     reference = volumes(2)
     found = register(as_bytes(warp(reference, MOVED)), as_bytes(reference))
@@ -225,6 +245,21 @@ def test_a_little_noise_does_not_hide_a_copy(generator):
     reference = smooth(4)
     generated = warp(reference, WARPS["all"]) + 0.02 * torch.randn(4, SIZE, SIZE, generator=generator)
     assert register(as_bytes(generated), as_bytes(reference)).lncc.min() > 0.85
+
+
+@pytest.mark.parametrize("change", ["noise", "low_resolution"])
+def test_a_copy_that_lost_its_fine_detail_is_known_by_its_coarse_detail(change, generator, monkeypatch):
+    grain = torch.from_numpy(gaussian_filter(np.random.default_rng(1).normal(size=(4, SIZE, SIZE)), (0, 0.8, 0.8)))
+    reference = textured(4) + 0.2 * grain.float()
+    generated = warp(reference, WARPS["rotation"])
+    if change == "noise":
+        generated = generated + 0.1 * torch.randn(generated.shape, generator=generator)
+    else:
+        generated = F.interpolate(F.avg_pool2d(generated[:, None], 3), size=SIZE, mode="bilinear")[:, 0]
+    copies, others = (register(as_bytes(generated), as_bytes(r)).lncc for r in (reference, reference.roll(1, 0)))
+    assert 1 - others.max() ** 2 > 2 * (1 - copies.min() ** 2)
+    monkeypatch.setattr(registration, "COARSE_COUNTS", math.inf)
+    assert (register(as_bytes(generated), as_bytes(reference)).lncc < copies - 0.01).all()
 
 
 def test_the_aligned_reference_lies_over_the_generated_image():
@@ -357,9 +392,9 @@ def test_copies_of_volumes_are_clearly_above_strangers(change, generator):
     moving = torch.cat([reference, reference.roll(1, 0)])
     found = register(as_bytes(generated.repeat(2, 1, 1, 1)), as_bytes(moving))
     copies, strangers = found.lncc.chunk(2)
-    assert copies.min() > (0.97 if change == "moved_and_noisy" else 0.98)
+    assert copies.min() > (0.95 if change == "moved_and_noisy" else 0.98)
     assert 1 - strangers.max() ** 2 > 2 * (1 - copies.min() ** 2)
-    assert agreeing(found)[:3].min() > 0.7
+    assert agreeing(found)[:3].min() > (0.55 if change == "moved_and_noisy" else 0.7)
     assert agreeing(found)[3:].max() < agreeing(found)[:3].min() - 0.2
 
 

@@ -21,7 +21,7 @@ from mi_callback.types import Thumbnails
 VERIFIED_AT_ONCE = 64
 """Images whose candidates are aligned in one go; bounds the memory."""
 
-SIBLINGS = 8
+SIBLINGS = 16
 """Other images of the best candidate's person that are looked at, where that one lies: of a copy that was blended with
 something else, retrieval may find the person but not the slice."""
 

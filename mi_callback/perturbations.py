@@ -125,11 +125,22 @@ def invert(images: Tensor) -> Tensor:
 def remap(images: Tensor, generator: torch.Generator, knots: int = 5) -> Tensor:
     """Another contrast: grey values through a random piecewise linear curve that need not rise. Black stays black."""
     values = torch.rand((len(images), knots), generator=generator, device=generator.device).to(images)
-    values = torch.cat([torch.zeros_like(values[:, :1]), values], dim=1)
+    return _rescale(_curve(images, torch.cat([torch.zeros_like(values[:, :1]), values], dim=1)))
+
+
+def t2_like(images: Tensor) -> Tensor:
+    """T1 made to look like T2: fluid, which is dark, becomes brightest, white matter darker than grey; black stays."""
+    values = torch.tensor([0.0, 0.6, 1.0, 0.85, 0.7, 0.55, 0.48, 0.42, 0.38, 0.5, 0.6])
+    return _curve(images, values.to(images).expand(len(images), -1))
+
+
+def _curve(images: Tensor, values: Tensor) -> Tensor:
+    """Grey values in [0, 1] through a piecewise linear curve with values at evenly spaced knots, `(n, knots + 1)`."""
+    knots = values.shape[1] - 1
     place = images.clamp(0, 1) * knots
     left = place.long().clamp_max(knots - 1)
     low, high = (values.gather(1, (left + k).flatten(1)).view_as(images) for k in (0, 1))
-    return _rescale(low + (place - left) * (high - low))
+    return low + (place - left) * (high - low)
 
 
 def blend(images: Tensor, others: Tensor, share: Strength) -> Tensor:
@@ -183,6 +194,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "quarter_turn": lambda x, g: torch.rot90(x, 1, (-2, -1)),
     "crop_0.7": lambda x, g: crop(x, 0.7),
     "inverted": lambda x, g: invert(x),
+    "t2_like": lambda x, g: t2_like(x),
 }
 """Name → change. The first eight are of the kind the paper tests; the rest are what leaked copies look like."""
 

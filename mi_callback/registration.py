@@ -9,6 +9,7 @@ from mi_callback import regions
 from mi_callback.affine import align_coarsely, align_finely, at_level
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import LEVELS, Agreement, local_correlation
+from mi_callback.recolouring import KNOTS, apply_curve, fit_curve
 from mi_callback.smoothing import gaussian, local_contrast
 from mi_callback.warping import warp
 
@@ -48,6 +49,7 @@ class Alignment:
         shares: Share of the structure in the generated image whose LNCC reaches each of the `LEVELS` of
             `local_correlation` in fine detail, `(p, levels)`; see `copied`.
         aligned: The reference in the frame of the generated image, `(p, side, side)` in [0, 1]; volumes have one more.
+            In the contrast of the generated image where only so the two agree: see `recolouring`.
         lncc_map: Local correlation in fine detail, of the same shape; 0 outside the overlap.
         theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`,
             of volumes `(p, 3, 4)`.
@@ -110,9 +112,12 @@ def register(
         return masks[window[rows.cpu()]]
 
     theta, promise = torch.zeros(pairs, dims, dims + 1, device=device), torch.zeros(pairs, device=device)
+    curves, curved = torch.zeros(pairs, KNOTS, device=device), torch.zeros(pairs, dtype=torch.bool, device=device)
     for rows in torch.arange(pairs, device=device).split(chunk):
-        theta[rows] = align_coarsely(*images(rows), mask(rows)) if start is None else start[rows]
-        promise[rows] = _agreement_before(*images(rows), mask(rows), theta[rows])
+        there = align_coarsely(*images(rows), mask(rows)) if start is None else start[rows]
+        home = torch.eye(dims, dims + 1, device=device).expand_as(there) if start is None else there
+        promise[rows], curves[rows], curved[rows] = _before(*images(rows), mask(rows), there, home)
+        theta[rows] = torch.where(curved[rows, None, None], home, there)
     result = Alignment(
         lncc=torch.full_like(promise, -1.0),
         shares=promise.new_zeros(pairs, len(LEVELS)),
@@ -123,17 +128,20 @@ def register(
     rivals = 2 * group + (window >= 0)  # a part agrees better than a whole: each competes with its like
     finalists = _finalists(promise.cpu(), rivals) if start is None else best_of_group(promise.cpu(), rivals)
     for rows in finalists.to(device).split(chunk):
-        pair, structure = images(rows), _structure(*images(rows))
+        fixed, moving = images(rows)
+        recoloured = apply_curve(moving, curves[rows])
+        moving = torch.where(curved[rows].view(-1, *(1,) * (dims + 1)), recoloured, moving)
+        structure = _structure(fixed, moving)
         theta[rows] = align_finely(*structure, mask(rows), theta[rows])
-        moved = warp(pair[1], theta[rows])
-        bent = warp(pair[1], theta[rows], refine(*structure, mask(rows), theta[rows]))
-        plain, warped = (_compare(pair[0], *image, FINE) for image in (moved, bent))
+        moved = warp(moving, theta[rows])
+        bent = warp(moving, theta[rows], refine(*structure, mask(rows), theta[rows]))
+        plain, warped = (_compare(fixed, *image, FINE) for image in (moved, bent))
         fine = torch.stack([plain.best(), warped.best()])
         better = fine[1] > fine[0]
         found = warped.where(better, plain)
         better = better.view(-1, *(1,) * (dims + 1))
         aligned, inside = (torch.where(better, ours, theirs) for ours, theirs in zip(bent, moved, strict=True))
-        coarse = _compare(pair[0], aligned, inside, COARSE).best()
+        coarse = _compare(fixed, aligned, inside, COARSE).best()
         result.lncc[rows] = _in_either(fine.amax(dim=0), coarse)
         result.shares[rows], result.lncc_map[rows], result.aligned[rows] = (
             found.shares(),
@@ -143,14 +151,23 @@ def register(
     return result
 
 
-def _agreement_before(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
-    """LNCC one level before the finest, `(p,)`: mean of the region that agrees most, in the mask and anywhere.
+def _before(
+    generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, home: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One level before the finest: how well they agree, under which curve, and whether that helps, `(p,)` each.
 
-    A copied part agrees where it was found, a whole image beyond it.
+    A copy in another contrast is looked for at `home`: what aligned the images knows no curves. LNCC is the mean of the
+    region that agrees most, in the mask and anywhere: a copied part agrees where it was found, a whole image beyond it.
     """
     fixed, moving, where = at_level(-2, generated, reference, mask)
-    found = local_correlation(fixed, *warp(moving, theta))
-    return (found.best(where) + found.best()) / 2
+    there, inside = warp(moving, home)
+    curve = fit_curve(there, fixed, inside * where)
+    found = (
+        local_correlation(fixed, *warp(moving, theta)),
+        local_correlation(fixed, apply_curve(there, curve), inside),
+    )
+    plain, recoloured = ((agreement.best(where) + agreement.best()) / 2 for agreement in found)
+    return torch.maximum(plain, recoloured), curve, recoloured > plain
 
 
 def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,47 @@
+"""The training image as another contrast curve would show it: T1 made to look like T2 is still that patient.
+
+A curve maps grey values to grey values and need not rise. Local correlation looks through any gain and offset of a few
+pixels, but not through a curve that bends within them.
+"""
+
+import torch
+from torch import Tensor
+
+KNOTS = 17
+"""Knots of a curve, evenly spread over the grey values; linear between them."""
+
+STIFFNESS = 1e-3
+"""Weight of the penalty on bends, relative to the data: grey values that hardly occur follow their neighbours."""
+
+
+def fit_curve(images: Tensor, like: Tensor, weight: Tensor) -> Tensor:
+    """The curve under which images come closest to others, by least squares: `(p, KNOTS)`.
+
+    Args:
+        images, like: `(p, 1, *spatial)` in [0, 1].
+        weight: How much each place counts, of the same shape.
+
+    References:
+        Roche et al., "The correlation ratio as a new similarity measure for multimodal image registration", MICCAI
+        1998 (one image explained as any function of the other's grey values).
+    """
+    hats = _hats(images.flatten(1))
+    weighted = hats * weight.flatten(1)[:, None]
+    bends = torch.eye(KNOTS, device=images.device).diff(n=2, dim=0)
+    total = weight.flatten(1).sum(dim=1).clamp_min(1.0)
+    stiff = STIFFNESS * total[:, None, None] * (bends.T @ bends + 1e-3 * torch.eye(KNOTS, device=images.device))
+    return torch.linalg.solve(weighted @ hats.transpose(1, 2) + stiff, weighted @ like.flatten(1)[..., None])[..., 0]
+
+
+def apply_curve(images: Tensor, curve: Tensor) -> Tensor:
+    """Images `(p, 1, *spatial)` in [0, 1] under curves `(p, KNOTS)`, kept in that range."""
+    place = images.flatten(1) * (KNOTS - 1)
+    left = place.long().clamp(0, KNOTS - 2)
+    low, high = curve.gather(1, left), curve.gather(1, left + 1)
+    return torch.lerp(low, high, place - left).clamp(0, 1).view_as(images)
+
+
+def _hats(values: Tensor) -> Tensor:
+    """How much each knot counts at values `(p, n)` in [0, 1], linear in between: `(p, KNOTS, n)`."""
+    knots = torch.arange(KNOTS, device=values.device)[:, None]
+    return (1 - (values[:, None] * (KNOTS - 1) - knots).abs()).clamp_min(0)

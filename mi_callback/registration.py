@@ -77,7 +77,8 @@ def register(
 ) -> Alignment:
     """Align each reference to its generated image by an affine map and a small smooth warp, and compare them.
 
-    Deterministic, and of fixed cost per pair. The warp is kept where it makes the images more alike.
+    Deterministic, and of fixed cost per pair. The warp is kept where it makes the images more alike. Where a reference
+    that was not moved agrees better under another contrast curve (see `recolouring`), it is compared under that one.
 
     Args:
         generated: uint8 `(p, side, side)`, or volumes `(p, side, side, side)`, in the pose in which the reference was
@@ -101,7 +102,6 @@ def register(
     chunk = chunk or (128 if dims == 2 else 8)
     device = generated.device
     group = torch.arange(pairs) if group is None else group.cpu()
-
     window = torch.full((pairs,), -1) if window is None else window.cpu()
     masks = regions.masks(side, dims).to(device)
 
@@ -131,23 +131,8 @@ def register(
         fixed, moving = images(rows)
         recoloured = apply_curve(moving, curves[rows])
         moving = torch.where(curved[rows].view(-1, *(1,) * (dims + 1)), recoloured, moving)
-        structure = _structure(fixed, moving)
-        theta[rows] = align_finely(*structure, mask(rows), theta[rows])
-        moved = warp(moving, theta[rows])
-        bent = warp(moving, theta[rows], refine(*structure, mask(rows), theta[rows]))
-        plain, warped = (_compare(fixed, *image, FINE) for image in (moved, bent))
-        fine = torch.stack([plain.best(), warped.best()])
-        better = fine[1] > fine[0]
-        found = warped.where(better, plain)
-        better = better.view(-1, *(1,) * (dims + 1))
-        aligned, inside = (torch.where(better, ours, theirs) for ours, theirs in zip(bent, moved, strict=True))
-        coarse = _compare(fixed, aligned, inside, COARSE).best()
-        result.lncc[rows] = _in_either(fine.amax(dim=0), coarse)
-        result.shares[rows], result.lncc_map[rows], result.aligned[rows] = (
-            found.shares(),
-            found.map[:, 0],
-            aligned[:, 0],
-        )
+        theta[rows], result.lncc[rows], found, aligned = _align(fixed, moving, mask(rows), theta[rows])
+        result.shares[rows], result.lncc_map[rows], result.aligned[rows] = found.shares(), found.map[:, 0], aligned
     return result
 
 
@@ -168,6 +153,22 @@ def _before(
     )
     plain, recoloured = ((agreement.best(where) + agreement.best()) / 2 for agreement in found)
     return torch.maximum(plain, recoloured), curve, recoloured > plain
+
+
+def _align(
+    generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor
+) -> tuple[Tensor, Tensor, Agreement, Tensor]:
+    """The finest level, with a warp where it helps: map, LNCC, agreement in fine detail, and the reference aligned."""
+    structure = _structure(generated, reference)
+    theta = align_finely(*structure, mask, theta)
+    moved, bent = warp(reference, theta), warp(reference, theta, refine(*structure, mask, theta))
+    plain, warped = (_compare(generated, *image, FINE) for image in (moved, bent))
+    fine = torch.stack([plain.best(), warped.best()])
+    better = fine[1] > fine[0]
+    shape = (-1, *(1 for _ in reference.shape[1:]))
+    aligned, inside = (torch.where(better.view(shape), ours, theirs) for ours, theirs in zip(bent, moved, strict=True))
+    coarse = _compare(generated, aligned, inside, COARSE).best()
+    return theta, _in_either(fine.amax(dim=0), coarse), warped.where(better, plain), aligned[:, 0]
 
 
 def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -240,6 +240,12 @@ def test_a_remap_keeps_black_black_and_reaches_white(seed):
     assert changed.amin() >= 0
 
 
+def test_t2_like_shows_fluid_bright_and_white_matter_darker_than_grey_matter():
+    black, fluid, grey_matter, white_matter = P.t2_like(torch.tensor([0.0, 0.2, 0.5, 0.8]).view(4, 1, 1, 1)).flatten()
+    assert black == 0
+    assert fluid > grey_matter > white_matter > black
+
+
 @pytest.mark.parametrize("name", PASTES)
 def test_every_paste_changes_every_image_reproducibly_and_nothing_else(name):
     images, others = smooth(6), smooth(6, seed=1)

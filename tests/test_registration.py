@@ -375,6 +375,20 @@ def test_inverted_contrast_is_aligned_and_compared_as_well(name):
     assert inverted.lncc.min() > 0.95
 
 
+@pytest.mark.parametrize("moved", [affine(), affine(rotation=1.5, shift_x=0.015)], ids=["in_place", "moved_a_little"])
+def test_a_contrast_curve_that_does_not_rise_hides_no_copy(moved, monkeypatch):
+    reference = textured(4)
+    generated = 1 - (2 * warp(reference, moved) - 1).abs()  # dark what was dark, and what was bright
+    copies, others = (register(as_bytes(generated), as_bytes(r)) for r in (reference, reference.roll(1, 0)))
+    assert 1 - others.lncc.max() ** 2 > 2 * (1 - copies.lncc.min() ** 2)
+    # The reference is returned as it was compared.
+    inner = slice(8, -8)
+    assert (copies.aligned - generated).abs()[:, inner, inner].mean() < 0.07
+    monkeypatch.setattr(registration, "apply_curve", lambda images, curve: images)
+    without = register(as_bytes(generated), as_bytes(reference)).lncc
+    assert (1 - without**2 > 2 * (1 - copies.lncc**2)).all()
+
+
 # Promise: volumes
 
 

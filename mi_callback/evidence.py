@@ -132,6 +132,7 @@ class Evidence:
         source, match_source: Files of the generated and of the training image, or None where unknown.
         pose: Pose of the generated image in which the match was found.
         geometry: What was done to the training image before that pose was undone.
+        recoloured: Whether it was compared under another contrast curve (see `recolouring`), and is shown so.
         verified: LNCC after alignment; where verification is off, measured for this picture alone.
         copied_fraction: Share of the structure of the generated image that agrees beyond what 95 % of novel images
             show, in [0, 1]; NaN where verification is off.
@@ -160,6 +161,7 @@ class Evidence:
     match_source: str | None = field(repr=False)
     pose: str
     geometry: Geometry
+    recoloured: bool
     verified: float
     copied_fraction: float
     copied_from: float
@@ -180,8 +182,9 @@ class Evidence:
 
     @property
     def steps(self) -> list[str]:
-        """What takes the training image to the place where it lies in the generated one, as it came; in this order."""
-        return [*self.geometry.words(), *([_UNPOSED[self.pose]] if self.pose in _UNPOSED else [])]
+        """What takes the training image to what it is in the generated one, as it came; in this order."""
+        recoloured = ["recoloured (grey values through the curve that fits best)"] if self.recoloured else []
+        return [*recoloured, *self.geometry.words(), *([_UNPOSED[self.pose]] if self.pose in _UNPOSED else [])]
 
     @property
     def headline(self) -> str:
@@ -283,6 +286,7 @@ def collect(
                 match_source=match_sources[k],
                 pose=pose,
                 geometry=Geometry.of(alignment.theta[k]),
+                recoloured=bool(alignment.recoloured[k]),
                 verified=float(scores.verified[row] if verify else alignment.lncc[k]),
                 copied_fraction=float(scores.copied_fraction[row]),
                 copied_from=copied_from[k],

@@ -7,11 +7,16 @@ pixels, but not through a curve that bends within them.
 import torch
 from torch import Tensor
 
+from mi_callback.warping import standardise
+
 KNOTS = 17
 """Knots of a curve, evenly spread over the grey values; linear between them."""
 
 STIFFNESS = 1e-3
 """Weight of the penalty on bends, relative to the data: grey values that hardly occur follow their neighbours."""
+
+SAME = 0.95
+"""Correlation of an image with what a curve made of it, from which both show the same contrast."""
 
 
 def fit_curve(images: Tensor, like: Tensor, weight: Tensor) -> Tensor:
@@ -39,6 +44,12 @@ def apply_curve(images: Tensor, curve: Tensor) -> Tensor:
     left = place.long().clamp(0, KNOTS - 2)
     low, high = curve.gather(1, left), curve.gather(1, left + 1)
     return torch.lerp(low, high, place - left).clamp(0, 1).view_as(images)
+
+
+def look_alike(images: Tensor, recoloured: Tensor) -> Tensor:
+    """Whether a curve left images `(p, 1, *spatial)` much as they were, but for gain and offset: `(p,)`."""
+    ours, theirs = (standardise(image, torch.ones_like(image)).flatten(1) for image in (images, recoloured))
+    return (ours * theirs).mean(dim=1) > SAME
 
 
 def _hats(values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from mi_callback import regions
 from mi_callback.affine import align_coarsely, align_finely, at_level
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import LEVELS, Agreement, local_correlation
-from mi_callback.recolouring import KNOTS, apply_curve, fit_curve
+from mi_callback.recolouring import KNOTS, apply_curve, fit_curve, look_alike
 from mi_callback.smoothing import gaussian, local_contrast
 from mi_callback.warping import warp
 
@@ -49,10 +49,11 @@ class Alignment:
         shares: Share of the structure in the generated image whose LNCC reaches each of the `LEVELS` of
             `local_correlation` in fine detail, `(p, levels)`; see `copied`.
         aligned: The reference in the frame of the generated image, `(p, side, side)` in [0, 1]; volumes have one more.
-            In the contrast of the generated image where only so the two agree: see `recolouring`.
+            In the contrast of the generated image where `recoloured`.
         lncc_map: Local correlation in fine detail, of the same shape; 0 outside the overlap.
         theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`,
             of volumes `(p, 3, 4)`.
+        recoloured: Whether the reference was compared under a curve that gives it another contrast, `(p,)`.
     """
 
     lncc: Tensor
@@ -60,6 +61,7 @@ class Alignment:
     aligned: Tensor
     lncc_map: Tensor
     theta: Tensor
+    recoloured: Tensor
 
 
 def side_of(dims: int) -> int:
@@ -124,12 +126,14 @@ def register(
         aligned=promise.new_zeros(reference.shape),
         lncc_map=promise.new_zeros(reference.shape),
         theta=theta,
+        recoloured=torch.zeros_like(curved),
     )
     rivals = 2 * group + (window >= 0)  # a part agrees better than a whole: each competes with its like
     finalists = _finalists(promise.cpu(), rivals) if start is None else best_of_group(promise.cpu(), rivals)
     for rows in finalists.to(device).split(chunk):
         fixed, moving = images(rows)
         recoloured = apply_curve(moving, curves[rows])
+        result.recoloured[rows] = curved[rows] & ~look_alike(moving, recoloured)
         moving = torch.where(curved[rows].view(-1, *(1,) * (dims + 1)), recoloured, moving)
         theta[rows], result.lncc[rows], found, aligned = _align(fixed, moving, mask(rows), theta[rows])
         result.shares[rows], result.lncc_map[rows], result.aligned[rows] = found.shares(), found.map[:, 0], aligned

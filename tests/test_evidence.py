@@ -344,6 +344,20 @@ def test_the_match_of_a_volume_is_shown_in_the_frame_of_the_generated_one(of_vol
         assert one.steps[-1:] == ([] if row == 0 else [module._UNPOSED[poses[row]]])
 
 
+def test_a_copy_in_another_contrast_is_shown_beside_the_match_in_that_contrast(detector):
+    bright = TRAIN[3:4] / TRAIN[3:4].max()
+    plain, recoloured = (
+        prove(detector, copy, [3], ["identity"])["identity"] for copy in (bright, 1 - (2 * bright - 1).abs())
+    )
+    assert not plain.recoloured
+    assert plain.steps == []
+    assert recoloured.recoloured
+    assert recoloured.steps[0].startswith("recoloured")
+    assert recoloured.sentence.startswith("Recoloured (grey values through the curve that fits best)")
+    assert correlation(recoloured.generated, recoloured.aligned) > 0.98
+    assert float(recoloured.difference.abs().nanmean()) < 0.03
+
+
 @pytest.mark.parametrize("name", orbit("flips", 3)[1:])
 def test_the_words_for_a_pose_of_volumes_name_the_axes_that_it_turns(name):
     grid = torch.arange(8).view(2, 2, 2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mi_callback.perturbations import remap, t2_like
-from mi_callback.recolouring import KNOTS, apply_curve, fit_curve
+from mi_callback.recolouring import KNOTS, apply_curve, fit_curve, look_alike
 
 
 def grey(n: int = 3, dims: int = 2, seed: int = 0) -> torch.Tensor:
@@ -59,3 +59,11 @@ def test_grey_values_that_do_not_occur_are_finite_and_follow_their_neighbours(va
     assert torch.allclose(apply_curve(flat, curve), torch.full_like(flat, 0.7), atol=0.02)
     nothing = fit_curve(flat, flat, torch.zeros_like(flat))
     assert nothing.isfinite().all()
+
+
+def test_gain_offset_and_a_slight_bend_leave_the_contrast_as_it_was_and_a_fold_does_not():
+    images = grey(1)
+    for same in (images, 0.2 + 0.5 * images, images**1.3):
+        assert look_alike(images, same).all()
+    for other in (1 - images, 1 - (2 * images - 1).abs(), torch.zeros_like(images)):
+        assert not look_alike(images, other).any()

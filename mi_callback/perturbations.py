@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mi_callback.recolouring import apply_curve
+
 Strength = float | Tensor
 Perturbation = Callable[[Tensor, torch.Generator], Tensor]
 Paste = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -125,22 +127,13 @@ def invert(images: Tensor) -> Tensor:
 def remap(images: Tensor, generator: torch.Generator, knots: int = 5) -> Tensor:
     """Another contrast: grey values through a random piecewise linear curve that need not rise. Black stays black."""
     values = torch.rand((len(images), knots), generator=generator, device=generator.device).to(images)
-    return _rescale(_curve(images, torch.cat([torch.zeros_like(values[:, :1]), values], dim=1)))
+    return _rescale(apply_curve(images, torch.cat([torch.zeros_like(values[:, :1]), values], dim=1)))
 
 
 def t2_like(images: Tensor) -> Tensor:
     """T1 made to look like T2: fluid, which is dark, becomes brightest, white matter darker than grey; black stays."""
     values = torch.tensor([0.0, 0.6, 1.0, 0.85, 0.7, 0.55, 0.48, 0.42, 0.38, 0.5, 0.6])
-    return _curve(images, values.to(images).expand(len(images), -1))
-
-
-def _curve(images: Tensor, values: Tensor) -> Tensor:
-    """Grey values in [0, 1] through a piecewise linear curve with values at evenly spaced knots, `(n, knots + 1)`."""
-    knots = values.shape[1] - 1
-    place = images.clamp(0, 1) * knots
-    left = place.long().clamp_max(knots - 1)
-    low, high = (values.gather(1, (left + k).flatten(1)).view_as(images) for k in (0, 1))
-    return low + (place - left) * (high - low)
+    return apply_curve(images, values.to(images).expand(len(images), -1))
 
 
 def blend(images: Tensor, others: Tensor, share: Strength) -> Tensor:

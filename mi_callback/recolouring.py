@@ -39,9 +39,9 @@ def fit_curve(images: Tensor, like: Tensor, weight: Tensor) -> Tensor:
 
 
 def apply_curve(images: Tensor, curve: Tensor) -> Tensor:
-    """Images `(p, 1, *spatial)` in [0, 1] under curves `(p, KNOTS)`, kept in that range."""
-    place = images.flatten(1) * (KNOTS - 1)
-    left = place.long().clamp(0, KNOTS - 2)
+    """Images `(p, c, *spatial)` in [0, 1] under curves of any number of knots, `(p, knots)`, kept in that range."""
+    place = images.flatten(1).clamp(0, 1) * (curve.shape[1] - 1)
+    left = place.long().clamp_max(curve.shape[1] - 2)
     low, high = curve.gather(1, left), curve.gather(1, left + 1)
     return torch.lerp(low, high, place - left).clamp(0, 1).view_as(images)
 

@@ -15,6 +15,7 @@ from mi_callback.calibration import Null
 from mi_callback.copied import copied_fraction
 from mi_callback.local_correlation import STRUCTURE, WINDOW
 from mi_callback.poses import undo
+from mi_callback.recolouring import apply_curve, look_alike
 from mi_callback.registration import Alignment
 from mi_callback.scores import Scores
 from mi_callback.smoothing import box_mean
@@ -270,6 +271,8 @@ def collect(
     mean_over = F.avg_pool2d if dims == 2 else F.avg_pool3d
     edge = mean_over(compared[:, None].float(), window, stride=1, padding=window // 2)[:, 0] < 0.99
     compared &= ~(edge & (alignment.lncc_map.cpu() == 0))
+    shown = reference[:, None].float() / 255
+    recoloured = ~look_alike(shown, apply_curve(shown, alignment.curve.cpu()))
     levels = copied_fraction(alignment.shares.double().cpu(), null.usual)[1]
     copied_from, found = levels.nan_to_num(UNCALIBRATED).tolist(), []
     for k, row in enumerate(rows):
@@ -286,7 +289,7 @@ def collect(
                 match_source=match_sources[k],
                 pose=pose,
                 geometry=Geometry.of(alignment.theta[k]),
-                recoloured=bool(alignment.recoloured[k]),
+                recoloured=bool(recoloured[k]),
                 verified=float(scores.verified[row] if verify else alignment.lncc[k]),
                 copied_fraction=float(scores.copied_fraction[row]),
                 copied_from=copied_from[k],

@@ -46,6 +46,11 @@ def apply_curve(images: Tensor, curve: Tensor) -> Tensor:
     return torch.lerp(low, high, place - left).clamp(0, 1).view_as(images)
 
 
+def no_curve(like: Tensor) -> Tensor:
+    """The curve that leaves images as they are, `(KNOTS,)`, where `like` is."""
+    return torch.linspace(0, 1, KNOTS).to(like)
+
+
 def look_alike(images: Tensor, recoloured: Tensor) -> Tensor:
     """Whether a curve left images `(p, 1, *spatial)` much as they were, but for gain and offset: `(p,)`."""
     ours, theirs = (standardise(image, torch.ones_like(image)).flatten(1) for image in (images, recoloured))

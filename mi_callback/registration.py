@@ -9,7 +9,7 @@ from mi_callback import regions
 from mi_callback.affine import align_coarsely, align_finely, at_level
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import LEVELS, Agreement, local_correlation
-from mi_callback.recolouring import KNOTS, apply_curve, fit_curve, look_alike
+from mi_callback.recolouring import KNOTS, apply_curve, fit_curve, no_curve
 from mi_callback.smoothing import gaussian, local_contrast
 from mi_callback.warping import warp
 
@@ -49,11 +49,11 @@ class Alignment:
         shares: Share of the structure in the generated image whose LNCC reaches each of the `LEVELS` of
             `local_correlation` in fine detail, `(p, levels)`; see `copied`.
         aligned: The reference in the frame of the generated image, `(p, side, side)` in [0, 1]; volumes have one more.
-            In the contrast of the generated image where `recoloured`.
+            Under its `curve`.
         lncc_map: Local correlation in fine detail, of the same shape; 0 outside the overlap.
         theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`,
             of volumes `(p, 3, 4)`.
-        recoloured: Whether the reference was compared under a curve that gives it another contrast, `(p,)`.
+        curve: Contrast curve under which the reference was compared, `(p, KNOTS)`: see `recolouring`.
     """
 
     lncc: Tensor
@@ -61,7 +61,7 @@ class Alignment:
     aligned: Tensor
     lncc_map: Tensor
     theta: Tensor
-    recoloured: Tensor
+    curve: Tensor
 
 
 def side_of(dims: int) -> int:
@@ -114,27 +114,24 @@ def register(
         return masks[window[rows.cpu()]]
 
     theta, promise = torch.zeros(pairs, dims, dims + 1, device=device), torch.zeros(pairs, device=device)
-    curves, curved = torch.zeros(pairs, KNOTS, device=device), torch.zeros(pairs, dtype=torch.bool, device=device)
+    curve = torch.zeros(pairs, KNOTS, device=device)
     for rows in torch.arange(pairs, device=device).split(chunk):
         there = align_coarsely(*images(rows), mask(rows)) if start is None else start[rows]
         home = torch.eye(dims, dims + 1, device=device).expand_as(there) if start is None else there
-        promise[rows], curves[rows], curved[rows] = _before(*images(rows), mask(rows), there, home)
-        theta[rows] = torch.where(curved[rows, None, None], home, there)
+        promise[rows], theta[rows], curve[rows] = _before(*images(rows), mask(rows), there, home)
     result = Alignment(
         lncc=torch.full_like(promise, -1.0),
         shares=promise.new_zeros(pairs, len(LEVELS)),
         aligned=promise.new_zeros(reference.shape),
         lncc_map=promise.new_zeros(reference.shape),
         theta=theta,
-        recoloured=torch.zeros_like(curved),
+        curve=curve,
     )
     rivals = 2 * group + (window >= 0)  # a part agrees better than a whole: each competes with its like
     finalists = _finalists(promise.cpu(), rivals) if start is None else best_of_group(promise.cpu(), rivals)
     for rows in finalists.to(device).split(chunk):
         fixed, moving = images(rows)
-        recoloured = apply_curve(moving, curves[rows])
-        result.recoloured[rows] = curved[rows] & ~look_alike(moving, recoloured)
-        moving = torch.where(curved[rows].view(-1, *(1,) * (dims + 1)), recoloured, moving)
+        moving = apply_curve(moving, curve[rows])
         theta[rows], result.lncc[rows], found, aligned = _align(fixed, moving, mask(rows), theta[rows])
         result.shares[rows], result.lncc_map[rows], result.aligned[rows] = found.shares(), found.map[:, 0], aligned
     return result
@@ -143,7 +140,7 @@ def register(
 def _before(
     generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, home: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One level before the finest: how well they agree, under which curve, and whether that helps, `(p,)` each.
+    """One level before the finest: how well they agree, `(p,)`, and under which map and curve.
 
     A copy in another contrast is looked for at `home`: what aligned the images knows no curves. LNCC is the mean of the
     region that agrees most, in the mask and anywhere: a copied part agrees where it was found, a whole image beyond it.
@@ -156,7 +153,9 @@ def _before(
         local_correlation(fixed, apply_curve(there, curve), inside),
     )
     plain, recoloured = ((agreement.best(where) + agreement.best()) / 2 for agreement in found)
-    return torch.maximum(plain, recoloured), curve, recoloured > plain
+    better = (recoloured > plain)[:, None]
+    theta, curve = torch.where(better[:, None], home, theta), torch.where(better, curve, no_curve(curve))
+    return torch.maximum(plain, recoloured), theta, curve
 
 
 def _align(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mi_callback.perturbations import remap, t2_like
-from mi_callback.recolouring import KNOTS, apply_curve, fit_curve, look_alike
+from mi_callback.recolouring import KNOTS, apply_curve, fit_curve, look_alike, no_curve
 
 
 def grey(n: int = 3, dims: int = 2, seed: int = 0) -> torch.Tensor:
@@ -24,6 +24,11 @@ def test_a_curve_is_linear_between_its_knots(dims):
 def test_black_and_white_are_the_first_and_the_last_knot_and_results_stay_grey_values():
     curve = torch.linspace(-0.5, 1.5, KNOTS)[None]
     assert apply_curve(torch.tensor([[[0.0, 1.0]]]), curve).flatten().tolist() == [0.0, 1.0]
+
+
+def test_no_curve_leaves_images_as_they_are():
+    images = grey()
+    assert torch.allclose(apply_curve(images, no_curve(images).expand(3, -1)), images, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [t2_like, lambda x: remap(x, torch.Generator().manual_seed(2)), lambda x: 1 - x])

@@ -33,31 +33,28 @@ LEAST_OVERLAP = 0.35
 """Share of the masked area that a start must cover."""
 
 
-def align_coarsely(generated: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
-    """Map from generated to reference, fitted on all levels but the finest.
+def align_coarsely(generated: Tensor, reference: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Map from generated to reference, searched and fitted on the coarsest level, and how well they agree under it.
 
     Args:
         generated, reference: `(p, 1, *spatial)`, of equal sides.
         mask: 1 where the generated image counts, 0 elsewhere, of the same shape.
 
     Returns:
-        Maps `(p, dims, dims + 1)` as `affine_grid` takes them.
+        Maps `(p, dims, dims + 1)` as `affine_grid` takes them, and correlation over the overlap, unsigned, `(p,)`.
     """
     fixed, moving, where = at_level(0, generated, reference, mask)
     starts = _search(fixed, moving, where)
     fixed, moving, where = (images.repeat_interleave(STARTS, 0) for images in (fixed, moving, where))
     tried, correlation = _gauss_newton(fixed, moving, where, starts.flatten(0, 1), LEVELS[0][1])
-    best = correlation.view(-1, STARTS).argmax(dim=1)
-    theta = tried.view_as(starts)[torch.arange(len(best), device=best.device), best]
-    for level in range(1, len(LEVELS) - 1):
-        fixed, moving, where = at_level(level, generated, reference, mask)
-        theta, _ = _gauss_newton(fixed, moving, where, theta, LEVELS[level][1])
-    return theta
+    correlation, best = correlation.view(-1, STARTS).max(dim=1)
+    return tried.view_as(starts)[torch.arange(len(best), device=best.device), best], correlation
 
 
-def align_finely(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
-    """The map after the finest level, from one that the coarser levels found."""
-    return _gauss_newton(generated, reference, mask, theta, LEVELS[-1][1])[0]
+def align_further(level: int, generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
+    """The map after another of the `LEVELS`, from one that those before it found."""
+    fixed, moving, where = at_level(level, generated, reference, mask)
+    return _gauss_newton(fixed, moving, where, theta, LEVELS[level][1])[0]
 
 
 def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:

@@ -297,6 +297,7 @@ class MemorizationDetector:
             contrast=self._contrast(generated, flagged) if self.contrast else None,
             power=self.measured_power,
             window=found.window,
+            by_edges=found.by_edges,
         )
 
     def power(
@@ -451,8 +452,9 @@ class MemorizationDetector:
         """Thumbnails of the generated images at `rows` as posed when they were matched, and their matches aligned."""
         assert self.train is not None
         posed = torch.stack([POSES[scores.pose[i]](image) for i, image in zip(rows, shown, strict=True)])
-        window = None if scores.window is None else scores.window[rows]
-        return posed, registration.register(posed, self.train.thumbnails[scores.match[rows]], window=window)
+        window, by_edges = (None if how is None else how[rows] for how in (scores.window, scores.by_edges))
+        matches = self.train.thumbnails[scores.match[rows]]
+        return posed, registration.register(posed, matches, window=window, by_edges=by_edges)
 
     # State -------------------------------------------------------------------------------------------------------
 
@@ -503,6 +505,7 @@ class MemorizationDetector:
             keep=keep,
             regional=self.verify and self.regions,
             in_frame=self.verify and self.views,
+            by_edges=self.verify and self.views,
             views=views and self.verify and self.views,
             **read,
         )

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from mi_callback import regions, registration
+from mi_callback.edges import edges
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.framing import framed
 from mi_callback.images import subject_in_path
 from mi_callback.poses import POSES, views_of
-from mi_callback.preprocessing import check_images, preprocess, thumbnails
+from mi_callback.preprocessing import Intensity, check_images, normalise_intensity, preprocess, thumbnails
 from mi_callback.types import Batches, LayerFeatures, SubjectKey, Subjects, Thumbnails
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "data", "input")
@@ -41,6 +42,7 @@ class Features:
         regions: `{layer: (poses, n, windows, d)}` float16, the same per window of the image, NaN where it shows
             no anatomy; empty where they were not asked for or the encoder has none.
         framed: `{layer: (poses, n, d)}`, the images in their own frame (see `framing`); empty where not asked for.
+        edges: The same of their edges (see `edges`).
         views: `{layer: (views, n, d)}`, the images as `poses.views_of` show them, for a training set; empty elsewhere.
     """
 
@@ -50,6 +52,7 @@ class Features:
     sources: list[str] | None
     regions: dict[str, Tensor] = field(default_factory=dict)
     framed: dict[str, Tensor] = field(default_factory=dict)
+    edges: dict[str, Tensor] = field(default_factory=dict)
     views: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -66,19 +69,23 @@ class Features:
 
     def in_pose(self, position: int) -> "Features":
         """The same images in one pose alone."""
-        layers, windows, own = (
+        layers, windows, own, drawn = (
             {layer: features[position : position + 1] for layer, features in pooled.items()}
-            for pooled in (self.layers, self.regions, self.framed)
+            for pooled in (self.layers, self.regions, self.framed, self.edges)
         )
-        return replace(self, layers=layers, regions=windows, framed=own)
+        return replace(self, layers=layers, regions=windows, framed=own, edges=drawn)
 
     def as_they_are(self) -> "Features":
-        """The same images without regions, frame and views."""
-        return replace(self, regions={}, framed={}, views={})
+        """The same images without regions, frame, edges and views."""
+        return replace(self, regions={}, framed={}, edges={}, views={})
 
     def in_frame(self) -> "Features":
         """The same images in their own frame alone."""
         return replace(self.as_they_are(), layers=self.framed)
+
+    def by_edges(self) -> "Features":
+        """The edges of the same images alone."""
+        return replace(self.as_they_are(), layers=self.edges)
 
     def seen_as(self) -> dict[str, "Features"]:
         """The same images in each of their views."""
@@ -103,7 +110,7 @@ class Features:
         places = rows.tolist()
         layers, *more = (
             {layer: features[:, rows] for layer, features in pooled.items()}
-            for pooled in (self.layers, self.regions, self.framed, self.views)
+            for pooled in (self.layers, self.regions, self.framed, self.edges, self.views)
         )
         return Features(
             layers,
@@ -120,12 +127,17 @@ def digest(thumbnail: Tensor) -> bytes:
 
 
 def concatenate(one: Features, other: Features) -> Features:
-    """The images of both, with the regions and frames that both have; of nobody, for ids of different sources may
+    """The images of both, with the regions, frames and edges that both have; of nobody, for ids of different sources may
     coincide.
     """
     layers, *more = (
         {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
-        for ours, theirs in ((one.layers, other.layers), (one.regions, other.regions), (one.framed, other.framed))
+        for ours, theirs in (
+            (one.layers, other.layers),
+            (one.regions, other.regions),
+            (one.framed, other.framed),
+            (one.edges, other.edges),
+        )
     )
     return Features(layers, torch.cat([one.thumbnails, other.thumbnails]), None, None, *more)
 
@@ -192,6 +204,7 @@ def extract(
     keep: Reservoir | None = None,
     regional: bool = False,
     in_frame: bool = False,
+    by_edges: bool = False,
     views: bool = False,
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
@@ -207,6 +220,7 @@ def extract(
         keep: Takes a sample of the images on the way.
         regional: Pool over windows too, where the encoder can (`HookedEncoder.with_regions`).
         in_frame: Encode every image in its own frame (`framing`) too, in every pose.
+        by_edges: Encode the edges of every image too, in every pose.
         views: Encode every image in each of its views (`poses.views_of`) too.
 
     Volumes are encoded `VOLUMES_AT_ONCE` at most, whatever the size of a batch.
@@ -218,6 +232,7 @@ def extract(
     layers: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
     centred: dict[str, list[Tensor]] = {}
+    drawn: dict[str, list[Tensor]] = {}
     viewed: dict[str, list[Tensor]] = {}
     changes = [POSES[pose] for pose in poses]
     dims = len(encoder.size)
@@ -238,8 +253,10 @@ def extract(
             thumbs.append(thumbnails(some, registration.side_of(dims)).cpu())
             whole, windows = encode(some, encoder, changes, regional)
             own = encode(framed(some), encoder, changes)[0] if in_frame else {}
+            lines = encode(edges_as_images(some, encoder.intensity), encoder, changes)[0] if by_edges else {}
             seen = encode(some, encoder, looks)[0] if looks else {}
-            for collected, pooled in ((layers, whole), (parts, windows), (centred, own), (viewed, seen)):
+            collections = (layers, parts, centred, drawn, viewed)
+            for collected, pooled in zip(collections, (whole, windows, own, lines, seen), strict=True):
                 for layer, features in pooled.items():
                     collected.setdefault(layer, []).append(features)
         found_subjects = _extend(found_subjects, batch.subjects)
@@ -253,9 +270,21 @@ def extract(
             raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
     joined = [
         {layer: torch.cat(batches, dim=1) for layer, batches in collected.items()}
-        for collected in (layers, parts, centred, viewed)
+        for collected in (layers, parts, centred, drawn, viewed)
     ]
     return Features(joined[0], torch.cat(thumbs), found_subjects, found_sources, *joined[1:])
+
+
+def edges_as_images(images: Tensor, intensity: Intensity) -> Tensor:
+    """Edges of checked images `(n, c, *spatial)`, drawn in the units of the images, or of a window of these.
+
+    As fine as those of the thumbnails, whatever the size of the images.
+    """
+    scale = max(images.shape[2:]) / registration.side_of(images.ndim - 2)
+    drawn = edges(normalise_intensity(images, "quantile" if isinstance(intensity, str) else intensity), scale)
+    each = tuple(range(1, images.ndim))
+    low, high = (images.amin(each, True), images.amax(each, True)) if isinstance(intensity, str) else intensity
+    return low + drawn / drawn.amax(each, True).clamp_min(torch.finfo(drawn.dtype).tiny) * (high - low)
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ class Match:
         row: Row of the training set.
         pose: Position among `POSES` of the one in which it was found.
         window: Window of the query by which it was found (see `regions`); −1 for the whole image.
+        by_edges: Whether it was found by its edges, and compared under the contrast curve that fits, bool.
         similarity: The one that decides: `verified`, or that of the features where verification is off. Float64.
         verified: LNCC after alignment; NaN where verification is off.
         shares: Share of the structure whose LNCC reaches each of its levels, `(n, levels)`; NaN where verification is
@@ -44,6 +45,7 @@ class Match:
     row: Tensor
     pose: Tensor
     window: Tensor
+    by_edges: Tensor
     similarity: Tensor
     verified: Tensor
     shares: Tensor
@@ -75,13 +77,14 @@ class Matcher:
             nothing = torch.full_like(neighbours.similarity, float("nan"))
             whole = torch.full_like(neighbours.match, -1)
             shares = nothing[:, None].expand(-1, len(LEVELS))
-            return Match(neighbours.match, neighbours.pose, whole, neighbours.similarity, nothing, shares, neighbours)
+            row, pose, alike = neighbours.match, neighbours.pose, neighbours.similarity
+            return Match(row, pose, whole, whole >= 0, alike, nothing, shares, neighbours)
         # Whole images at a time: the candidates of one compete for the finest level of the registration.
         blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE)
         shown = tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False)
         found = [self._verify(queries.thumbnails, neighbours, block, reference, references) for block in shown]
-        row, pose, window, lncc, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Match(row, pose, window, lncc, lncc, shares, neighbours)
+        row, pose, window, by_edges, lncc, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Match(row, pose, window, by_edges, lncc, lncc, shares, neighbours)
 
     def _verify(
         self, queries: Tensor, neighbours: Neighbours, block: Tensor, reference: Reference, references: Thumbnails
@@ -94,7 +97,10 @@ class Matcher:
         alignment = self._register(generated, pairs, references)
         lncc, shares = alignment.lncc.cpu(), alignment.shares.cpu()
         best = registration.best_of_group(lncc, pairs.query)
-        lead, rows = self._siblings(pairs.row[best], neighbours.candidates[block], reference)
+        known = neighbours.candidates[block].masked_fill(
+            neighbours.candidate_by_edges[block] != pairs.by_edges[best][:, None], -1
+        )
+        lead, rows = self._siblings(pairs.row[best], known, reference)
         if len(rows):
             like = best[lead]
             siblings = replace(pairs.where(like), row=rows)
@@ -104,13 +110,13 @@ class Matcher:
             lncc, shares = torch.cat([lncc, near.lncc.cpu()]), torch.cat([shares, near.shares.cpu()])
             best = registration.best_of_group(lncc, pairs.query)
         chosen = pairs.where(best)
-        return chosen.row, chosen.pose, chosen.window, lncc[best].double(), shares[best].double()
+        return chosen.row, chosen.pose, chosen.window, chosen.by_edges, lncc[best].double(), shares[best].double()
 
     def _register(
         self, generated: Tensor, pairs: "_Pairs", references: Thumbnails, start: Tensor | None = None
     ) -> registration.Alignment:
         moving = references[pairs.row].to(self.device)
-        return registration.register(generated, moving, group=pairs.query, window=pairs.window, start=start)
+        return registration.register(generated, moving, pairs.query, pairs.window, pairs.by_edges, start)
 
     def _siblings(self, best: Tensor, candidates: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
         """Siblings of the best row of each query that are no candidates of it: which query, and which row, `(s,)`."""
@@ -128,14 +134,19 @@ class _Pairs:
     row: Tensor
     pose: Tensor
     window: Tensor
+    by_edges: Tensor
 
     @classmethod
     def of(cls, neighbours: Neighbours, block: Tensor) -> "_Pairs":
         """The candidates of the queries of a block."""
-        places = (neighbours.candidates, neighbours.candidate_poses, neighbours.candidate_windows)
-        row, pose, window = (values[block] for values in places)
-        query, slot = (row >= 0).nonzero(as_tuple=True)
-        return cls(query, row[query, slot], pose[query, slot], window[query, slot])
+        query, slot = (neighbours.candidates[block] >= 0).nonzero(as_tuple=True)
+        places = (
+            neighbours.candidates,
+            neighbours.candidate_poses,
+            neighbours.candidate_windows,
+            neighbours.candidate_by_edges,
+        )
+        return cls(query, *(values[block][query, slot] for values in places))
 
     def where(self, places: Tensor) -> "_Pairs":
         return _Pairs(*(getattr(self, field.name)[places] for field in fields(self)))

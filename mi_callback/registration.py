@@ -1,12 +1,14 @@
 """Is the generated image a warped copy of the match? Alignment, then local correlation in image space."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mi_callback import regions
-from mi_callback.affine import align_coarsely, align_finely, at_level
+from mi_callback.affine import align_coarsely, align_further, at_level
+from mi_callback.edges import edges
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import LEVELS, Agreement, local_correlation
 from mi_callback.recolouring import KNOTS, apply_curve, fit_curve, no_curve
@@ -32,10 +34,18 @@ COARSE_COUNTS = 2.5
 strangers leave there. With 3, twice as many blurred images of strangers would be as similar as sharp ones are; with 2,
 fewer blends would be told from strangers."""
 
-KEPT = 4
-"""Candidates of one image that go on to the finest level: the first, and those that agree best one level before. Of
-those that were found by a window, as many again. All of these are warped at the end: an elastic copy may agree less
-than strangers before."""
+EDGES = 2.0
+"""Scale, in pixels, of the edges that are aligned. Where a curve makes two edges of one, they do not lie where it lay."""
+
+ROUNDS = 2
+"""How often a contrast curve and the map are fitted in turn."""
+
+MIDDLE, FINEST = 1, 2
+"""Levels of the pyramid (`affine.LEVELS`) after the coarsest."""
+
+KEPT, FINALISTS = 4, 2
+"""Candidates of one image that go on after the coarsest level, and to the finest: those that agree best. Of those that
+were found by a window, or by edges, as many again."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class Alignment:
         lncc_map: Local correlation in fine detail, of the same shape; 0 outside the overlap.
         theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`,
             of volumes `(p, 3, 4)`.
-        curve: Contrast curve under which the reference was compared, `(p, KNOTS)`: see `recolouring`.
+        curve: Contrast curve under which the reference was compared, `(p, KNOTS)`; see `recolouring`. Of pairs that were
+            not aligned by their edges the one that changes nothing.
     """
 
     lncc: Tensor
@@ -74,13 +85,13 @@ def register(
     reference: Tensor,
     group: Tensor | None = None,
     window: Tensor | None = None,
+    by_edges: Tensor | None = None,
     start: Tensor | None = None,
     chunk: int | None = None,
 ) -> Alignment:
     """Align each reference to its generated image by an affine map and a small smooth warp, and compare them.
 
-    Deterministic, and of fixed cost per pair. The warp is kept where it makes the images more alike. Where a reference
-    that was not moved agrees better under another contrast curve (see `recolouring`), it is compared under that one.
+    Deterministic, and of fixed cost per pair. The warp is kept where it makes the images more alike.
 
     Args:
         generated: uint8 `(p, side, side)`, or volumes `(p, side, side, side)`, in the pose in which the reference was
@@ -91,9 +102,13 @@ def register(
             Without groups every pair is.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
+        by_edges: Which pairs are aligned by their edges instead of their grey values, and compared under the contrast
+            curve that makes them most alike, bool `(p,)`: copies in another contrast. By default none.
         start: Maps to begin with, as `Alignment.theta`. They are not searched then, and of each group only the pair
             that agrees best under them goes on.
         chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
+
+    Windows, wholes and edges compete with their like: a part agrees better than a whole.
 
     References:
         Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004 (inverse compositional alignment);
@@ -105,73 +120,117 @@ def register(
     device = generated.device
     group = torch.arange(pairs) if group is None else group.cpu()
     window = torch.full((pairs,), -1) if window is None else window.cpu()
+    by_edges = torch.zeros(pairs, dtype=torch.bool) if by_edges is None else by_edges.cpu()
     masks = regions.masks(side, dims).to(device)
 
-    def images(rows: Tensor) -> tuple[Tensor, Tensor]:
-        return _as_float(generated[rows]), _as_float(reference[rows])
+    def batches(rows: Tensor) -> Iterator[tuple[Tensor, bool, tuple[Tensor, Tensor, Tensor]]]:
+        """Rows of one kind, whether they are aligned by edges, and their images and masks."""
+        for drawn in (False, True):
+            of_kind = rows[by_edges[rows] == drawn]
+            for some in of_kind.split(chunk) if len(of_kind) else ():
+                mask = masks[window[some]]
+                some = some.to(device)
+                yield some, drawn, (_as_float(generated[some]), _as_float(reference[some]), mask)
 
-    def mask(rows: Tensor) -> Tensor:
-        return masks[window[rows.cpu()]]
-
-    theta, promise = torch.zeros(pairs, dims, dims + 1, device=device), torch.zeros(pairs, device=device)
-    curve = torch.zeros(pairs, KNOTS, device=device)
-    for rows in torch.arange(pairs, device=device).split(chunk):
-        there = align_coarsely(*images(rows), mask(rows)) if start is None else start[rows]
-        home = torch.eye(dims, dims + 1, device=device).expand_as(there) if start is None else there
-        promise[rows], theta[rows], curve[rows] = _before(*images(rows), mask(rows), there, home)
+    rivals = 3 * group + torch.where(by_edges, 2, (window >= 0).long())
+    theta, agreement = torch.zeros(pairs, dims, dims + 1, device=device), torch.zeros(pairs, device=device)
+    left = torch.arange(pairs)
+    if start is None:
+        for rows, drawn, images in batches(left):
+            theta[rows], agreement[rows] = _coarsely(*images, drawn)
+        left = _best(agreement.cpu(), rivals, left, KEPT)
+    else:
+        theta = start.clone()
+    for rows, drawn, images in batches(left):
+        if start is None:
+            theta[rows] = _further(*images, theta[rows], drawn)
+        agreement[rows] = _promise(*images, theta[rows], drawn, bend=start is None)
+    left = left[best_of_group(agreement[left].cpu(), rivals[left], FINALISTS if start is None else 1).sort().values]
     result = Alignment(
-        lncc=torch.full_like(promise, -1.0),
-        shares=promise.new_zeros(pairs, len(LEVELS)),
-        aligned=promise.new_zeros(reference.shape),
-        lncc_map=promise.new_zeros(reference.shape),
+        lncc=torch.full_like(agreement, -1.0),
+        shares=agreement.new_zeros(pairs, len(LEVELS)),
+        aligned=agreement.new_zeros(reference.shape),
+        lncc_map=agreement.new_zeros(reference.shape),
         theta=theta,
-        curve=curve,
+        curve=no_curve(agreement).repeat(pairs, 1),
     )
-    rivals = 2 * group + (window >= 0)  # a part agrees better than a whole: each competes with its like
-    finalists = _finalists(promise.cpu(), rivals) if start is None else best_of_group(promise.cpu(), rivals)
-    for rows in finalists.to(device).split(chunk):
-        fixed, moving = images(rows)
-        moving = apply_curve(moving, curve[rows])
-        theta[rows], result.lncc[rows], found, aligned = _align(fixed, moving, mask(rows), theta[rows])
+    for rows, drawn, images in batches(left):
+        theta[rows], result.curve[rows], result.lncc[rows], found, aligned = _align(*images, theta[rows], drawn)
         result.shares[rows], result.lncc_map[rows], result.aligned[rows] = found.shares(), found.map[:, 0], aligned
     return result
 
 
-def _before(
-    generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, home: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One level before the finest: how well they agree, `(p,)`, and under which map and curve.
+def _coarsely(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool) -> tuple[Tensor, Tensor]:
+    """Maps that align the images, or their edges, on the coarsest level, and how well they agree."""
+    seen = (edges(generated, EDGES), edges(reference, EDGES)) if by_edges else (generated, reference)
+    return align_coarsely(*seen, mask)
 
-    A copy in another contrast is looked for at `home`: what aligned the images knows no curves. LNCC is the mean of the
-    region that agrees most, in the mask and anywhere: a copied part agrees where it was found, a whole image beyond it.
+
+def _further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
+    """Maps after the level before the finest."""
+    if not recolour:
+        return align_further(MIDDLE, generated, reference, mask, theta)
+    theta = align_further(MIDDLE, edges(generated, EDGES), edges(reference, EDGES), mask, theta)
+    for _ in range(ROUNDS):
+        fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+        curve = _best_curve(fixed, moving, where, theta)
+        theta = align_further(MIDDLE, generated, apply_curve(reference, curve), mask, theta)
+    return theta
+
+
+def _promise(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool, bend: bool) -> Tensor:
+    """How well they agree one level before the finest, with a warp where it helps if they may bend, `(p,)`.
+
+    LNCC is the mean of the region that agrees most, in the mask and anywhere: a copied part agrees where it was found, a
+    whole image beyond it.
     """
-    fixed, moving, where = at_level(-2, generated, reference, mask)
-    there, inside = warp(moving, home)
-    curve = fit_curve(there, fixed, inside * where)
-    found = (
-        local_correlation(fixed, *warp(moving, theta)),
-        local_correlation(fixed, apply_curve(there, curve), inside),
-    )
-    plain, recoloured = ((agreement.best(where) + agreement.best()) / 2 for agreement in found)
-    better = (recoloured > plain)[:, None]
-    theta, curve = torch.where(better[:, None], home, theta), torch.where(better, curve, no_curve(curve))
-    return torch.maximum(plain, recoloured), theta, curve
+    fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+    curve = _best_curve(fixed, moving, where, theta) if recolour else None
+    found = [local_correlation(fixed, *image) for image in _moved(fixed, moving, where, theta, curve, bend)]
+    return torch.stack([(agreement.best(where) + agreement.best()) / 2 for agreement in found]).amax(dim=0)
 
 
 def _align(
-    generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor
-) -> tuple[Tensor, Tensor, Agreement, Tensor]:
-    """The finest level, with a warp where it helps: map, LNCC, agreement in fine detail, and the reference aligned."""
-    structure = _structure(generated, reference)
-    theta = align_finely(*structure, mask, theta)
-    moved, bent = warp(reference, theta), warp(reference, theta, refine(*structure, mask, theta))
+    generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool
+) -> tuple[Tensor, Tensor, Tensor, Agreement, Tensor]:
+    """The finest level, with a warp where it helps: map, curve, LNCC, agreement in fine detail, reference aligned."""
+    curve = None
+    for _ in range(2 if recolour else 1):
+        curve = _best_curve(generated, reference, mask, theta) if recolour else None
+        theta = align_further(FINEST, *_structure(generated, _under(curve, reference)), mask, theta)
+    curve = _best_curve(generated, reference, mask, theta) if recolour else None
+    moved, bent = _moved(generated, reference, mask, theta, curve)
     plain, warped = (_compare(generated, *image, FINE) for image in (moved, bent))
     fine = torch.stack([plain.best(), warped.best()])
     better = fine[1] > fine[0]
     shape = (-1, *(1 for _ in reference.shape[1:]))
     aligned, inside = (torch.where(better.view(shape), ours, theirs) for ours, theirs in zip(bent, moved, strict=True))
     coarse = _compare(generated, aligned, inside, COARSE).best()
-    return theta, _in_either(fine.amax(dim=0), coarse), warped.where(better, plain), aligned[:, 0]
+    curve = no_curve(generated).expand(len(theta), -1) if curve is None else curve
+    return theta, curve, _in_either(fine.amax(dim=0), coarse), warped.where(better, plain), aligned[:, 0]
+
+
+def _moved(
+    fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, curve: Tensor | None, bend: bool = True
+) -> list[tuple[Tensor, Tensor]]:
+    """Images under a map, and with a warp before it, and 1 where they lie inside; both under a curve.
+
+    The curve comes last: thin lines that it draws between two tissues would not survive what moves them.
+    """
+    ways = [warp(moving, theta)]
+    if bend:
+        ways.append(warp(moving, theta, refine(*_structure(fixed, _under(curve, moving)), mask, theta)))
+    return [(_under(curve, image), inside) for image, inside in ways]
+
+
+def _under(curve: Tensor | None, images: Tensor) -> Tensor:
+    return images if curve is None else apply_curve(images, curve)
+
+
+def _best_curve(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
+    """The curve of each reference, under its map, `(p, KNOTS)`."""
+    moved, inside = warp(reference, theta)
+    return fit_curve(moved, generated, inside * mask)
 
 
 def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,14 +253,15 @@ def best_of_group(value: Tensor, group: Tensor, most: int = 1) -> Tensor:
     return order[rank < most]
 
 
-def _finalists(promise: Tensor, group: Tensor) -> Tensor:
-    """Positions of `KEPT` pairs of each group, ascending: the first, and those that promise most.
+def _best(agreement: Tensor, group: Tensor, rows: Tensor, most: int) -> Tensor:
+    """Of rows those of the `most` pairs of each group that agree best, the first of the group among them, ascending.
 
     Retrieval's favourite stays that way: a coarse level may misjudge it.
     """
-    position = torch.arange(len(group))
+    group, agreement = group[rows], agreement[rows].clone()
+    position = torch.arange(len(rows))
     of_group = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")
-    return best_of_group(promise.masked_fill(of_group[group] == position, torch.inf), group, KEPT).sort().values
+    return rows[best_of_group(agreement.masked_fill(of_group[group] == position, torch.inf), group, most).sort().values]
 
 
 def _compare(generated: Tensor, aligned: Tensor, inside: Tensor, blur: float) -> Agreement:

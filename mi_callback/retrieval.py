@@ -23,6 +23,9 @@ PER_SUBJECT = 4
 REGIONAL = 4
 """Candidates that are looked up by a window, beside those of the whole image."""
 
+BY_EDGES = 4
+"""Candidates that are looked up by edges, beside these."""
+
 AGAIN, ALIKE = 3, 0.7
 """How many of the best candidates are tried in a second pose too, if they are at least that much as similar in it: the
 sides of a brain look alike to an encoder, but only in one pose is it the copy."""
@@ -40,10 +43,11 @@ class Neighbours:
         nearest: Each layer's own nearest neighbour in every look (pose of the query, and view of the training images or
             the frame of both), `(looks, n, layers)`.
         candidates: Rows to verify, `(n, candidates)`: those of the whole image, best first, and the first of them in
-            another pose, then those of its regions likewise; −1 where there are fewer.
+            another pose, then those of its regions and of its edges likewise; −1 where there are fewer.
         candidate_poses: The pose of each, same shape.
         candidate_windows: The window of the query by which each was found (see `regions`), same shape; −1 for the
             whole image.
+        candidate_by_edges: Whether each was found by edges instead of grey values, bool, same shape.
     """
 
     similarity: Tensor
@@ -54,6 +58,7 @@ class Neighbours:
     candidates: Tensor
     candidate_poses: Tensor
     candidate_windows: Tensor
+    candidate_by_edges: Tensor
 
     def consensus(self, match: Tensor) -> Tensor:
         """How many layers have `match` as their own nearest neighbour in some look, `(n,)`."""
@@ -64,7 +69,7 @@ class Neighbours:
 class Reference:
     """Training images as they are searched. Rows are those of the features it was fitted on.
 
-    Each view of them, and the images in their own frame, are references of their own: under one whitening for all,
+    Each view of them, the images in their own frame, and their edges are references of their own: under one whitening for all,
     blurred queries would be close to all that was magnified.
     """
 
@@ -74,6 +79,7 @@ class Reference:
     backend: Backend = "auto"
     regions: Regions | None = None
     framed: "Reference | None" = None
+    edges: "Reference | None" = None
     views: dict[str, "Reference"] = field(default_factory=dict)
 
     @classmethod
@@ -84,8 +90,9 @@ class Reference:
         whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}
         regions = Regions.fit(features, whitening, backend, device)
         framed = cls.fit(features.in_frame(), whitening, backend, device) if features.framed else None
+        drawn = cls.fit(features.by_edges(), whitening, backend, device) if features.edges else None
         views = {name: cls.fit(view, whitening, backend, device) for name, view in features.seen_as().items()}
-        return cls(whitenings, {}, None, backend, regions, framed, views)._over(features)
+        return cls(whitenings, {}, None, backend, regions, framed, drawn, views)._over(features)
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
@@ -93,8 +100,9 @@ class Reference:
         if self.regions is not None and features.regions:
             regions = Regions.of(features, self.regions.whitenings, self.backend)
         framed = self.framed.over(features.in_frame()) if self.framed is not None and features.framed else None
+        drawn = self.edges.over(features.by_edges()) if self.edges is not None and features.edges else None
         views = {name: self.views[name].over(view) for name, view in features.seen_as().items()}
-        return replace(self, regions=regions, framed=framed, views=views)._over(features)
+        return replace(self, regions=regions, framed=framed, edges=drawn, views=views)._over(features)
 
     def _over(self, features: Features) -> "Reference":
         indexes = {
@@ -137,13 +145,22 @@ class Reference:
         each = torch.arange(len(best))
         top = scores[each, best].argmax(dim=1)
         chosen, poses, _ = self._choose(rows, scores, turned, candidates)
-        windows = torch.full_like(chosen, -1)
+        windows, by_edges = torch.full_like(chosen, -1), torch.zeros_like(chosen, dtype=torch.bool)
         if self.regions is not None and queries.regions:
             parts, alike = self.regions.search(queries, REGIONAL * PER_SUBJECT)
             regional, pose, looks = self._choose(parts.flatten(2), alike.flatten(2), turned[: len(orbit)], REGIONAL)
             window = self.regions.window(parts, alike, regional, looks)
-            chosen, poses, windows = (
-                torch.cat(both, dim=1) for both in ((chosen, regional), (poses, pose), (windows, window))
+            chosen, poses, windows, by_edges = _beside(
+                (chosen, poses, windows, by_edges), (regional, pose, window, torch.zeros_like(regional).bool())
+            )
+        if self.edges is not None and queries.edges:
+            drawn = queries.by_edges()
+            hits = [self.edges._search_pose(drawn.pose(i), aggregation, BY_EDGES) for i in range(len(orbit))]
+            near, alike = (torch.stack([hit[part] for hit in hits], dim=1) for part in (2, 3))
+            lines, pose, _ = self._choose(near, alike, turned[: len(orbit)], BY_EDGES)
+            chosen, poses, windows, by_edges = _beside(
+                (chosen, poses, windows, by_edges),
+                (lines, pose, torch.full_like(lines, -1), torch.ones_like(lines).bool()),
             )
         return Neighbours(
             similarity=aggregated[best, each],
@@ -154,6 +171,7 @@ class Reference:
             candidates=chosen,
             candidate_poses=poses,
             candidate_windows=windows,
+            candidate_by_edges=by_edges,
         )
 
     def siblings(self, rows: Tensor, aggregation: Aggregation, most: int) -> Tensor:
@@ -265,6 +283,11 @@ class Reference:
         again, elsewhere = _in_another_pose(rows, scores, poses, chosen[:, :AGAIN], place[:, :AGAIN])
         chosen, place = torch.cat([chosen, again], dim=1), torch.cat([place, elsewhere], dim=1)
         return chosen, poses[place], place // k
+
+
+def _beside(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor]:
+    """Candidates, and what is known of them, of both."""
+    return [torch.cat(both, dim=1) for both in zip(ours, theirs, strict=True)]
 
 
 def _in_another_pose(

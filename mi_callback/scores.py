@@ -53,6 +53,7 @@ class Scores:
         contrast: Second opinion: are samples closer to training than to held-out people? None unless asked for.
         power: What the detector found of planted copies; None where it was not measured.
         window: Window of the generated image by which the match was found (see `regions`); −1 for the whole image.
+        by_edges: Whether the match was found by its edges, and compared under the contrast curve that fits.
     """
 
     similarity: Tensor
@@ -82,6 +83,7 @@ class Scores:
     contrast: Contrast | None = None
     power: Power | None = None
     window: Tensor | None = None
+    by_edges: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.similarity)

@@ -24,7 +24,7 @@ from mi_callback.types import SubjectKey
 if TYPE_CHECKING:
     from mi_callback.detector import MemorizationDetector
 
-FORMAT = 8
+FORMAT = 9
 """Also another one where the same images would give another null: novel images would be judged by an older measure."""
 
 
@@ -62,6 +62,7 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "layers": list(train.layers),
         "layers_with_regions": list(train.regions),
         "layers_in_frame": list(train.framed),
+        "layers_with_edges": list(train.edges),
         "layers_with_views": list(train.views),
         "null_kind": detector.null.kind,
         "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
@@ -113,7 +114,8 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         layers = {layer: tensors[f"{name}/{layer}"][None] for layer in header["layers"]}
         windows = {layer: tensors[f"{name}/regions/{layer}"][None] for layer in header["layers_with_regions"]}
         framed = {layer: tensors[f"{name}/framed/{layer}"][None] for layer in header["layers_in_frame"]}
-        return Features(layers, tensors[pictures], subjects, sources, windows, framed)
+        drawn = {layer: tensors[f"{name}/edges/{layer}"][None] for layer in header["layers_with_edges"]}
+        return Features(layers, tensors[pictures], subjects, sources, windows, framed, drawn)
 
     train = side("train", "thumbnails", header["subjects"], header["sources"])
     train = replace(train, views={layer: tensors[f"views/{layer}"] for layer in header["layers_with_views"]})
@@ -135,7 +137,12 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
 
 
 def _in_pose_0(name: str, images: Features) -> dict[str, Tensor]:
-    kinds = (("", images.layers), ("regions/", images.regions), ("framed/", images.framed))
+    kinds = (
+        ("", images.layers),
+        ("regions/", images.regions),
+        ("framed/", images.framed),
+        ("edges/", images.edges),
+    )
     return {
         f"{name}/{kind}{layer}": features[0].contiguous()
         for kind, pooled in kinds

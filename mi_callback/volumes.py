@@ -125,6 +125,7 @@ def score_volumes(
         contrast=None,
         power=None,  # what was measured is that of slices
         window=None,
+        by_edges=None,
     )
     return scores, slices
 

@@ -1,6 +1,6 @@
 """Edges of an image, all about equally strong: what two contrasts of one anatomy have in common.
 
-Under another contrast curve what was dark may be bright and what was grey may be dark, but tissues end where they ended.
+Under another contrast curve what was dark may be bright, and what was grey dark, but tissues end where they ended.
 """
 
 import torch

@@ -127,8 +127,8 @@ def digest(thumbnail: Tensor) -> bytes:
 
 
 def concatenate(one: Features, other: Features) -> Features:
-    """The images of both, with the regions, frames and edges that both have; of nobody, for ids of different sources may
-    coincide.
+    """The images of both, with the regions, frames and edges that both have; of nobody, for ids of different sources
+    may coincide.
     """
     layers, *more = (
         {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}

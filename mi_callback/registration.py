@@ -11,7 +11,7 @@ from mi_callback.affine import align_coarsely, align_further, at_level
 from mi_callback.edges import edges
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import LEVELS, Agreement, local_correlation
-from mi_callback.recolouring import KNOTS, apply_curve, fit_curve, no_curve
+from mi_callback.recolouring import apply_curve, fit_curve, no_curve
 from mi_callback.smoothing import gaussian, local_contrast
 from mi_callback.warping import warp
 
@@ -35,7 +35,7 @@ strangers leave there. With 3, twice as many blurred images of strangers would b
 fewer blends would be told from strangers."""
 
 EDGES = 2.0
-"""Scale, in pixels, of the edges that are aligned. Where a curve makes two edges of one, they do not lie where it lay."""
+"""Scale, in pixels, of the edges that are aligned: where a curve makes two edges of one, finer ones lie elsewhere."""
 
 ROUNDS = 2
 """How often a contrast curve and the map are fitted in turn."""
@@ -43,9 +43,9 @@ ROUNDS = 2
 MIDDLE, FINEST = 1, 2
 """Levels of the pyramid (`affine.LEVELS`) after the coarsest."""
 
-KEPT, FINALISTS = 4, 2
-"""Candidates of one image that go on after the coarsest level, and to the finest: those that agree best. Of those that
-were found by a window, or by edges, as many again."""
+KEPT, FINALISTS = (4, 4, 3), (2, 1, 1)
+"""Candidates of one image that go on after the coarsest level, and to the finest, those that agree best: of those found
+as a whole, by a window, and by edges. They compete with their like, for a part agrees better than a whole."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Alignment:
         lncc_map: Local correlation in fine detail, of the same shape; 0 outside the overlap.
         theta: Affine part of the map from generated to reference coordinates (as `affine_grid` takes it), `(p, 2, 3)`,
             of volumes `(p, 3, 4)`.
-        curve: Contrast curve under which the reference was compared, `(p, KNOTS)`; see `recolouring`. Of pairs that were
-            not aligned by their edges the one that changes nothing.
+        curve: Contrast curve under which the reference was compared, `(p, KNOTS)`; see `recolouring`. Of pairs that
+            were not aligned by their edges the one that changes nothing.
     """
 
     lncc: Tensor
@@ -97,9 +97,9 @@ def register(
         generated: uint8 `(p, side, side)`, or volumes `(p, side, side, side)`, in the pose in which the reference was
             found.
         reference: uint8, of the same shape.
-        group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and the best
-            after the coarser levels, `KEPT` in all, reach the finest one and are warped; the others get `lncc` −1.
-            Without groups every pair is.
+        group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and those that
+            agree best on the coarsest level go on, `KEPT` of a kind, and of these the best reach the finest one,
+            `FINALISTS`; the others get `lncc` −1. Without groups every pair does.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
         by_edges: Which pairs are aligned by their edges instead of their grey values, and compared under the contrast
@@ -107,8 +107,6 @@ def register(
         start: Maps to begin with, as `Alignment.theta`. They are not searched then, and of each group only the pair
             that agrees best under them goes on.
         chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
-
-    Windows, wholes and edges compete with their like: a part agrees better than a whole.
 
     References:
         Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004 (inverse compositional alignment);
@@ -132,20 +130,22 @@ def register(
                 some = some.to(device)
                 yield some, drawn, (_as_float(generated[some]), _as_float(reference[some]), mask)
 
-    rivals = 3 * group + torch.where(by_edges, 2, (window >= 0).long())
+    kind = torch.where(by_edges, 2, (window >= 0).long())
+    rivals = 3 * group + kind
     theta, agreement = torch.zeros(pairs, dims, dims + 1, device=device), torch.zeros(pairs, device=device)
     left = torch.arange(pairs)
     if start is None:
         for rows, drawn, images in batches(left):
             theta[rows], agreement[rows] = _coarsely(*images, drawn)
-        left = _best(agreement.cpu(), rivals, left, KEPT)
+        left = _best(agreement.cpu(), rivals, torch.tensor(KEPT)[kind])
     else:
         theta = start.clone()
     for rows, drawn, images in batches(left):
         if start is None:
             theta[rows] = _further(*images, theta[rows], drawn)
         agreement[rows] = _promise(*images, theta[rows], drawn, bend=start is None)
-    left = left[best_of_group(agreement[left].cpu(), rivals[left], FINALISTS if start is None else 1).sort().values]
+    most = torch.tensor(FINALISTS)[kind[left]] if start is None else torch.ones_like(left)
+    left = left[best_of_group(agreement[left].cpu(), rivals[left], most).sort().values]
     result = Alignment(
         lncc=torch.full_like(agreement, -1.0),
         shares=agreement.new_zeros(pairs, len(LEVELS)),
@@ -181,8 +181,8 @@ def _further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, 
 def _promise(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool, bend: bool) -> Tensor:
     """How well they agree one level before the finest, with a warp where it helps if they may bend, `(p,)`.
 
-    LNCC is the mean of the region that agrees most, in the mask and anywhere: a copied part agrees where it was found, a
-    whole image beyond it.
+    LNCC is the mean of the region that agrees most, in the mask and anywhere: a copied part agrees where it was found,
+    a whole image beyond it.
     """
     fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
     curve = _best_curve(fixed, moving, where, theta) if recolour else None
@@ -194,10 +194,8 @@ def _align(
     generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool
 ) -> tuple[Tensor, Tensor, Tensor, Agreement, Tensor]:
     """The finest level, with a warp where it helps: map, curve, LNCC, agreement in fine detail, reference aligned."""
-    curve = None
-    for _ in range(2 if recolour else 1):
-        curve = _best_curve(generated, reference, mask, theta) if recolour else None
-        theta = align_further(FINEST, *_structure(generated, _under(curve, reference)), mask, theta)
+    curve = _best_curve(generated, reference, mask, theta) if recolour else None
+    theta = align_further(FINEST, *_structure(generated, _under(curve, reference)), mask, theta)
     curve = _best_curve(generated, reference, mask, theta) if recolour else None
     moved, bent = _moved(generated, reference, mask, theta, curve)
     plain, warped = (_compare(generated, *image, FINE) for image in (moved, bent))
@@ -244,24 +242,28 @@ def _as_float(images: Tensor) -> Tensor:
     return images.float()[:, None] / 255
 
 
-def best_of_group(value: Tensor, group: Tensor, most: int = 1) -> Tensor:
-    """Positions of `most` pairs of each group, those with the largest value, by group and descending."""
+def best_of_group(value: Tensor, group: Tensor, most: Tensor | int = 1) -> Tensor:
+    """Positions of `most` pairs of each group, those with the largest value, by group and descending.
+
+    Args:
+        value, group: Of p pairs, `(p,)`.
+        most: The same for all, or of the group of each pair, `(p,)`.
+    """
     by_value = value.argsort(descending=True, stable=True)
     order = by_value[group[by_value].argsort(stable=True)]
     _, sizes = group[order].unique_consecutive(return_counts=True)
     rank = torch.cat([torch.arange(int(size)) for size in sizes])
-    return order[rank < most]
+    return order[rank < (most if isinstance(most, int) else most[order])]
 
 
-def _best(agreement: Tensor, group: Tensor, rows: Tensor, most: int) -> Tensor:
-    """Of rows those of the `most` pairs of each group that agree best, the first of the group among them, ascending.
+def _best(agreement: Tensor, group: Tensor, most: Tensor) -> Tensor:
+    """Positions of the pairs of each group that agree best, the first of it among them, ascending.
 
-    Retrieval's favourite stays that way: a coarse level may misjudge it.
+    Retrieval's favourite stays that way: the coarsest level may misjudge it.
     """
-    group, agreement = group[rows], agreement[rows].clone()
-    position = torch.arange(len(rows))
+    position = torch.arange(len(group))
     of_group = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")
-    return rows[best_of_group(agreement.masked_fill(of_group[group] == position, torch.inf), group, most).sort().values]
+    return best_of_group(agreement.masked_fill(of_group[group] == position, torch.inf), group, most).sort().values
 
 
 def _compare(generated: Tensor, aligned: Tensor, inside: Tensor, blur: float) -> Agreement:

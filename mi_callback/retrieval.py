@@ -23,7 +23,7 @@ PER_SUBJECT = 4
 REGIONAL = 4
 """Candidates that are looked up by a window, beside those of the whole image."""
 
-BY_EDGES = 4
+BY_EDGES = 6
 """Candidates that are looked up by edges, beside these."""
 
 AGAIN, ALIKE = 3, 0.7
@@ -69,8 +69,8 @@ class Neighbours:
 class Reference:
     """Training images as they are searched. Rows are those of the features it was fitted on.
 
-    Each view of them, the images in their own frame, and their edges are references of their own: under one whitening for all,
-    blurred queries would be close to all that was magnified.
+    Each view of them, the images in their own frame, and their edges are references of their own: under one whitening
+    for all, blurred queries would be close to all that was magnified.
     """
 
     whitenings: dict[str, Whitening]

@@ -25,7 +25,7 @@ from mi_callback.copied import copied_fraction, usual_shares
 from mi_callback.features import Features
 from mi_callback.images import SliceFolder, split_by_subject
 from mi_callback.loggers import markdown_table
-from mi_callback.perturbations import PASTES, PERTURBATIONS, remap
+from mi_callback.perturbations import PASTES, PERTURBATIONS, affine, remap, t2_like
 from mi_callback.preprocessing import check_images, normalise_intensity
 from mi_callback.retrieval import Reference
 
@@ -33,8 +33,11 @@ SIDE, COPIES = 96, 100
 HERE = Path(__file__).parent
 KEPT = Path("outputs/detection")
 METHODS = ("paper", "features", "poses", "registered")
-CHANGES = PERTURBATIONS | {"remapped": remap}
-"""`remapped` is another random contrast curve for each copy: no view shows the training images under these."""
+CHANGES = PERTURBATIONS | {
+    "remapped": remap,
+    **{f"t2_like_rotation_{angle}": lambda x, g, angle=angle: t2_like(affine(x, rotation=angle)) for angle in (5, 15)},
+}
+"""`remapped` is another random contrast curve for each copy; the others are in another contrast and turned."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,14 @@ FIRST = (
     Case("Lumbar spine (spider_lumbar); anatomy unknown to the encoder", "spider_lumbar/slices", 0.0, (0.33, 0.33), 20),
     Case("Hippocampus (msd_hippocampus), coronal", "msd_hippocampus/volumes", 0.5, (0.2, 0.4), 8, axis=1),
 )
-CASES = (*FIRST, *(replace(case, title=f"{case.title}: other people, other copies", seed=1) for case in FIRST[1:3]))
+CASES = (
+    *FIRST,
+    *(
+        replace(case, title=f"{case.title}: other people, other copies", seed=seed)
+        for seed in (1, 2)
+        for case in FIRST[1:3]
+    ),
+)
 
 
 def main() -> None:
@@ -165,7 +175,7 @@ class Methods:
         self.ours = MemorizationDetector(encoder)
         self.train = features = self.encode(train.images, train.subjects, views=True)
         self.reference = self.ours.fit_reference(features)
-        self.alone = replace(self.reference, regions=None, framed=None, views={})
+        self.alone = replace(self.reference, regions=None, framed=None, edges=None, views={})
         # Without its null, which is undefined for fewer training images than features: thresholds are made here.
         self.paper = Reference.fit(features.in_pose(0).as_they_are(), "zca")
         self.matched = self.shares = torch.empty(0)

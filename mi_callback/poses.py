@@ -44,10 +44,12 @@ class View:
         change: Of images `(n, c, h, w)`, or volumes.
         pose: What takes a query that resembles the changed image on to where it resembles the image itself, but for
             what registration finds.
+        recoloured: Whether it shows another contrast, so that grey values cannot align what resembles it.
     """
 
     change: Callable[[Tensor], Tensor]
     pose: str = "identity"
+    recoloured: bool = False
 
 
 SOFTENED = 1 / 64
@@ -58,6 +60,7 @@ VIEWS: dict[str, View] = {
     "turned_right": View(lambda x: _resampled(x, rotation=25.0)),
     "magnified": View(lambda x: _resampled(x, scale_x=1.4, scale_y=1.4)),
     "quarter_turn": View(POSES["rotation_90"], "rotation_270"),
+    "other_contrast": View(lambda x: _as_other_contrast(x), recoloured=True),
     "softened": View(lambda x: gaussian(x, SOFTENED * max(x.shape[-2:]))),
 }
 """Name → view of the training images beside the one as they are."""
@@ -118,6 +121,14 @@ def _resampled(images: Tensor, **change: float) -> Tensor:
     lit = images - darkest
     planes = affine(lit.flatten(1, -3), **change)  # of volumes, every slice alike
     return planes.view_as(images) + darkest
+
+
+def _as_other_contrast(images: Tensor) -> Tensor:
+    """What is dark becomes bright and what is bright dark, but black stays black: T1 as T2 would show it."""
+    darkest = _extreme(images, "amin")
+    contrast = (_extreme(images, "amax") - darkest).clamp_min(torch.finfo(images.dtype).tiny)
+    grey = (images - darkest) / contrast
+    return torch.minimum(4 * grey, 1.25 - grey) * contrast + darkest
 
 
 def _extreme(images: Tensor, which: Literal["amin", "amax"]) -> Tensor:

@@ -7,41 +7,15 @@ import torch
 from torch import Tensor
 
 from mi_callback import regions
-from mi_callback.affine import align_coarsely, align_further, at_level
-from mi_callback.edges import edges
-from mi_callback.free_form import refine
-from mi_callback.local_correlation import LEVELS, Agreement, local_correlation
-from mi_callback.recolouring import apply_curve, fit_curve, no_curve
-from mi_callback.smoothing import gaussian, local_contrast
-from mi_callback.warping import warp
+from mi_callback.local_correlation import LEVELS
+from mi_callback.pyramid import coarsely, finely, further, promise
+from mi_callback.recolouring import no_curve
 
 SIZE = 96
 """Side, in pixels, at which images are compared."""
 
 VOLUME_SIZE = 48
 """The same of volumes."""
-
-STRUCTURE = (1 / 12, 0.05)
-"""Scale, as a share of the side, and smallest deviation of the local contrast that is aligned."""
-
-FINE, COARSE = 0.5, 1.4
-"""Standard deviation, in pixels, of the blur before the two comparisons. Noise takes LNCC down, unless it is blurred
-away; of a copy at half the resolution only what is left after more blur agrees. Of two blended images it is fine detail
-that tells whose they are."""
-
-COARSE_COUNTS = 2.5
-"""What the variance that stays unexplained after more blur counts, relative to that after less: so much less of it do
-strangers leave there. With 3, twice as many blurred images of strangers would be as similar as sharp ones are; with 2,
-fewer blends would be told from strangers."""
-
-EDGES = 2.0
-"""Scale, in pixels, of the edges that are aligned: where a curve makes two edges of one, finer ones lie elsewhere."""
-
-ROUNDS = 2
-"""How often a contrast curve and the map are fitted in turn."""
-
-MIDDLE, FINEST = 1, 2
-"""Levels of the pyramid (`affine.LEVELS`) after the coarsest."""
 
 KEPT, FINALISTS = (4, 4, 3), (2, 1, 1)
 """Candidates of one image that go on after the coarsest level, and to the finest, those that agree best: of those found
@@ -54,7 +28,7 @@ class Alignment:
 
     Attributes:
         lncc: Local correlation in the region of the generated image where it is largest, in fine or in coarse detail
-            (see `_in_either`), shape `(p,)`; larger is closer, 1 is a copy. Invariant to local gain and offset, and to
+            (see `pyramid`), shape `(p,)`; larger is closer, 1 is a copy. Invariant to local gain and offset, and to
             inverted contrast.
         shares: Share of the structure in the generated image whose LNCC reaches each of the `LEVELS` of
             `local_correlation` in fine detail, `(p, levels)`; see `copied`.
@@ -120,32 +94,34 @@ def register(
     window = torch.full((pairs,), -1) if window is None else window.cpu()
     by_edges = torch.zeros(pairs, dtype=torch.bool) if by_edges is None else by_edges.cpu()
     masks = regions.masks(side, dims).to(device)
+    everyone = torch.arange(pairs)
+    kind = torch.where(by_edges, 2, (window >= 0).long())
+    rivals = len(KEPT) * group + kind
 
     def batches(rows: Tensor) -> Iterator[tuple[Tensor, bool, tuple[Tensor, Tensor, Tensor]]]:
-        """Rows of one kind, whether they are aligned by edges, and their images and masks."""
+        """Rows that are aligned alike, whether that is by edges, and their images and masks."""
         for drawn in (False, True):
-            of_kind = rows[by_edges[rows] == drawn]
-            for some in of_kind.split(chunk) if len(of_kind) else ():
+            alike = rows[by_edges[rows] == drawn]
+            for some in alike.split(chunk) if len(alike) else ():
                 mask = masks[window[some]]
                 some = some.to(device)
                 yield some, drawn, (_as_float(generated[some]), _as_float(reference[some]), mask)
 
-    kind = torch.where(by_edges, 2, (window >= 0).long())
-    rivals = 3 * group + kind
-    theta, agreement = torch.zeros(pairs, dims, dims + 1, device=device), torch.zeros(pairs, device=device)
-    left = torch.arange(pairs)
+    theta = torch.zeros(pairs, dims, dims + 1, device=device) if start is None else start.clone()
+    agreement = torch.zeros(pairs, device=device)
     if start is None:
-        for rows, drawn, images in batches(left):
-            theta[rows], agreement[rows] = _coarsely(*images, drawn)
-        left = _best(agreement.cpu(), rivals, torch.tensor(KEPT)[kind])
+        for rows, drawn, images in batches(everyone):
+            theta[rows], agreement[rows] = coarsely(*images, drawn)
+        kept = _best(agreement.cpu(), rivals, torch.tensor(KEPT)[kind])
+        for rows, drawn, images in batches(kept):
+            theta[rows] = further(*images, theta[rows], drawn)
+            agreement[rows] = promise(*images, theta[rows], drawn)
+        most = torch.tensor(FINALISTS)[kind[kept]]
+        finalists = kept[best_of_group(agreement[kept].cpu(), rivals[kept], most)]
     else:
-        theta = start.clone()
-    for rows, drawn, images in batches(left):
-        if start is None:
-            theta[rows] = _further(*images, theta[rows], drawn)
-        agreement[rows] = _promise(*images, theta[rows], drawn, bend=start is None)
-    most = torch.tensor(FINALISTS)[kind[left]] if start is None else torch.ones_like(left)
-    left = left[best_of_group(agreement[left].cpu(), rivals[left], most).sort().values]
+        for rows, drawn, images in batches(everyone):
+            agreement[rows] = promise(*images, theta[rows], drawn, bend=False)
+        finalists = best_of_group(agreement.cpu(), rivals)
     result = Alignment(
         lncc=torch.full_like(agreement, -1.0),
         shares=agreement.new_zeros(pairs, len(LEVELS)),
@@ -154,88 +130,10 @@ def register(
         theta=theta,
         curve=no_curve(agreement).repeat(pairs, 1),
     )
-    for rows, drawn, images in batches(left):
-        theta[rows], result.curve[rows], result.lncc[rows], found, aligned = _align(*images, theta[rows], drawn)
+    for rows, drawn, images in batches(finalists.sort().values):
+        theta[rows], result.curve[rows], result.lncc[rows], found, aligned = finely(*images, theta[rows], drawn)
         result.shares[rows], result.lncc_map[rows], result.aligned[rows] = found.shares(), found.map[:, 0], aligned
     return result
-
-
-def _coarsely(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool) -> tuple[Tensor, Tensor]:
-    """Maps that align the images, or their edges, on the coarsest level, and how well they agree."""
-    seen = (edges(generated, EDGES), edges(reference, EDGES)) if by_edges else (generated, reference)
-    return align_coarsely(*seen, mask)
-
-
-def _further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
-    """Maps after the level before the finest."""
-    if not recolour:
-        return align_further(MIDDLE, generated, reference, mask, theta)
-    theta = align_further(MIDDLE, edges(generated, EDGES), edges(reference, EDGES), mask, theta)
-    for _ in range(ROUNDS):
-        fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
-        curve = _best_curve(fixed, moving, where, theta)
-        theta = align_further(MIDDLE, generated, apply_curve(reference, curve), mask, theta)
-    return theta
-
-
-def _promise(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool, bend: bool) -> Tensor:
-    """How well they agree one level before the finest, with a warp where it helps if they may bend, `(p,)`.
-
-    LNCC is the mean of the region that agrees most, in the mask and anywhere: a copied part agrees where it was found,
-    a whole image beyond it.
-    """
-    fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
-    curve = _best_curve(fixed, moving, where, theta) if recolour else None
-    found = [local_correlation(fixed, *image) for image in _moved(fixed, moving, where, theta, curve, bend)]
-    return torch.stack([(agreement.best(where) + agreement.best()) / 2 for agreement in found]).amax(dim=0)
-
-
-def _align(
-    generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool
-) -> tuple[Tensor, Tensor, Tensor, Agreement, Tensor]:
-    """The finest level, with a warp where it helps: map, curve, LNCC, agreement in fine detail, reference aligned."""
-    curve = _best_curve(generated, reference, mask, theta) if recolour else None
-    theta = align_further(FINEST, *_structure(generated, _under(curve, reference)), mask, theta)
-    curve = _best_curve(generated, reference, mask, theta) if recolour else None
-    moved, bent = _moved(generated, reference, mask, theta, curve)
-    plain, warped = (_compare(generated, *image, FINE) for image in (moved, bent))
-    fine = torch.stack([plain.best(), warped.best()])
-    better = fine[1] > fine[0]
-    shape = (-1, *(1 for _ in reference.shape[1:]))
-    aligned, inside = (torch.where(better.view(shape), ours, theirs) for ours, theirs in zip(bent, moved, strict=True))
-    coarse = _compare(generated, aligned, inside, COARSE).best()
-    curve = no_curve(generated).expand(len(theta), -1) if curve is None else curve
-    return theta, curve, _in_either(fine.amax(dim=0), coarse), warped.where(better, plain), aligned[:, 0]
-
-
-def _moved(
-    fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, curve: Tensor | None, bend: bool = True
-) -> list[tuple[Tensor, Tensor]]:
-    """Images under a map, and with a warp before it, and 1 where they lie inside; both under a curve.
-
-    The curve comes last: thin lines that it draws between two tissues would not survive what moves them.
-    """
-    ways = [warp(moving, theta)]
-    if bend:
-        ways.append(warp(moving, theta, refine(*_structure(fixed, _under(curve, moving)), mask, theta)))
-    return [(_under(curve, image), inside) for image, inside in ways]
-
-
-def _under(curve: Tensor | None, images: Tensor) -> Tensor:
-    return images if curve is None else apply_curve(images, curve)
-
-
-def _best_curve(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
-    """The curve of each reference, under its map, `(p, KNOTS)`."""
-    moved, inside = warp(reference, theta)
-    return fit_curve(moved, generated, inside * mask)
-
-
-def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """What the finer steps align: a bias field would pull the images apart. Coarse ones need the whole brightness."""
-    scale, floor = STRUCTURE
-    scale *= generated.shape[-1]
-    return local_contrast(generated, scale, floor), local_contrast(reference, scale, floor)
 
 
 def _as_float(images: Tensor) -> Tensor:
@@ -264,17 +162,3 @@ def _best(agreement: Tensor, group: Tensor, most: Tensor) -> Tensor:
     position = torch.arange(len(group))
     of_group = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, position, "amin")
     return best_of_group(agreement.masked_fill(of_group[group] == position, torch.inf), group, most).sort().values
-
-
-def _compare(generated: Tensor, aligned: Tensor, inside: Tensor, blur: float) -> Agreement:
-    dims = generated.ndim - 2
-    return local_correlation(gaussian(generated, blur, dims), gaussian(aligned, blur, dims), inside)
-
-
-def _in_either(fine: Tensor, coarse: Tensor) -> Tensor:
-    """LNCC `(p,)` after less blur, or after more where less stays unexplained there, as much as that counts.
-
-    A copy that lost its fine detail, and one that shares it with another image, are both copies.
-    """
-    unexplained = torch.minimum(1 - fine.square(), COARSE_COUNTS * (1 - coarse.square()))
-    return (1 - unexplained).clamp_min(0).sqrt()

@@ -24,11 +24,15 @@ REGIONAL = 4
 """Candidates that are looked up by a window, beside those of the whole image."""
 
 BY_EDGES = 6
-"""Candidates that are looked up by edges, beside these."""
+"""Candidates that are looked up by edges, or in a view of another contrast, beside these."""
 
 AGAIN, ALIKE = 3, 0.7
 """How many of the best candidates are tried in a second pose too, if they are at least that much as similar in it: the
 sides of a brain look alike to an encoder, but only in one pose is it the copy."""
+
+
+Look = tuple[str, "Reference", Features]
+"""Training images as they are looked at, queries as they are, and the pose that a query then has to take on."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Neighbours:
         candidate_poses: The pose of each, same shape.
         candidate_windows: The window of the query by which each was found (see `regions`), same shape; −1 for the
             whole image.
-        candidate_by_edges: Whether each was found by edges instead of grey values, bool, same shape.
+        candidate_by_edges: Whether each was found by edges, or in another contrast, bool, same shape.
     """
 
     similarity: Tensor
@@ -128,40 +132,28 @@ class Reference:
             raise StateError(f"needed features of the layers {self.layers}; {list(queries.layers)} came.")
         orbit = looked_up(len(next(iter(queries.layers.values()))), queries.dims)
         known = views_of(queries.dims)
-        references = [("identity", self, queries)]
-        references += [(known[name].pose, view, queries) for name, view in self.views.items()]
+        views = [(known[name], reference) for name, reference in self.views.items()]
+        looks: list[Look] = [("identity", self, queries)]
+        looks += [(view.pose, reference, queries) for view, reference in views if not view.recoloured]
         if self.framed is not None and queries.framed:
-            references.append(("identity", self.framed, queries.in_frame()))
-        found = [
-            reference._search_pose(seen.pose(position), aggregation, candidates)
-            for _, reference, seen in references
-            for position in range(len(orbit))
-        ]
-        turned = torch.tensor([list(POSES).index(then(pose, after)) for after, *_ in references for pose in orbit])
-        nearest, own = (torch.stack([f[part] for f in found]) for part in (0, 1))  # (looks, n, layers)
-        rows, scores = (torch.stack([f[part] for f in found], dim=1) for part in (2, 3))  # (n, looks, k)
+            looks.append(("identity", self.framed, queries.in_frame()))
+        nearest, own, rows, scores, turned = self._look(looks, orbit, aggregation, candidates)
         aggregated = aggregate(nearest, aggregation, self.layers)
         best = aggregated.argmax(dim=0)
         each = torch.arange(len(best))
         top = scores[each, best].argmax(dim=1)
         chosen, poses, _ = self._choose(rows, scores, turned, candidates)
-        windows, by_edges = torch.full_like(chosen, -1), torch.zeros_like(chosen, dtype=torch.bool)
+        kinds: list[tuple[Tensor, ...]] = [
+            (chosen, poses, torch.full_like(chosen, -1), torch.zeros_like(chosen, dtype=torch.bool))
+        ]
         if self.regions is not None and queries.regions:
-            parts, alike = self.regions.search(queries, REGIONAL * PER_SUBJECT)
-            regional, pose, looks = self._choose(parts.flatten(2), alike.flatten(2), turned[: len(orbit)], REGIONAL)
-            window = self.regions.window(parts, alike, regional, looks)
-            chosen, poses, windows, by_edges = _beside(
-                (chosen, poses, windows, by_edges), (regional, pose, window, torch.zeros_like(regional).bool())
-            )
+            kinds.append(self._by_window(self.regions, queries, turned[: len(orbit)]))
+        looks = [(view.pose, reference, queries) for view, reference in views if view.recoloured]
         if self.edges is not None and queries.edges:
-            drawn = queries.by_edges()
-            hits = [self.edges._search_pose(drawn.pose(i), aggregation, BY_EDGES) for i in range(len(orbit))]
-            near, alike = (torch.stack([hit[part] for hit in hits], dim=1) for part in (2, 3))
-            lines, pose, _ = self._choose(near, alike, turned[: len(orbit)], BY_EDGES)
-            chosen, poses, windows, by_edges = _beside(
-                (chosen, poses, windows, by_edges),
-                (lines, pose, torch.full_like(lines, -1), torch.ones_like(lines).bool()),
-            )
+            looks.append(("identity", self.edges, queries.by_edges()))
+        if looks:
+            kinds.append(self._by_edges(looks, orbit, aggregation))
+        chosen, poses, windows, by_edges = (torch.cat(parts, dim=1) for parts in zip(*kinds, strict=True))
         return Neighbours(
             similarity=aggregated[best, each],
             layer_similarity=nearest[best, each],
@@ -173,6 +165,38 @@ class Reference:
             candidate_windows=windows,
             candidate_by_edges=by_edges,
         )
+
+    def _by_window(self, regions: Regions, queries: Features, poses: Tensor) -> tuple[Tensor, ...]:
+        """Candidates by windows of the queries, in these poses: rows, poses, windows, and that no edges found them."""
+        parts, alike = regions.search(queries, REGIONAL * PER_SUBJECT)
+        rows, pose, look = self._choose(parts.flatten(2), alike.flatten(2), poses, REGIONAL)
+        return rows, pose, regions.window(parts, alike, rows, look), torch.zeros_like(rows, dtype=torch.bool)
+
+    def _by_edges(self, looks: Sequence[Look], orbit: Sequence[str], aggregation: Aggregation) -> tuple[Tensor, ...]:
+        """The same in looks that know no contrast: the whole window, and that these found them."""
+        _, _, near, alike, turned = self._look(looks, orbit, aggregation, BY_EDGES)
+        rows, pose, _ = self._choose(near, alike, turned, BY_EDGES)
+        return rows, pose, torch.full_like(rows, -1), torch.ones_like(rows, dtype=torch.bool)
+
+    @staticmethod
+    def _look(
+        looks: Sequence[Look], orbit: Sequence[str], aggregation: Aggregation, candidates: int
+    ) -> tuple[Tensor, ...]:
+        """What `_search_pose` finds in every look and pose, and the pose in which a query then resembles an image.
+
+        Returns:
+            Cosines and rows of nearest neighbours `(looks, n, layers)`, rows and scores of hits `(n, looks, k)`, and
+            positions among `POSES`, `(looks,)`.
+        """
+        found = [
+            reference._search_pose(seen.pose(position), aggregation, candidates)
+            for _, reference, seen in looks
+            for position in range(len(orbit))
+        ]
+        turned = torch.tensor([list(POSES).index(then(pose, after)) for after, *_ in looks for pose in orbit])
+        nearest, own = (torch.stack([f[part] for f in found]) for part in (0, 1))
+        rows, scores = (torch.stack([f[part] for f in found], dim=1) for part in (2, 3))
+        return nearest, own, rows, scores, turned
 
     def siblings(self, rows: Tensor, aggregation: Aggregation, most: int) -> Tensor:
         """Other images of the subjects of n rows, those first that look most alike, `(n, most)`; −1 for none."""
@@ -283,11 +307,6 @@ class Reference:
         again, elsewhere = _in_another_pose(rows, scores, poses, chosen[:, :AGAIN], place[:, :AGAIN])
         chosen, place = torch.cat([chosen, again], dim=1), torch.cat([place, elsewhere], dim=1)
         return chosen, poses[place], place // k
-
-
-def _beside(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor]:
-    """Candidates, and what is known of them, of both."""
-    return [torch.cat(both, dim=1) for both in zip(ours, theirs, strict=True)]
 
 
 def _in_another_pose(

@@ -21,9 +21,10 @@ from mi_callback.affine import (
     _search,
     _shifted,
     align_coarsely,
-    align_finely,
+    align_further,
     at_level,
 )
+from mi_callback.pyramid import FINEST, MIDDLE
 from mi_callback.registration import SIZE, VOLUME_SIZE
 from mi_callback.warping import standardise, warp
 
@@ -32,8 +33,9 @@ STEP, REACH = SHIFTS[2]
 
 def aligned(generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The map after the coarser levels, and the magnitude of the correlation under it on the last of these."""
-    theta = align_coarsely(generated, reference, mask)
-    fixed, moving, where = at_level(-2, generated, reference, mask)
+    theta, _ = align_coarsely(generated, reference, mask)
+    theta = align_further(MIDDLE, generated, reference, mask, theta)
+    fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
     warped, inside = warp(moving, theta)
     inside = inside * where
     return theta, _correlation(standardise(fixed, inside), standardise(warped, inside), inside, where).abs()
@@ -229,6 +231,19 @@ def test_volumes_are_turned_about_every_axis_both_ways():
     assert found == {(zoom, *turn) for zoom, turn in itertools.product(ZOOMS, turns)}
 
 
+def test_the_correlation_that_comes_with_a_map_is_that_on_the_coarsest_level():
+    reference, masks = oval(4), regions.masks(SIZE)[[0, 4, -1, 7]]
+    generated = moved(reference, to_reference(10, 0.9, 0.1)).roll(1, 0)
+    generated[0] = 1 - generated[0]
+    theta, correlation = align_coarsely(generated, reference, masks)
+    fixed, moving, where = at_level(0, generated, reference, masks)
+    warped, inside = warp(moving, theta)
+    for i in range(4):
+        there = (inside * where)[i, 0] > 0
+        expected = np.corrcoef(fixed[i, 0][there].numpy(), warped[i, 0][there].numpy())[0, 1]
+        assert float(correlation[i]) == pytest.approx(abs(expected), abs=0.02)
+
+
 # Promise
 
 
@@ -244,7 +259,9 @@ def test_a_map_of_volumes_is_found_wherever_it_lies_within_reach(inverted):
     coarse = dict(zip(names, voxels(found, theta).tolist(), strict=True))
     assert max(coarse.values()) < 0.7, coarse
     assert correlation.min() > 0.98
-    fine = dict(zip(names, voxels(align_finely(generated, reference, whole, found), theta).tolist(), strict=True))
+    fine = dict(
+        zip(names, voxels(align_further(FINEST, generated, reference, whole, found), theta).tolist(), strict=True)
+    )
     assert max(fine.values()) < 0.5, fine
 
 
@@ -276,7 +293,7 @@ def test_inverted_contrast_is_aligned_as_well(name):
     assert pixels(inverted, theta).max() < 0.5
     assert torch.allclose(plain, inverted, atol=1e-3)
     assert torch.allclose(plain_correlation, correlation, atol=1e-3)
-    fine, other = (align_finely(images, reference, whole, inverted) for images in (generated, 1 - generated))
+    fine, other = (align_further(FINEST, images, reference, whole, inverted) for images in (generated, 1 - generated))
     assert torch.allclose(fine, other, atol=1e-3)
 
 
@@ -305,7 +322,7 @@ def test_a_window_is_aligned_whatever_is_outside(outside, generator):
     assert pixels(found, theta).max() < 1.2
     assert pixels(found, expected).max() < 0.5
     # The finest step sees a little of it: contrast is local to about 8 pixels.
-    assert pixels(align_finely(mixed, reference, masks, found), theta).max() < 2
+    assert pixels(align_further(FINEST, mixed, reference, masks, found), theta).max() < 2
 
 
 def test_without_a_mask_what_is_outside_decides():
@@ -336,7 +353,7 @@ def test_flat_volumes_give_finite_maps_and_no_correlation(part):
     mask = regions.masks(VOLUME_SIZE, 3)[[part] * 3]
     theta, correlation = aligned(generated, reference, mask)
     assert theta.isfinite().all()
-    assert align_finely(generated, reference, mask, theta).isfinite().all()
+    assert align_further(FINEST, generated, reference, mask, theta).isfinite().all()
     assert correlation.abs().max() < 0.05
 
 
@@ -350,5 +367,5 @@ def test_flat_images_give_finite_maps_and_no_correlation(flat, part):
     reference = empty if flat in ("reference", "both") else reference
     theta, correlation = aligned(generated, reference, mask)
     assert theta.isfinite().all()
-    assert align_finely(generated, reference, mask, theta).isfinite().all()
+    assert align_further(FINEST, generated, reference, mask, theta).isfinite().all()
     assert correlation.abs().max() < 0.05

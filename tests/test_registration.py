@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from mi_callback import regions, registration
+from mi_callback import pyramid, regions, registration
 from mi_callback.local_correlation import LEAST_STRUCTURE, LEVELS, NOISE, WINDOW, local_correlation
-from mi_callback.registration import COARSE, COARSE_COUNTS, FINE, KEPT, SIZE, VOLUME_SIZE, register, side_of
+from mi_callback.perturbations import remap, t2_like
+from mi_callback.pyramid import COARSE, COARSE_COUNTS, FINE
+from mi_callback.registration import FINALISTS, KEPT, SIZE, VOLUME_SIZE, register, side_of
 from mi_callback.smoothing import gaussian
 
 ALIKE = 0.9
@@ -258,7 +260,7 @@ def test_a_copy_that_lost_its_fine_detail_is_known_by_its_coarse_detail(change, 
         generated = F.interpolate(F.avg_pool2d(generated[:, None], 3), size=SIZE, mode="bilinear")[:, 0]
     copies, others = (register(as_bytes(generated), as_bytes(r)).lncc for r in (reference, reference.roll(1, 0)))
     assert 1 - others.max() ** 2 > 2 * (1 - copies.min() ** 2)
-    monkeypatch.setattr(registration, "COARSE_COUNTS", math.inf)
+    monkeypatch.setattr(pyramid, "COARSE_COUNTS", math.inf)
     assert (register(as_bytes(generated), as_bytes(reference)).lncc < copies - 0.01).all()
 
 
@@ -321,7 +323,7 @@ def test_of_the_candidates_of_one_image_the_hopeless_ones_are_dropped_and_the_co
     bank = smooth(6)
     generated = warp(bank[2:3], WARPS["all"]).expand(6, -1, -1)
     found = register(as_bytes(generated), as_bytes(bank), group=torch.zeros(6, dtype=torch.long))
-    assert int((found.lncc > -1).sum()) == KEPT
+    assert int((found.lncc > -1).sum()) == FINALISTS[0]
     assert int(found.lncc.argmax()) == 2
     assert found.lncc[2] > 0.95
 
@@ -333,7 +335,7 @@ def test_groups_do_not_compete_with_each_other_in_whatever_order_they_come():
     found = register(as_bytes(generated[1 - group]), as_bytes(bank), group=group)
     for member, copy in ((1, 0), (0, 7)):
         rows = (group == member).nonzero().flatten()
-        assert int((found.lncc[rows] > -1).sum()) == KEPT
+        assert int((found.lncc[rows] > -1).sum()) == FINALISTS[0]
         assert int(rows[found.lncc[rows].argmax()]) == copy
     # Alone, every pair is warped; in a group only the best ones.
     everything = register(as_bytes(generated[1 - group]), as_bytes(bank))
@@ -375,18 +377,71 @@ def test_inverted_contrast_is_aligned_and_compared_as_well(name):
     assert inverted.lncc.min() > 0.95
 
 
-@pytest.mark.parametrize("moved", [affine(), affine(rotation=1.5, shift_x=0.015)], ids=["in_place", "moved_a_little"])
-def test_a_contrast_curve_that_does_not_rise_hides_no_copy(moved, monkeypatch):
-    reference = textured(4)
-    generated = 1 - (2 * warp(reference, moved) - 1).abs()  # dark what was dark, and what was bright
-    copies, others = (register(as_bytes(generated), as_bytes(r)) for r in (reference, reference.roll(1, 0)))
+def tissues(n: int, seed: int = 0) -> torch.Tensor:
+    """Random regions of four grey values in an oval, each of which ends where another begins, `(n, SIZE, SIZE)`."""
+    rng = np.random.default_rng(seed)
+    axis = np.linspace(-1, 1, SIZE)
+    oval = (axis[:, None] / 0.8) ** 2 + (axis[None] / 0.65) ** 2 < 1
+    made = []
+    for _ in range(n):
+        texture = sum(s * gaussian_filter(rng.normal(size=(SIZE, SIZE)), s) for s in (4, 8, 12))
+        labels = np.digitize(texture, np.quantile(texture[oval], [0.25, 0.5, 0.75]))
+        made.append(gaussian_filter(np.take([0.3, 0.5, 0.75, 1.0], labels) * oval, 0.6))
+    return torch.from_numpy(np.stack(made)).float()
+
+
+RECOLOURED = {
+    "bent": lambda images, generator: 1 - (2 * images - 1).abs(),  # dark what was dark, and what was bright
+    "t2_like": lambda images, generator: t2_like(images[:, None])[:, 0],
+    "remapped": lambda images, generator: remap(images[:, None], generator)[:, 0],
+}
+
+
+@pytest.mark.parametrize(
+    "moved", [affine(), affine(rotation=-10, zoom_x=0.95, shift_x=0.05)], ids=["in_place", "moved"]
+)
+@pytest.mark.parametrize("curve", RECOLOURED)
+def test_by_its_edges_a_copy_is_found_under_any_contrast_curve_and_map(curve, moved, generator):
+    reference = tissues(4)
+    generated = as_bytes(RECOLOURED[curve](warp(reference, moved), generator))
+    drawn = torch.ones(4, dtype=torch.bool)
+    copies, others = (register(generated, as_bytes(r), by_edges=drawn) for r in (reference, reference.roll(1, 0)))
     assert 1 - others.lncc.max() ** 2 > 2 * (1 - copies.lncc.min() ** 2)
     # The reference is returned as it was compared.
-    inner = slice(8, -8)
-    assert (copies.aligned - generated).abs()[:, inner, inner].mean() < 0.07
-    monkeypatch.setattr(registration, "apply_curve", lambda images, curve: images)
-    without = register(as_bytes(generated), as_bytes(reference)).lncc
-    assert (1 - without**2 > 2 * (1 - copies.lncc**2)).all()
+    inner = slice(12, -12)
+    difference = (copies.aligned - generated.float() / 255)[:, inner, inner]
+    assert difference.abs().mean() < 0.05
+    by_grey_values = register(generated, as_bytes(reference))
+    assert (copies.lncc > by_grey_values.lncc + 0.02).all()
+
+
+def test_pairs_are_recoloured_where_they_are_aligned_by_edges_alone():
+    reference = textured(4)
+    generated, drawn = as_bytes(1 - (2 * reference - 1).abs()), torch.tensor([True, False, False, True])
+    mixed, all_drawn, none = (
+        register(generated, as_bytes(reference), by_edges=by_edges) for by_edges in (drawn, torch.ones(4) > 0, None)
+    )
+    for found, expected in ((mixed.lncc, (all_drawn.lncc, none.lncc)), (mixed.curve, (all_drawn.curve, none.curve))):
+        assert torch.allclose(found[drawn], expected[0][drawn], atol=1e-3)
+        assert torch.allclose(found[~drawn], expected[1][~drawn], atol=1e-3)
+    assert torch.equal(none.curve, torch.linspace(0, 1, none.curve.shape[1]).expand(4, -1))
+
+
+def test_by_its_edges_a_copy_in_its_own_contrast_is_found_as_well():
+    reference = textured(4)
+    generated = as_bytes(warp(reference, WARPS["all"]))
+    plain, drawn = (register(generated, as_bytes(reference), by_edges=torch.full((4,), k)) for k in (False, True))
+    assert drawn.lncc.min() > plain.lncc.min() - 0.005
+
+
+def test_edges_of_volumes_are_aligned_as_well():
+    reference = volumes(2)
+    generated = as_bytes(1 - (2 * warp(reference, MOVED) - 1).abs())
+    moving = as_bytes(torch.cat([reference, reference.roll(1, 0)]))
+    found = register(generated.repeat(2, 1, 1, 1), moving, by_edges=torch.ones(4, dtype=torch.bool))
+    copies, others = found.lncc.chunk(2)
+    assert copies.min() > 0.95
+    assert 1 - others.max() ** 2 > 3 * (1 - copies.min() ** 2)
 
 
 # Promise: volumes
@@ -434,7 +489,7 @@ def test_volumes_are_registered_alike_in_any_chunk_one_by_one_and_twice(chunk):
 
 
 def test_candidates_of_volumes_compete_within_their_group_and_kind():
-    bank = volumes(KEPT + 3)
+    bank = volumes(KEPT[0] + 3)
     pairs = len(bank)
     generated = as_bytes(torch.cat([warp(bank[[k]], MOVED) for k in (2, 4)]))
     group = torch.arange(pairs) % 2
@@ -442,14 +497,14 @@ def test_candidates_of_volumes_compete_within_their_group_and_kind():
     found = register(generated[group], as_bytes(bank), group=group)
     for member, copy in ((0, 2), (1, 4)):
         rows = (group == member).nonzero().flatten()
-        assert int((found.lncc[rows] > -1).sum()) == min(KEPT, len(rows))
+        assert int((found.lncc[rows] > -1).sum()) == FINALISTS[0]
         assert int(rows[found.lncc[rows].argmax()]) == copy
     alone = register(generated[:1].expand(pairs, -1, -1, -1), as_bytes(bank), group=torch.zeros(pairs).long())
-    assert int((alone.lncc > -1).sum()) == KEPT
+    assert int((alone.lncc > -1).sum()) == FINALISTS[0]
     assert int(alone.lncc.argmax()) == 2
     window = torch.tensor([-1, 13] * pairs)[:pairs]
     kinds = register(generated[:1].expand(pairs, -1, -1, -1), as_bytes(bank), torch.zeros(pairs).long(), window)
-    assert all(int((kinds.lncc[part] > -1).sum()) == min(KEPT, int(part.sum())) for part in (window < 0, window >= 0))
+    assert [int((kinds.lncc[part] > -1).sum()) for part in (window < 0, window >= 0)] == list(FINALISTS[:2])
 
 
 def test_an_eighth_pasted_into_another_volume_is_found_with_its_window():
@@ -506,20 +561,32 @@ def test_no_window_is_the_whole_image():
     assert torch.equal(whole.lncc, none.lncc)
 
 
-def test_whole_images_and_windows_compete_with_their_like():
-    bank = textured(2 * (KEPT + 2))
+def test_wholes_windows_and_edges_compete_with_their_like():
+    bank = textured(3 * (max(KEPT) + 2))
     pairs = len(bank)
-    window = torch.tensor([-1, 4] * (KEPT + 2))
+    kind = torch.arange(pairs) % 3
+    window, by_edges = torch.where(kind == 1, 4, -1), kind == 2
     generated = as_bytes(bank[:1]).expand(pairs, -1, -1)
-    for group in (torch.zeros(pairs, dtype=torch.long), torch.arange(pairs) // 2 % 2):
-        found = register(generated, as_bytes(bank), group=group, window=window)
+    for group in (torch.zeros(pairs, dtype=torch.long), torch.arange(pairs) // 3 % 2):
+        found = register(generated, as_bytes(bank), group, window, by_edges)
         for member in group.unique():
-            for part in (window < 0, window >= 0):
-                rivals = (group == member) & part
-                assert int((found.lncc[rivals] > -1).sum()) == min(KEPT, int(rivals.sum()))
-    # The first of each kind stays, whatever its correlation.
-    found = register(generated, as_bytes(bank.flip(0)), group=torch.zeros(pairs, dtype=torch.long), window=window)
-    assert (found.lncc[:2] > -1).all()
+            for part, most in enumerate(FINALISTS):
+                assert int((found.lncc[(group == member) & (kind == part)] > -1).sum()) == most
+
+
+def test_after_the_coarsest_level_the_first_and_those_that_agree_best_go_on(monkeypatch):
+    bank = textured(KEPT[0] + 3)
+    pairs = len(bank)
+    generated = as_bytes(bank[-1:]).expand(pairs, -1, -1)
+    seen = []
+    further = registration.further
+    monkeypatch.setattr(registration, "further", lambda *images: (seen.append(images[1]), further(*images))[1])
+    found = register(generated, as_bytes(bank), group=torch.zeros(pairs, dtype=torch.long))
+    (went_on,) = seen
+    assert len(went_on) == KEPT[0]
+    kept = [row for row in range(pairs) if any(torch.equal(one[0], as_bytes(bank)[row] / 255) for one in went_on)]
+    assert kept[0] == 0
+    assert kept[-1] == pairs - 1 == int(found.lncc.argmax())
 
 
 # Refusal: nothing to compare

@@ -18,6 +18,7 @@ from mi_callback.features import (
     Features,
     Reservoir,
     concatenate,
+    edges_as_images,
     encode,
     extract,
     join,
@@ -110,6 +111,25 @@ def test_features_in_frame_are_the_encoder_of_every_pose_of_every_framed_image(i
             assert not torch.allclose(found.layers[layer][position], features, atol=1e-3)
             assert torch.equal(found.in_pose(position).framed[layer][0], found.framed[layer][position])
     assert extract(images, encoder, poses).framed == {}
+
+
+@pytest.mark.parametrize("poses", [["identity"], orbit("flips")])
+def test_features_of_edges_are_the_encoder_of_every_pose_of_the_edges_of_every_image(images, encoder, poses):
+    found = extract(images, encoder, poses, by_edges=True)
+    alone, drawn = found.by_edges(), edges_as_images(images, encoder.intensity)
+    assert alone.framed == alone.views == alone.regions == alone.edges == {}
+    for position, pose in enumerate(poses):
+        expected = encoder(preprocess(POSES[pose](drawn), encoder.size, intensity=encoder.intensity))
+        for layer, features in expected.items():
+            assert torch.allclose(found.edges[layer][position], features, atol=1e-6)
+            assert torch.equal(alone.pose(position)[layer], found.edges[layer][position])
+            assert not torch.allclose(found.layers[layer][position], features, atol=1e-3)
+            assert torch.equal(found.in_pose(position).edges[layer][0], found.edges[layer][position])
+    some = torch.tensor([4, 1])
+    for layer, features in found.edges.items():
+        assert torch.equal(found.where(some).edges[layer], features[:, some])
+        assert torch.equal(concatenate(found, found.where(some)).edges[layer][:, -2:], features[:, some])
+    assert extract(images, encoder, poses).edges == {}
 
 
 def test_thumbnails_are_those_of_the_image_as_it_came(images, encoder):

@@ -171,3 +171,42 @@ def test_of_unknown_people_only_the_candidates_are_aligned(slices):
     found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
     assert int(found.row) == 15
     assert float(found.verified) < 0.95
+
+
+@pytest.fixture(scope="module")
+def recoloured() -> tuple[torch.Tensor, Features, Features]:
+    """Eight training images with features of their edges, and a moved copy of row 5 in another contrast."""
+    generator = torch.Generator().manual_seed(3)
+    labels = F.interpolate(torch.rand(8, 1, 10, 10, generator=generator), (SIZE, SIZE), mode="bicubic")
+    images = labels.clamp(0, 1).mul(4).round() / 4
+    train = replace(features(images, torch.eye(8)[None]), edges={"all": torch.eye(8)[None]})
+    copy = affine(1 - (2 * images[5:6] - 1).abs(), rotation=4.0)
+    vectors = torch.eye(8)[0].expand(1, 1, 8)
+    return images, train, replace(features(copy, vectors), edges={"all": torch.eye(8)[5].expand(1, 1, 8)})
+
+
+def test_a_copy_in_another_contrast_is_found_by_its_edges_and_compared_under_a_curve(recoloured):
+    _, train, query = recoloured
+    found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
+    assert (int(found.row), bool(found.by_edges)) == (5, True)
+    assert float(found.verified) > 0.95
+    plain = replace(train, edges={})
+    without = matcher(candidates=1)(query, Reference.fit(plain, "none"), train.thumbnails)
+    assert not without.by_edges.any()
+    assert float(without.verified) < 0.9
+
+
+def test_siblings_of_what_was_found_by_edges_are_compared_under_a_curve_too(recoloured):
+    images, train, query = recoloured
+    # Row 6 is another slice of that person and found by its edges; the copied one is a candidate by grey values alone.
+    images = torch.cat([images[:6], 0.75 * images[5:6] + 0.25 * images[6:7], images[7:]])
+    train = replace(train, thumbnails=thumbnails(images, SIZE), subjects=[f"s{i // 4}" for i in range(8)])
+    found_by = torch.eye(8)
+    found_by[5] = -1.0
+    train = replace(train, edges={"all": found_by[None]})
+    query = replace(
+        query, layers={"all": torch.eye(8)[5].expand(1, 1, 8)}, edges={"all": torch.eye(8)[6].expand(1, 1, 8)}
+    )
+    found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
+    assert (int(found.row), bool(found.by_edges)) == (5, True)
+    assert float(found.verified) > 0.95

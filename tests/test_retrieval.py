@@ -11,7 +11,7 @@ from mi_callback.errors import CalibrationError, StateError
 from mi_callback.features import Features
 from mi_callback.poses import POSES, VIEWS, orbit, then
 from mi_callback.regions import COUNT, middle
-from mi_callback.retrieval import AGAIN, ALIKE, PER_SUBJECT, REGIONAL, Reference
+from mi_callback.retrieval import AGAIN, ALIKE, BY_EDGES, PER_SUBJECT, REGIONAL, Reference
 from mi_callback.similarity import EPSILON
 
 
@@ -412,7 +412,7 @@ def seen(train: Features, seed: int = 5) -> Features:
     return replace(train, views=views)
 
 
-@pytest.mark.parametrize("view", range(len(VIEWS)))
+@pytest.mark.parametrize("view", [k for k, view in enumerate(VIEWS.values()) if not view.recoloured])
 @pytest.mark.parametrize("pose", range(4))
 def test_a_query_that_resembles_a_view_is_matched_to_its_image_in_the_pose_that_leads_back(view, pose):
     train = seen(features(40))
@@ -443,9 +443,66 @@ def test_one_image_is_one_candidate_in_whatever_views_it_is_near():
     train = features(12, subjects=[str(i) for i in range(12)])
     train = replace(train, views={layer: f[0].expand(len(VIEWS), -1, -1) for layer, f in train.layers.items()})
     found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=6)
-    for row in found.candidates.tolist():
-        assert len(set(row)) == 6
-        assert -1 not in row
+    for part in (found.candidates[:, :6], found.candidates[:, 6 + AGAIN :][:, :BY_EDGES]):
+        for row in part.tolist():
+            assert len(set(row)) == 6
+            assert -1 not in row
+
+
+# Edges, and views of another contrast
+
+
+def drawn(n: int, poses: int = 1, seed: int = 6, **options) -> Features:
+    """Features with others of their edges."""
+    return replace(features(n, poses, seed + 1, **options), edges=features(n, poses, seed + 2).layers)
+
+
+@pytest.mark.parametrize("found_by", ["edges", "view"])
+@pytest.mark.parametrize("pose", range(4))
+def test_what_resembles_an_image_in_another_contrast_is_a_candidate_beside_the_others(pose, found_by):
+    train, queries = seen(drawn(40)), drawn(3, 4, seed=9)
+    place = [view.recoloured for view in VIEWS.values()].index(True)
+    for layer in train.layers:
+        if found_by == "edges":
+            queries.edges[layer][pose] = train.edges[layer][0, [4, 7, 21]]
+        else:
+            queries.layers[layer][pose] = train.views[layer][place, [4, 7, 21]]
+    reference = Reference.fit(train, "shrunk")
+    found = reference.search(queries, "geometric")
+    first = 8 + AGAIN
+    assert found.candidates.shape == found.candidate_by_edges.shape == (3, first + BY_EDGES + AGAIN)
+    assert found.candidates[:, first].tolist() == [4, 7, 21]
+    assert found.candidate_poses[:, first].tolist() == [pose] * 3
+    assert found.candidate_by_edges.tolist() == [[False] * first + [True] * (BY_EDGES + AGAIN)] * 3
+    assert (found.candidate_windows == -1).all()
+    # What decides without verification is of the image as it is.
+    plain = Reference.fit(replace(train, edges={}, views={}), "shrunk").search(queries, "geometric")
+    views = Reference.fit(replace(train, edges={}), "shrunk").search(queries, "geometric")
+    assert torch.equal(found.similarity, views.similarity)
+    assert plain.candidates.shape == (3, first)
+    assert not plain.candidate_by_edges.any()
+
+
+def test_edges_have_their_own_whitening_and_rows_without_some_images_are_those_of_the_others():
+    train, queries = drawn(40), drawn(5, 4, seed=9)
+    train = replace(train, edges={layer: 3 * f + 10 for layer, f in train.edges.items()})
+    reference, some = Reference.fit(train, "shrunk"), torch.arange(0, 40, 2)
+    for layer, own in train.edges.items():
+        assert torch.allclose(reference.edges.whitenings[layer].mean, own[0].double().mean(dim=0))
+    moved = reference.over(train.where(some))
+    assert len(moved.edges.indexes["layer0"]) == 20
+    assert reference.over(replace(train, edges={})).edges is None
+    without = reference.search(replace(queries, edges={}), "geometric")
+    assert not without.candidate_by_edges.any()
+
+
+def test_few_of_a_subject_are_candidates_by_edges():
+    people = [str(i // 10) for i in range(40)]
+    train, queries = drawn(40, subjects=people), drawn(6, 4, seed=9)
+    found = Reference.fit(train, "shrunk").search(queries, "mean")
+    for row in found.candidates[:, 8 + AGAIN :][:, :BY_EDGES].tolist():
+        assert len(set(row)) == BY_EDGES
+        assert max(sum(people[k] == one for k in row) for one in set(people)) <= PER_SUBJECT
 
 
 # Second poses

@@ -108,7 +108,7 @@ def test_features_of_regions_come_back_and_find_the_same(tmp_path: Path):
     assert_equal(one, other)
 
 
-def test_views_and_frames_come_back(tmp_path: Path):
+def test_views_frames_and_edges_come_back(tmp_path: Path):
     options = {"verify": True, "candidates": 2}
     saved = fitted(**options)
     saved.save(tmp_path / "state")
@@ -118,9 +118,11 @@ def test_views_and_frames_come_back(tmp_path: Path):
         for layer in one.layers:
             assert torch.equal(one.framed[layer][:1], other.framed[layer])
             assert not torch.equal(one.framed[layer][0], one.layers[layer][0])
+            assert torch.equal(one.edges[layer][:1], other.edges[layer])
     assert all(torch.equal(views, restored.train.views[layer]) for layer, views in saved.train.views.items())
     assert list(restored.reference.views) == list(saved.reference.views)
     assert restored.reference.framed is not None
+    assert restored.reference.edges is not None
 
 
 def test_a_state_without_regions_comes_back_without(tmp_path: Path):

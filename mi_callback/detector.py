@@ -57,11 +57,12 @@ class MemorizationDetector:
             paper's, not calibrated, for comparison), `auto` (held-out images if given, else cross-fit).
         verify: Align the best candidates to the generated image and let their local correlation decide.
         regions: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
-        views: Search among training images that were turned, magnified, blurred or given another contrast, too, and
-            with both sides in a frame that moves with what is shown, so that copies far from where the encoder would
-            know them are candidates: `fit` encodes every training image nine times, volumes four times, and every
-            generated one is encoded in each pose twice. Regions and views need `verify`.
-        candidates: Training images aligned per generated image.
+        views: Search among training images that were turned, magnified, blurred or given another contrast, too, with
+            both sides in a frame that moves with what is shown, and by the edges of both, so that copies far from where
+            the encoder would know them are candidates: `fit` encodes every training image nine times, volumes four
+            times, and every generated one is encoded in each pose three times. Regions and views need `verify`.
+        candidates: Training images aligned per generated image; beside them four that were found by a window of it,
+            and six by edges.
         alpha: Level of each flag: the share of novel images that may be flagged.
         fdr: Flag at this false discovery rate instead.
         procedure: How: `bh` (Benjamini-Hochberg), or `by` (Benjamini-Yekutieli, under any dependence of the samples).

@@ -44,9 +44,17 @@ def coarsely(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool)
 
 
 def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
-    """Maps after the level before the finest."""
+    """Maps after the level before the finest; of images that are not recoloured, no map where that agrees better.
+
+    Most copies are not moved; of a part of one, pasted into another image where it lay, the rest pulls the map away.
+    """
     if not recolour:
-        return align_further(MIDDLE, generated, reference, mask, theta)
+        theta = align_further(MIDDLE, generated, reference, mask, theta)
+        home = torch.eye(*theta.shape[1:], device=theta.device).expand_as(theta)
+        moved, unmoved = (
+            promise(generated, reference, mask, there, recolour=False, bend=False) for there in (theta, home)
+        )
+        return torch.where((unmoved > moved)[:, None, None], home, theta)
     theta = align_further(MIDDLE, edges(generated, EDGES), edges(reference, EDGES), mask, theta)
     for _ in range(ROUNDS):
         fixed, moving, where = at_level(MIDDLE, generated, reference, mask)

@@ -17,7 +17,7 @@ SIZE = 96
 VOLUME_SIZE = 48
 """The same of volumes."""
 
-KEPT, FINALISTS = (4, 3, 3), (2, 1, 1)
+KEPT, FINALISTS = (4, 4, 3), (2, 1, 1)
 """Candidates of one image that go on after the coarsest level, and to the finest, those that agree best: of those found
 as a whole, by a window, and by edges. They compete with their like, for a part agrees better than a whole."""
 

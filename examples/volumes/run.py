@@ -136,7 +136,7 @@ rotations by 5° and elastic warps are about every axis, the others in the last 
 
 Encoder: the bundled one on {SLICES} slices across each axis. Novel volumes flagged: {whole["false"]:.3f}; their LNCC:
 median {whole["novel"][0]:.3f}, maximum {whole["novel"][1]:.3f}. {whole["fit"]:.1f} s per volume to fit (four views of
-training volumes, eight poses, twice, and registration of held-out ones), {whole["score"]:.1f} s per volume to score.
+training volumes, eight poses, thrice, and registration of held-out ones), {whole["score"]:.1f} s per volume to score.
 """,
         table(whole, features=True),
         f"""

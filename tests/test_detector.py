@@ -105,7 +105,7 @@ def test_verification_finds_a_moved_copy_and_says_how_much_is_copied():
     # What the move took out of the picture is not copied, nor as sharp as novel images may agree.
     assert (scores.copied_fraction > 0.3).all()
     assert (detector.score(TRAIN[:8]).copied_fraction > 0.7).all()  # of flat places none can be sure
-    assert (detector.score(people(40, 99)).copied_fraction == 0).double().mean() > 0.7
+    assert (detector.score(people(120, 99)).copied_fraction == 0).double().mean() > 0.6
 
 
 def test_novel_images_are_flagged_at_the_nominal_rate():

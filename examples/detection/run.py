@@ -77,14 +77,7 @@ FIRST = (
     Case("Lumbar spine (spider_lumbar); anatomy unknown to the encoder", "spider_lumbar/slices", 0.0, (0.33, 0.33), 20),
     Case("Hippocampus (msd_hippocampus), coronal", "msd_hippocampus/volumes", 0.5, (0.2, 0.4), 8, axis=1),
 )
-CASES = (
-    *FIRST,
-    *(
-        replace(case, title=f"{case.title}: other people, other copies", seed=seed)
-        for seed in (1, 2)
-        for case in FIRST[1:3]
-    ),
-)
+CASES = (*FIRST, *(replace(case, title=f"{case.title}: other people, other copies", seed=1) for case in FIRST[1:3]))
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ def edges(images: Tensor, scale: float) -> Tensor:
         scale: Standard deviation, in pixels, of the blur before slopes are taken.
     """
     dims = images.ndim - 2
-    slopes = torch.gradient(gaussian(images, scale, dims), dim=list(range(2, images.ndim)))
+    along = [axis for axis in range(2, images.ndim) if images.shape[axis] > 1]  # one slice has no slope across it
+    slopes = torch.gradient(gaussian(images, scale, dims), dim=along)
     slope = torch.stack(slopes).square().sum(dim=0).sqrt()
     # The root brings faint edges closer to strong ones.
     return (slope / (gaussian(slope, AROUND * scale, dims) + FAINT)).sqrt()

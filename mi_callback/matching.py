@@ -78,7 +78,8 @@ class Matcher:
             whole = torch.full_like(neighbours.match, -1)
             shares = nothing[:, None].expand(-1, len(LEVELS))
             row, pose, alike = neighbours.match, neighbours.pose, neighbours.similarity
-            return Match(row, pose, whole, whole >= 0, alike, nothing, shares, neighbours)
+            by_grey_values = torch.zeros_like(whole, dtype=torch.bool)
+            return Match(row, pose, whole, by_grey_values, alike, nothing, shares, neighbours)
         # Whole images at a time: the candidates of one compete for the finest level of the registration.
         blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE)
         shown = tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False)

@@ -77,6 +77,11 @@ def test_images_and_channels_do_not_depend_on_each_other():
             assert torch.allclose(together[i, c], edges(images[i : i + 1, c : c + 1], 1.0)[0, 0], atol=1e-5)
 
 
+def test_a_volume_of_one_slice_has_the_edges_of_that_slice():
+    image = steps(24)
+    assert torch.allclose(edges(image[:, :, None], 1.0)[:, :, 0], edges(image, 1.0), atol=1e-5)
+
+
 # As an encoder sees them
 
 

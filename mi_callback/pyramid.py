@@ -43,38 +43,28 @@ def coarsely(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool)
     return align_coarsely(*seen, mask)
 
 
-def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
-    """Maps after the level before the finest; of images that are not recoloured, no map where that agrees better.
-
-    Most copies are not moved; of a part of one, pasted into another image where it lay, the rest pulls the map away.
-    """
-    if not recolour:
-        theta = align_further(MIDDLE, generated, reference, mask, theta)
-        home = torch.eye(*theta.shape[1:], device=theta.device).expand_as(theta)
-        moved, unmoved = (
-            promise(generated, reference, mask, there, recolour=False, bend=False) for there in (theta, home)
-        )
-        return torch.where((unmoved > moved)[:, None, None], home, theta)
-    theta = align_further(MIDDLE, edges(generated, EDGES), edges(reference, EDGES), mask, theta)
-    for _ in range(ROUNDS):
-        fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> tuple[Tensor, Tensor]:
+    """Maps after the level before the finest, and how well they agree there, with a warp where it helps, `(p,)`."""
+    fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+    if recolour:
+        theta = _by_turns(generated, reference, mask, theta)
         curve = _best_curve(fixed, moving, where, theta)
-        theta = align_further(MIDDLE, generated, apply_curve(reference, curve), mask, theta)
-    return theta
+        plain = _best_regions(fixed, *_moved(moving, theta, curve), where)
+    else:
+        theta, curve = align_further(MIDDLE, generated, reference, mask, theta), None
+        # Most copies are not moved; of a part of one, pasted where it lay, the rest pulls the map away.
+        home = torch.eye(*theta.shape[1:], device=theta.device).expand_as(theta)
+        found, unmoved = (_best_regions(fixed, *warp(moving, there), where) for there in (theta, home))
+        theta, plain = torch.where((unmoved > found)[:, None, None], home, theta), torch.maximum(found, unmoved)
+    bent = _best_regions(fixed, *_bent(fixed, moving, where, theta, curve), where)
+    return theta, torch.maximum(plain, bent)
 
 
-def promise(
-    generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool, bend: bool = True
-) -> Tensor:
-    """How well they agree one level before the finest, with a warp where it helps if they may bend, `(p,)`.
-
-    LNCC is the mean of the region that agrees most, in the mask and anywhere: a copied part agrees where it was found,
-    a whole image beyond it.
-    """
+def promise(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
+    """How well they agree one level before the finest, without a warp, `(p,)`."""
     fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
     curve = _best_curve(fixed, moving, where, theta) if recolour else None
-    found = [local_correlation(fixed, *image) for image in _moved(fixed, moving, where, theta, curve, bend)]
-    return torch.stack([(agreement.best(where) + agreement.best()) / 2 for agreement in found]).amax(dim=0)
+    return _best_regions(fixed, *_moved(moving, theta, curve), where)
 
 
 def finely(
@@ -84,7 +74,7 @@ def finely(
     curve = _best_curve(generated, reference, mask, theta) if recolour else None
     theta = align_further(FINEST, *_structure(generated, _under(curve, reference)), mask, theta)
     curve = _best_curve(generated, reference, mask, theta) if recolour else None
-    moved, bent = _moved(generated, reference, mask, theta, curve)
+    moved, bent = _moved(reference, theta, curve), _bent(generated, reference, mask, theta, curve)
     plain, warped = (_compare(generated, *image, FINE) for image in (moved, bent))
     fine = torch.stack([plain.best(), warped.best()])
     better = fine[1] > fine[0]
@@ -95,17 +85,39 @@ def finely(
     return theta, curve, _in_either(fine.amax(dim=0), coarse), warped.where(better, plain), aligned[:, 0]
 
 
-def _moved(
-    fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, curve: Tensor | None, bend: bool = True
-) -> list[tuple[Tensor, Tensor]]:
-    """Images under a map, and with a warp before it, and 1 where they lie inside; both under a curve.
+def _by_turns(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
+    """Maps after the level before the finest: of edges, then of images under the curve that fits, in turn."""
+    theta = align_further(MIDDLE, edges(generated, EDGES), edges(reference, EDGES), mask, theta)
+    fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+    for _ in range(ROUNDS):
+        curve = _best_curve(fixed, moving, where, theta)
+        theta = align_further(MIDDLE, generated, apply_curve(reference, curve), mask, theta)
+    return theta
+
+
+def _best_regions(generated: Tensor, aligned: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
+    """LNCC, the mean of the region that agrees most, in the mask and anywhere, `(p,)`.
+
+    A copied part agrees where it was found, a whole image beyond it.
+    """
+    agreement = local_correlation(generated, aligned, inside)
+    return (agreement.best(mask) + agreement.best()) / 2
+
+
+def _moved(moving: Tensor, theta: Tensor, curve: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Images under a map, and then a curve, and 1 where they lie inside.
 
     The curve comes last: thin lines that it draws between two tissues would not survive what moves them.
     """
-    ways = [warp(moving, theta)]
-    if bend:
-        ways.append(warp(moving, theta, refine(*_structure(fixed, _under(curve, moving)), mask, theta)))
-    return [(_under(curve, image), inside) for image, inside in ways]
+    image, inside = warp(moving, theta)
+    return _under(curve, image), inside
+
+
+def _bent(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, curve: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same with a small smooth warp before the map."""
+    displacement = refine(*_structure(fixed, _under(curve, moving)), mask, theta)
+    image, inside = warp(moving, theta, displacement)
+    return _under(curve, image), inside
 
 
 def _under(curve: Tensor | None, images: Tensor) -> Tensor:

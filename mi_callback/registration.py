@@ -114,13 +114,12 @@ def register(
             theta[rows], agreement[rows] = coarsely(*images, drawn)
         kept = _best(agreement.cpu(), rivals, torch.tensor(KEPT)[kind])
         for rows, drawn, images in batches(kept):
-            theta[rows] = further(*images, theta[rows], drawn)
-            agreement[rows] = promise(*images, theta[rows], drawn)
+            theta[rows], agreement[rows] = further(*images, theta[rows], drawn)
         most = torch.tensor(FINALISTS)[kind[kept]]
         finalists = kept[best_of_group(agreement[kept].cpu(), rivals[kept], most)]
     else:
         for rows, drawn, images in batches(everyone):
-            agreement[rows] = promise(*images, theta[rows], drawn, bend=False)
+            agreement[rows] = promise(*images, theta[rows], drawn)
         finalists = best_of_group(agreement.cpu(), rivals)
     result = Alignment(
         lncc=torch.full_like(agreement, -1.0),

@@ -65,7 +65,7 @@ VIEWS: dict[str, View] = {
 }
 """Name → view of the training images beside the one as they are."""
 
-VOLUME_VIEWS = {name: VIEWS[name] for name in ("magnified",)}
+VOLUME_VIEWS = {"magnified": VIEWS["magnified"]}
 """The same of volumes, magnified in the plane: each view costs a pass over all slices."""
 
 _INVERSE = {"rotation_90": "rotation_270", "rotation_270": "rotation_90"}

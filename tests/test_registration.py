@@ -605,16 +605,19 @@ def test_after_the_coarsest_level_the_first_and_those_that_agree_best_go_on(monk
 # Refusal: nothing to compare
 
 
+@pytest.mark.parametrize("by_edges", [False, True])
 @pytest.mark.parametrize("window", [-1, 0, 4])
 @pytest.mark.parametrize("flat", ["generated", "reference", "both"])
-def test_an_image_without_structure_is_finite_and_no_copy(flat, window):
+def test_an_image_without_structure_is_finite_and_no_copy(flat, window, by_edges):
     structured, empty = as_bytes(smooth(2)), torch.full((2, SIZE, SIZE), 128, dtype=torch.uint8)
     found = register(
         empty if flat in ("generated", "both") else structured,
         empty if flat in ("reference", "both") else structured,
         window=torch.full((2,), window),
+        by_edges=torch.full((2,), by_edges),
     )
     assert found.lncc.isfinite().all()
+    assert found.curve.isfinite().all()
     assert found.theta.isfinite().all()
     assert found.lncc.abs().max() < 0.1
     assert agreeing(found).max() < 0.1

@@ -45,17 +45,17 @@ def coarsely(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool)
 
 def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> tuple[Tensor, Tensor]:
     """Maps after the level before the finest, and how well they agree there, with a warp where it helps, `(p,)`."""
-    fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
     if recolour:
         theta = _by_turns(generated, reference, mask, theta)
-        curve = _best_curve(fixed, moving, where, theta)
-        plain = _best_regions(fixed, *_moved(moving, theta, curve), where)
     else:
-        theta, curve = align_further(MIDDLE, generated, reference, mask, theta), None
-        # Most copies are not moved; of a part of one, pasted where it lay, the rest pulls the map away.
-        home = torch.eye(*theta.shape[1:], device=theta.device).expand_as(theta)
-        found, unmoved = (_best_regions(fixed, *warp(moving, there), where) for there in (theta, home))
-        theta, plain = torch.where((unmoved > found)[:, None, None], home, theta), torch.maximum(found, unmoved)
+        theta = align_further(MIDDLE, generated, reference, mask, theta)
+    fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+    # Most copies are not moved. Of a part of one, pasted where it lay, the rest pulls the map away; of one in another
+    # contrast the edges may not be enough to align.
+    home = torch.eye(*theta.shape[1:], device=theta.device).expand_as(theta)
+    found, unmoved = (_plainly(fixed, moving, where, there, recolour) for there in (theta, home))
+    theta, plain = torch.where((unmoved > found)[:, None, None], home, theta), torch.maximum(found, unmoved)
+    curve = _best_curve(fixed, moving, where, theta) if recolour else None
     bent = _best_regions(fixed, *_bent(fixed, moving, where, theta, curve), where)
     return theta, torch.maximum(plain, bent)
 
@@ -63,8 +63,7 @@ def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, r
 def promise(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
     """How well they agree one level before the finest, without a warp, `(p,)`."""
     fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
-    curve = _best_curve(fixed, moving, where, theta) if recolour else None
-    return _best_regions(fixed, *_moved(moving, theta, curve), where)
+    return _plainly(fixed, moving, where, theta, recolour)
 
 
 def finely(
@@ -93,6 +92,12 @@ def _by_turns(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor)
         curve = _best_curve(fixed, moving, where, theta)
         theta = align_further(MIDDLE, generated, apply_curve(reference, curve), mask, theta)
     return theta
+
+
+def _plainly(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
+    """How well they agree under a map, and the curve that fits where that is asked for, without a warp, `(p,)`."""
+    curve = _best_curve(fixed, moving, mask, theta) if recolour else None
+    return _best_regions(fixed, *_moved(moving, theta, curve), mask)
 
 
 def _best_regions(generated: Tensor, aligned: Tensor, inside: Tensor, mask: Tensor) -> Tensor:

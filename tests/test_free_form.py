@@ -77,7 +77,7 @@ def test_the_normal_equations_are_those_of_all_splines_at_all_pixels(shape, gene
     dims, side, count = len(shape), shape[0], 4
     slopes = [torch.rand(2, *shape, generator=generator) - 0.5 for _ in shape]
     line, penalty = _line(side, count), _penalty(count, dims)
-    scale, factor = _normal_equations(slopes, line, penalty)
+    scale, factor = _normal_equations(slopes, line, STIFFNESS[dims] * penalty)
     places, controls = (list(itertools.product(range(k), repeat=dims)) for k in (side, count))
     spline = np.array([[np.prod([float(line[a, c]) for a, c in zip(at, knot, strict=True)]) for knot in controls]
                        for at in places])  # fmt: skip
@@ -94,7 +94,7 @@ def test_the_normal_equations_are_those_of_all_splines_at_all_pixels(shape, gene
         data = jacobian.T @ jacobian
         expected = np.diag(data).mean()
         assert float(scale[pair]) == pytest.approx(expected, rel=1e-4)
-        regular = STIFFNESS * neighbours + DAMPING * np.eye(len(controls))
+        regular = STIFFNESS[dims] * neighbours + DAMPING * np.eye(len(controls))
         matrix = data + expected * np.kron(np.eye(dims), regular)
         assert np.allclose((factor[pair] @ factor[pair].T).numpy(), matrix, atol=1e-4 * expected)
 

@@ -418,6 +418,14 @@ def test_by_its_edges_a_copy_is_found_under_any_contrast_curve_and_map(curve, mo
     assert (copies.lncc > by_grey_values.lncc + (0.02 if moved is not IN_PLACE else 0.0)).all()
 
 
+@pytest.mark.parametrize(("made", "curve"), [(tissues, "t2_like"), (smooth, "remapped")])
+def test_a_copy_in_another_contrast_that_was_not_moved_is_compared_where_it_lies(made, curve, generator):
+    reference = made(32)
+    generated = as_bytes(RECOLOURED[curve](reference, generator))
+    found = register(generated, as_bytes(reference), by_edges=torch.ones(32, dtype=torch.bool))
+    assert found.lncc.min() > 0.98  # wherever else edges lead
+
+
 def test_pairs_are_recoloured_where_they_are_aligned_by_edges_alone():
     reference = textured(4)
     generated, drawn = as_bytes(1 - (2 * reference - 1).abs()), torch.tensor([True, False, False, True])

@@ -39,6 +39,7 @@ from mi_callback.set_scores import set_scores
 from mi_callback.similarity import Aggregation
 from mi_callback.tails import Tail, fit_tail
 from mi_callback.types import SubjectKey, Subjects
+from mi_callback.views import views_of
 from mi_callback.whitening import Mode
 
 PLANTED = {2: 64, 3: 16}
@@ -495,6 +496,7 @@ class MemorizationDetector:
         """
         if isinstance(self.encoder, torch.nn.Module):
             self.encoder.to(self.device)
+        seen = views_of(len(self.encoder.size)) if self.verify and self.views else {}
         return extract(
             images,
             self.encoder,
@@ -505,9 +507,7 @@ class MemorizationDetector:
             progress=label,
             keep=keep,
             regional=self.verify and self.regions,
-            in_frame=self.verify and self.views,
-            by_edges=self.verify and self.views,
-            views=views and self.verify and self.views,
+            views=[name for name, view in seen.items() if views or view.of_both],
             **read,
         )
 

@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from mi_callback import regions, registration
-from mi_callback.edges import edges
+from mi_callback import regions
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
-from mi_callback.framing import framed
 from mi_callback.images import subject_in_path
-from mi_callback.poses import POSES, views_of
-from mi_callback.preprocessing import Intensity, check_images, normalise_intensity, preprocess, thumbnails
+from mi_callback.poses import POSES
+from mi_callback.preprocessing import check_images, preprocess, thumbnails
+from mi_callback.registration import side_of
 from mi_callback.types import Batches, LayerFeatures, SubjectKey, Subjects, Thumbnails
+from mi_callback.views import views_of
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "data", "input")
 SUBJECT_KEYS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "subjects")
@@ -41,9 +41,8 @@ class Features:
         sources: File of each image where its batch named one, or None.
         regions: `{layer: (poses, n, windows, d)}` float16, the same per window of the image, NaN where it shows
             no anatomy; empty where they were not asked for or the encoder has none.
-        framed: `{layer: (poses, n, d)}`, the images in their own frame (see `framing`); empty where not asked for.
-        edges: The same of their edges (see `edges`).
-        views: `{layer: (views, n, d)}`, the images as `poses.views_of` show them, for a training set; empty elsewhere.
+        views: `{view: {layer: (poses, n, d)}}`, the images in other `views`, those of the training images alone as they
+            came; empty where not asked for.
     """
 
     layers: dict[str, Tensor]
@@ -51,9 +50,7 @@ class Features:
     subjects: list[str] | None
     sources: list[str] | None
     regions: dict[str, Tensor] = field(default_factory=dict)
-    framed: dict[str, Tensor] = field(default_factory=dict)
-    edges: dict[str, Tensor] = field(default_factory=dict)
-    views: dict[str, Tensor] = field(default_factory=dict)
+    views: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.thumbnails)
@@ -69,31 +66,15 @@ class Features:
 
     def in_pose(self, position: int) -> "Features":
         """The same images in one pose alone."""
-        layers, windows, own, drawn = (
-            {layer: features[position : position + 1] for layer, features in pooled.items()}
-            for pooled in (self.layers, self.regions, self.framed, self.edges)
-        )
-        return replace(self, layers=layers, regions=windows, framed=own, edges=drawn)
+        return self._each(lambda features: features[position : position + 1])
 
     def as_they_are(self) -> "Features":
-        """The same images without regions, frame, edges and views."""
-        return replace(self, regions={}, framed={}, edges={}, views={})
+        """The same images without regions and views."""
+        return replace(self, regions={}, views={})
 
-    def in_frame(self) -> "Features":
-        """The same images in their own frame alone."""
-        return replace(self.as_they_are(), layers=self.framed)
-
-    def by_edges(self) -> "Features":
-        """The edges of the same images alone."""
-        return replace(self.as_they_are(), layers=self.edges)
-
-    def seen_as(self) -> dict[str, "Features"]:
-        """The same images in each of their views."""
-        names = views_of(self.dims) if self.views else ()
-        return {
-            name: replace(self.as_they_are(), layers={k: f[i : i + 1] for k, f in self.views.items()})
-            for i, name in enumerate(names)
-        }
+    def seen_as(self, view: str) -> "Features":
+        """The same images in one of their views alone."""
+        return replace(self.as_they_are(), layers=self.views[view])
 
     @property
     def ids(self) -> list[str]:
@@ -108,17 +89,21 @@ class Features:
         """The images at `rows` (positions or a bool mask)."""
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
         places = rows.tolist()
-        layers, *more = (
-            {layer: features[:, rows] for layer, features in pooled.items()}
-            for pooled in (self.layers, self.regions, self.framed, self.edges, self.views)
+        return replace(
+            self._each(lambda features: features[:, rows]),
+            thumbnails=self.thumbnails[rows],
+            subjects=None if self.subjects is None else [self.subjects[i] for i in places],
+            sources=None if self.sources is None else [self.sources[i] for i in places],
         )
-        return Features(
-            layers,
-            self.thumbnails[rows],
-            None if self.subjects is None else [self.subjects[i] for i in places],
-            None if self.sources is None else [self.sources[i] for i in places],
-            *more,
-        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """The same with what a change makes of all that was pooled."""
+
+        def changed(pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {layer: change(features) for layer, features in pooled.items()}
+
+        views = {view: changed(pooled) for view, pooled in self.views.items()}
+        return replace(self, layers=changed(self.layers), regions=changed(self.regions), views=views)
 
 
 def digest(thumbnail: Tensor) -> bytes:
@@ -127,19 +112,16 @@ def digest(thumbnail: Tensor) -> bytes:
 
 
 def concatenate(one: Features, other: Features) -> Features:
-    """The images of both, with the regions, frames and edges that both have; of nobody, for ids of different sources
+    """The images of both, with the layers, regions and views that both have; of nobody, for ids of different sources
     may coincide.
     """
-    layers, *more = (
-        {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
-        for ours, theirs in (
-            (one.layers, other.layers),
-            (one.regions, other.regions),
-            (one.framed, other.framed),
-            (one.edges, other.edges),
-        )
-    )
-    return Features(layers, torch.cat([one.thumbnails, other.thumbnails]), None, None, *more)
+
+    def both(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
+
+    views = {view: both(one.views[view], other.views[view]) for view in one.views if view in other.views}
+    thumbs = torch.cat([one.thumbnails, other.thumbnails])
+    return Features(both(one.layers, other.layers), thumbs, None, None, both(one.regions, other.regions), views)
 
 
 def join(one: Features, other: Features) -> Features:
@@ -203,9 +185,7 @@ def extract(
     progress: str | None = None,
     keep: Reservoir | None = None,
     regional: bool = False,
-    in_frame: bool = False,
-    by_edges: bool = False,
-    views: bool = False,
+    views: Sequence[str] = (),
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
 
@@ -219,9 +199,7 @@ def extract(
         progress: Label of the progress bar, or None for no bar.
         keep: Takes a sample of the images on the way.
         regional: Pool over windows too, where the encoder can (`HookedEncoder.with_regions`).
-        in_frame: Encode every image in its own frame (`framing`) too, in every pose.
-        by_edges: Encode the edges of every image too, in every pose.
-        views: Encode every image in each of its views (`poses.views_of`) too.
+        views: Encode every image in these views (`views.views_of`) too, in every pose those that are of both sides.
 
     Volumes are encoded `VOLUMES_AT_ONCE` at most, whatever the size of a batch.
 
@@ -229,14 +207,9 @@ def extract(
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
             `check_images`), with the position of the batch.
     """
-    layers: dict[str, list[Tensor]] = {}
-    parts: dict[str, list[Tensor]] = {}
-    centred: dict[str, list[Tensor]] = {}
-    drawn: dict[str, list[Tensor]] = {}
-    viewed: dict[str, list[Tensor]] = {}
+    collected: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("layers", "regions", *views)}
     changes = [POSES[pose] for pose in poses]
     dims = len(encoder.size)
-    looks = [view.change for view in views_of(dims).values()] if views else []
     thumbs: list[Tensor] = []
     found_subjects: list[str] | None = []
     found_sources: list[str] | None = []
@@ -250,15 +223,16 @@ def extract(
             keep.offer(checked)
         for some in checked.split(len(checked) if dims == 2 else VOLUMES_AT_ONCE):
             some = some.to(device)
-            thumbs.append(thumbnails(some, registration.side_of(dims)).cpu())
+            thumbs.append(thumbnails(some, side_of(dims)).cpu())
             whole, windows = encode(some, encoder, changes, regional)
-            own = encode(framed(some), encoder, changes)[0] if in_frame else {}
-            lines = encode(edges_as_images(some, encoder.intensity), encoder, changes)[0] if by_edges else {}
-            seen = encode(some, encoder, looks)[0] if looks else {}
-            collections = (layers, parts, centred, drawn, viewed)
-            for collected, pooled in zip(collections, (whole, windows, own, lines, seen), strict=True):
-                for layer, features in pooled.items():
-                    collected.setdefault(layer, []).append(features)
+            pooled = {"layers": whole, "regions": windows}
+            for name in views:
+                view = views_of(dims)[name]
+                turned = changes if view.of_both else changes[:1]
+                pooled[name] = encode(view.change(some, encoder.intensity), encoder, turned)[0]
+            for kind, found in pooled.items():
+                for layer, features in found.items():
+                    collected[kind].setdefault(layer, []).append(features)
         found_subjects = _extend(found_subjects, batch.subjects)
         found_sources = _extend(found_sources, batch.sources)
         done += len(checked)
@@ -268,23 +242,12 @@ def extract(
         found_subjects = _as_ids(subjects)
         if len(found_subjects) != done:
             raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
-    joined = [
-        {layer: torch.cat(batches, dim=1) for layer, batches in collected.items()}
-        for collected in (layers, parts, centred, drawn, viewed)
-    ]
-    return Features(joined[0], torch.cat(thumbs), found_subjects, found_sources, *joined[1:])
-
-
-def edges_as_images(images: Tensor, intensity: Intensity) -> Tensor:
-    """Edges of checked images `(n, c, *spatial)`, drawn in the units of the images, or of a window of these.
-
-    As fine as those of the thumbnails, whatever the size of the images.
-    """
-    scale = max(images.shape[2:]) / registration.side_of(images.ndim - 2)
-    drawn = edges(normalise_intensity(images, "quantile" if isinstance(intensity, str) else intensity), scale)
-    each = tuple(range(1, images.ndim))
-    low, high = (images.amin(each, True), images.amax(each, True)) if isinstance(intensity, str) else intensity
-    return low + drawn / drawn.amax(each, True).clamp_min(torch.finfo(drawn.dtype).tiny) * (high - low)
+    joined = {
+        kind: {layer: torch.cat(batches, dim=1) for layer, batches in found.items()}
+        for kind, found in collected.items()
+    }
+    whole, windows = joined.pop("layers"), joined.pop("regions")
+    return Features(whole, torch.cat(thumbs), found_subjects, found_sources, windows, joined)
 
 
 @torch.no_grad()

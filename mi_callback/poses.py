@@ -1,11 +1,6 @@
-"""Poses in which a query is looked up, and views in which the training images are: a turned copy is a copy.
-
-Flips are poses of the query. Turns, magnifications, other contrasts and blur are views of the training images: they
-cost time once, when the detector is fitted, instead of for every generated image. Shifts are left to `framing`.
-"""
+"""Poses in which a query is looked up: a flipped copy is a copy. What flips do not show `views` do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -13,8 +8,6 @@ import torch
 from torch import Tensor
 
 from mi_callback.errors import DataError
-from mi_callback.perturbations import affine
-from mi_callback.smoothing import gaussian
 
 Orbit = Literal["none", "flips", "dihedral"]
 
@@ -35,38 +28,6 @@ POSES: dict[str, Callable[[Tensor], Tensor]] = {
 """Name → change of the *query*, on `(…, h, w)` or `(…, d, h, w)`, exact on the pixel grid. Quarter turns swap h and w,
 and those named after the depth are for volumes alone."""
 
-
-@dataclass(frozen=True)
-class View:
-    """Another look at training images.
-
-    Attributes:
-        change: Of images `(n, c, h, w)`, or volumes.
-        pose: What takes a query that resembles the changed image on to where it resembles the image itself, but for
-            what registration finds.
-        recoloured: Whether it shows another contrast, so that grey values cannot align what resembles it.
-    """
-
-    change: Callable[[Tensor], Tensor]
-    pose: str = "identity"
-    recoloured: bool = False
-
-
-SOFTENED = 1 / 64
-"""Blur, as a share of the longer side, under which the images are seen as a soft generator would draw them."""
-
-VIEWS: dict[str, View] = {
-    "turned_left": View(lambda x: _resampled(x, rotation=-25.0)),
-    "turned_right": View(lambda x: _resampled(x, rotation=25.0)),
-    "magnified": View(lambda x: _resampled(x, scale_x=1.4, scale_y=1.4)),
-    "quarter_turn": View(POSES["rotation_90"], "rotation_270"),
-    "other_contrast": View(lambda x: _as_other_contrast(x), recoloured=True),
-    "softened": View(lambda x: gaussian(x, SOFTENED * max(x.shape[-2:]))),
-}
-"""Name → view of the training images beside the one as they are."""
-
-VOLUME_VIEWS = {"magnified": VIEWS["magnified"]}
-"""The same of volumes, magnified in the plane: each view costs a pass over all slices."""
 
 _INVERSE = {"rotation_90": "rotation_270", "rotation_270": "rotation_90"}
 """Poses that are not their own inverse."""
@@ -97,11 +58,6 @@ def looked_up(count: int, dims: int) -> list[str]:
     return list(_ORBITS[dims].values())[-1][:count]
 
 
-def views_of(dims: int) -> dict[str, View]:
-    """Views of images (2) or volumes (3)."""
-    return VIEWS if dims == 2 else VOLUME_VIEWS
-
-
 def undo(pose: str, images: Tensor) -> Tensor:
     """Images `(…, h, w)` in a pose → as they were before."""
     return POSES[_INVERSE.get(pose, pose)](images)
@@ -113,24 +69,3 @@ def then(first: str, second: str) -> str:
     grid = torch.arange(8).view(2, 2, 2)
     wanted = POSES[second](POSES[first](grid))
     return next(name for name, pose in POSES.items() if torch.equal(pose(grid), wanted))
-
-
-def _resampled(images: Tensor, **change: float) -> Tensor:
-    """Images under an affine change, the borders as dark as the darkest pixel."""
-    darkest = _extreme(images, "amin")
-    lit = images - darkest
-    planes = affine(lit.flatten(1, -3), **change)  # of volumes, every slice alike
-    return planes.view_as(images) + darkest
-
-
-def _as_other_contrast(images: Tensor) -> Tensor:
-    """What is dark becomes bright and what is bright dark, but black stays black: T1 as T2 would show it."""
-    darkest = _extreme(images, "amin")
-    contrast = (_extreme(images, "amax") - darkest).clamp_min(torch.finfo(images.dtype).tiny)
-    grey = (images - darkest) / contrast
-    return torch.minimum(4 * grey, 1.25 - grey) * contrast + darkest
-
-
-def _extreme(images: Tensor, which: Literal["amin", "amax"]) -> Tensor:
-    """Darkest or brightest pixel of each image, in the shape that broadcasts."""
-    return getattr(images, which)(dim=tuple(range(1, images.ndim)), keepdim=True)

@@ -11,10 +11,11 @@ from mi_callback.calibration import numbered
 from mi_callback.errors import StateError
 from mi_callback.features import Features
 from mi_callback.index import Backend, Index, build_index
-from mi_callback.poses import POSES, looked_up, then, views_of
+from mi_callback.poses import POSES, looked_up, then
 from mi_callback.regional import Regions
 from mi_callback.similarity import Aggregation, aggregate
 from mi_callback.types import LayerFeatures
+from mi_callback.views import views_of
 from mi_callback.whitening import Mode, Whitening, fit_whitening
 
 PER_SUBJECT = 4
@@ -45,7 +46,7 @@ class Neighbours:
         match: Training row with the best aggregated similarity of its own, `(n,)`.
         pose: Position among `POSES` of the one in which `match` was found, `(n,)`.
         nearest: Each layer's own nearest neighbour in every look (pose of the query, and view of the training images or
-            the frame of both), `(looks, n, layers)`.
+            of both), `(looks, n, layers)`.
         candidates: Rows to verify, `(n, candidates)`: those of the whole image, best first, and the first of them in
             another pose, then those of its regions and of its edges likewise; −1 where there are fewer.
         candidate_poses: The pose of each, same shape.
@@ -73,8 +74,8 @@ class Neighbours:
 class Reference:
     """Training images as they are searched. Rows are those of the features it was fitted on.
 
-    Each view of them, the images in their own frame, and their edges are references of their own: under one whitening
-    for all, blurred queries would be close to all that was magnified.
+    Each view of them is a reference of its own: under one whitening for all, blurred queries would be close to all that
+    was magnified.
     """
 
     whitenings: dict[str, Whitening]
@@ -82,8 +83,6 @@ class Reference:
     subjects: Sequence[str] | None
     backend: Backend = "auto"
     regions: Regions | None = None
-    framed: "Reference | None" = None
-    edges: "Reference | None" = None
     views: dict[str, "Reference"] = field(default_factory=dict)
 
     @classmethod
@@ -93,20 +92,20 @@ class Reference:
         """Fit whitening and index per layer on pose 0 of the training features."""
         whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}
         regions = Regions.fit(features, whitening, backend, device)
-        framed = cls.fit(features.in_frame(), whitening, backend, device) if features.framed else None
-        drawn = cls.fit(features.by_edges(), whitening, backend, device) if features.edges else None
-        views = {name: cls.fit(view, whitening, backend, device) for name, view in features.seen_as().items()}
-        return cls(whitenings, {}, None, backend, regions, framed, drawn, views)._over(features)
+        views = {name: cls.fit(features.seen_as(name), whitening, backend, device) for name in features.views}
+        return cls(whitenings, {}, None, backend, regions, views)._over(features)
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
         regions = None
         if self.regions is not None and features.regions:
             regions = Regions.of(features, self.regions.whitenings, self.backend)
-        framed = self.framed.over(features.in_frame()) if self.framed is not None and features.framed else None
-        drawn = self.edges.over(features.by_edges()) if self.edges is not None and features.edges else None
-        views = {name: self.views[name].over(view) for name, view in features.seen_as().items()}
-        return replace(self, regions=regions, framed=framed, edges=drawn, views=views)._over(features)
+        views = {
+            name: reference.over(features.seen_as(name))
+            for name, reference in self.views.items()
+            if name in features.views
+        }
+        return replace(self, regions=regions, views=views)._over(features)
 
     def _over(self, features: Features) -> "Reference":
         indexes = {
@@ -131,12 +130,7 @@ class Reference:
         if list(queries.layers) != self.layers:
             raise StateError(f"needed features of the layers {self.layers}; {list(queries.layers)} came.")
         orbit = looked_up(len(next(iter(queries.layers.values()))), queries.dims)
-        known = views_of(queries.dims)
-        views = [(known[name], reference) for name, reference in self.views.items()]
-        looks: list[Look] = [("identity", self, queries)]
-        looks += [(view.pose, reference, queries) for view, reference in views if not view.recoloured]
-        if self.framed is not None and queries.framed:
-            looks.append(("identity", self.framed, queries.in_frame()))
+        looks = [("identity", self, queries), *self._looks(queries, recoloured=False)]
         nearest, own, rows, scores, turned = self._look(looks, orbit, aggregation, candidates)
         aggregated = aggregate(nearest, aggregation, self.layers)
         best = aggregated.argmax(dim=0)
@@ -148,9 +142,7 @@ class Reference:
         ]
         if self.regions is not None and queries.regions:
             kinds.append(self._by_window(self.regions, queries, turned[: len(orbit)]))
-        looks = [(view.pose, reference, queries) for view, reference in views if view.recoloured]
-        if self.edges is not None and queries.edges:
-            looks.append(("identity", self.edges, queries.by_edges()))
+        looks = self._looks(queries, recoloured=True)
         if looks:
             kinds.append(self._by_edges(looks, orbit, aggregation))
         chosen, poses, windows, by_edges = (torch.cat(parts, dim=1) for parts in zip(*kinds, strict=True))
@@ -165,6 +157,15 @@ class Reference:
             candidate_windows=windows,
             candidate_by_edges=by_edges,
         )
+
+    def _looks(self, queries: Features, recoloured: bool) -> list[Look]:
+        """In which views the training images are looked at, in their own contrast or in others."""
+        known = views_of(queries.dims)
+        return [
+            (known[name].pose, reference, queries.seen_as(name) if known[name].of_both else queries)
+            for name, reference in self.views.items()
+            if known[name].recoloured == recoloured and (not known[name].of_both or name in queries.views)
+        ]
 
     def _by_window(self, regions: Regions, queries: Features, poses: Tensor) -> tuple[Tensor, ...]:
         """Candidates by windows of the queries, in these poses: rows, poses, windows, and that no edges found them."""

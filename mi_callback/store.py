@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from mi_callback.types import SubjectKey
 if TYPE_CHECKING:
     from mi_callback.detector import MemorizationDetector
 
-FORMAT = 9
+FORMAT = 10
 """Also another one where the same images would give another null: novel images would be judged by an older measure."""
 
 
@@ -40,7 +39,6 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         raise StateError("needed a fitted detector to save; call fit(train, held_out=…) first.")
     train = detector.train
     tensors = _in_pose_0("train", train)
-    tensors |= {f"views/{layer}": features.contiguous() for layer, features in train.views.items()}
     tensors |= {"thumbnails": train.thumbnails.contiguous(), "null": detector.null.similarity.contiguous()}
     if detector.null.usual is not None:
         tensors["null_usual"] = detector.null.usual.contiguous()
@@ -61,9 +59,8 @@ def save(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
         "sources": train.sources,
         "layers": list(train.layers),
         "layers_with_regions": list(train.regions),
-        "layers_in_frame": list(train.framed),
-        "layers_with_edges": list(train.edges),
-        "layers_with_views": list(train.views),
+        "views": list(train.views),
+        "views_of_held_out": [] if held_out is None else list(held_out.views),
         "null_kind": detector.null.kind,
         "null_subjects": None if detector.null.subjects is None else list(detector.null.subjects),
         "duplicate": detector.duplicate,
@@ -110,18 +107,19 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     if differ:
         raise StateError(f"needed a state of the same settings and data; {path} differs in {differ}. Fit again.")
 
-    def side(name: str, pictures: str, subjects: list[str] | None, sources: list[str] | None) -> Features:
-        layers = {layer: tensors[f"{name}/{layer}"][None] for layer in header["layers"]}
-        windows = {layer: tensors[f"{name}/regions/{layer}"][None] for layer in header["layers_with_regions"]}
-        framed = {layer: tensors[f"{name}/framed/{layer}"][None] for layer in header["layers_in_frame"]}
-        drawn = {layer: tensors[f"{name}/edges/{layer}"][None] for layer in header["layers_with_edges"]}
-        return Features(layers, tensors[pictures], subjects, sources, windows, framed, drawn)
+    def side(name: str, pictures: str, views: list[str], subjects: list[str] | None, sources: Any = None) -> Features:
+        def pooled(kind: str, layers: list[str]) -> dict[str, Tensor]:
+            return {layer: tensors[f"{name}/{kind}{layer}"][None] for layer in layers}
 
-    train = side("train", "thumbnails", header["subjects"], header["sources"])
-    train = replace(train, views={layer: tensors[f"views/{layer}"] for layer in header["layers_with_views"]})
+        whole, windows = pooled("", header["layers"]), pooled("regions/", header["layers_with_regions"])
+        seen = {view: pooled(f"{view}/", header["layers"]) for view in views}
+        return Features(whole, tensors[pictures], subjects, sources, windows, seen)
+
+    train = side("train", "thumbnails", header["views"], header["subjects"], header["sources"])
     held_out = None
     if "held_out_thumbnails" in tensors:
-        held_out = side("held_out", "held_out_thumbnails", header["held_out_subjects"], None)
+        views = header["views_of_held_out"]
+        held_out = side("held_out", "held_out_thumbnails", views, header["held_out_subjects"])
     null = Null(
         tensors["null"],
         header["null_subjects"],
@@ -137,15 +135,11 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
 
 
 def _in_pose_0(name: str, images: Features) -> dict[str, Tensor]:
-    kinds = (
-        ("", images.layers),
-        ("regions/", images.regions),
-        ("framed/", images.framed),
-        ("edges/", images.edges),
-    )
+    kinds = {"": images.layers, "regions/": images.regions}
+    kinds |= {f"{view}/": pooled for view, pooled in images.views.items()}
     return {
         f"{name}/{kind}{layer}": features[0].contiguous()
-        for kind, pooled in kinds
+        for kind, pooled in kinds.items()
         for layer, features in pooled.items()
     }
 

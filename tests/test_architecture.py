@@ -17,7 +17,7 @@ FLOORS = {
     "images": 1, "preprocessing": 1, "whitening": 1, "index": 1, "similarity": 1, "registration": 1, "calibration": 1,
     "affine": 1, "free_form": 1, "local_correlation": 1, "copied": 1, "smoothing": 1, "warping": 1, "recolouring": 1,
     "multiplicity": 1, "certificates": 1, "tails": 1, "contrast": 1, "set_scores": 1,
-    "edges": 1, "pyramid": 1, "poses": 1, "framing": 1, "regions": 1, "perturbations": 1,
+    "edges": 1, "pyramid": 1, "poses": 1, "views": 1, "framing": 1, "regions": 1, "perturbations": 1,
     "errors": 0, "types": 0, "text_table": 0,
 }  # fmt: skip
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mi_callback.edges import edges
-from mi_callback.features import edges_as_images
 from mi_callback.perturbations import remap
 from mi_callback.preprocessing import normalise_intensity, resize
+from mi_callback.views import edges_as_images
 
 
 def steps(side: int = 64, dims: int = 2) -> torch.Tensor:

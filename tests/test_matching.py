@@ -179,10 +179,10 @@ def recoloured() -> tuple[torch.Tensor, Features, Features]:
     generator = torch.Generator().manual_seed(3)
     labels = F.interpolate(torch.rand(8, 1, 10, 10, generator=generator), (SIZE, SIZE), mode="bicubic")
     images = labels.clamp(0, 1).mul(4).round() / 4
-    train = replace(features(images, torch.eye(8)[None]), edges={"all": torch.eye(8)[None]})
+    train = replace(features(images, torch.eye(8)[None]), views={"edges": {"all": torch.eye(8)[None]}})
     copy = affine(1 - (2 * images[5:6] - 1).abs(), rotation=4.0)
     vectors = torch.eye(8)[0].expand(1, 1, 8)
-    return images, train, replace(features(copy, vectors), edges={"all": torch.eye(8)[5].expand(1, 1, 8)})
+    return images, train, replace(features(copy, vectors), views={"edges": {"all": torch.eye(8)[5].expand(1, 1, 8)}})
 
 
 def test_a_copy_in_another_contrast_is_found_by_its_edges_and_compared_under_a_curve(recoloured):
@@ -190,7 +190,7 @@ def test_a_copy_in_another_contrast_is_found_by_its_edges_and_compared_under_a_c
     found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
     assert (int(found.row), bool(found.by_edges)) == (5, True)
     assert float(found.verified) > 0.95
-    plain = replace(train, edges={})
+    plain = replace(train, views={})
     without = matcher(candidates=1)(query, Reference.fit(plain, "none"), train.thumbnails)
     assert not without.by_edges.any()
     assert float(without.verified) < 0.9
@@ -203,10 +203,9 @@ def test_siblings_of_what_was_found_by_edges_are_compared_under_a_curve_too(reco
     train = replace(train, thumbnails=thumbnails(images, SIZE), subjects=[f"s{i // 4}" for i in range(8)])
     found_by = torch.eye(8)
     found_by[5] = -1.0
-    train = replace(train, edges={"all": found_by[None]})
-    query = replace(
-        query, layers={"all": torch.eye(8)[5].expand(1, 1, 8)}, edges={"all": torch.eye(8)[6].expand(1, 1, 8)}
-    )
+    train = replace(train, views={"edges": {"all": found_by[None]}})
+    grey, drawn = ({"all": torch.eye(8)[row].expand(1, 1, 8)} for row in (5, 6))
+    query = replace(query, layers=grey, views={"edges": drawn})
     found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
     assert (int(found.row), bool(found.by_edges)) == (5, True)
     assert float(found.verified) > 0.95

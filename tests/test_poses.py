@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_callback.errors import DataError
-from mi_callback.poses import POSES, VIEWS, VOLUME_VIEWS, looked_up, orbit, then, undo, views_of
+from mi_callback.poses import POSES, looked_up, orbit, then, undo
 
 
 @pytest.fixture
@@ -110,35 +110,6 @@ def test_an_unknown_orbit_is_refused_with_the_known_ones(name):
 )
 def test_one_pose_after_another_is_a_pose(image, first, second):
     assert torch.equal(POSES[then(first, second)](image), POSES[second](POSES[first](image)))
-
-
-@pytest.mark.parametrize("name", VIEWS)
-def test_a_view_changes_the_image_keeps_its_shape_and_its_darkest_value_fills_the_borders(generator, name):
-    images = torch.rand(2, 1, 96, 96, generator=generator) * 5 - 1024  # in Hounsfield units, say
-    seen = VIEWS[name].change(images)
-    assert seen.shape == images.shape
-    assert (seen - images).abs().max() > 1
-    assert torch.all(seen.amin(dim=(1, 2, 3)) >= images.amin(dim=(1, 2, 3)) - 1e-3)
-    if name.startswith("turned"):
-        assert torch.allclose(seen[..., 0, 0], images.amin(dim=(2, 3)), atol=1e-3)
-
-
-def test_the_pose_of_a_view_takes_a_query_that_looks_like_it_back_to_the_image(image):
-    view = VIEWS["quarter_turn"]
-    assert torch.equal(POSES[view.pose](view.change(image)), image)
-    assert all(VIEWS[name].pose == "identity" for name in VIEWS if name != "quarter_turn")
-
-
-@pytest.mark.parametrize("name", VOLUME_VIEWS)
-def test_a_view_of_volumes_is_that_of_every_slice(generator, name):
-    volumes = torch.rand(2, 2, 7, 12, 10, generator=generator) * 5 - 1024
-    volumes[:, :, 0, 0, 0], volumes[:, :, 0, 0, 1] = -1030, -1010  # the darkest and the brightest, in every slice
-    volumes[:, :, :, 0, 0], volumes[:, :, :, 0, 1] = -1030, -1010
-    seen = views_of(3)[name].change(volumes)
-    assert seen.shape == volumes.shape
-    assert (seen - volumes).abs().flatten(1).amax(dim=1).min() > 1
-    for depth in range(7):
-        assert torch.allclose(seen[:, :, depth], VIEWS[name].change(volumes[:, :, depth]), atol=1e-2)
 
 
 def test_quarter_turns_are_no_poses_of_volumes():

@@ -9,10 +9,11 @@ import torch
 
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.features import Features
-from mi_callback.poses import POSES, VIEWS, orbit, then
+from mi_callback.poses import POSES, orbit, then
 from mi_callback.regions import COUNT, middle
 from mi_callback.retrieval import AGAIN, ALIKE, BY_EDGES, PER_SUBJECT, REGIONAL, Reference
 from mi_callback.similarity import EPSILON
+from mi_callback.views import VIEWS
 
 
 def features(n: int, poses: int = 1, seed: int = 0, widths=(5, 8), subjects=None) -> Features:
@@ -404,44 +405,80 @@ def test_an_unknown_backend_is_refused():
 
 # Views
 
-
-def seen(train: Features, seed: int = 5) -> Features:
-    """The same training images with features in every view."""
-    generator = torch.Generator().manual_seed(seed)
-    views = {layer: torch.randn(len(VIEWS), *f.shape[1:], generator=generator) for layer, f in train.layers.items()}
-    return replace(train, views=views)
+OWN = [name for name, view in VIEWS.items() if not view.recoloured]
+OTHERS = [name for name, view in VIEWS.items() if view.recoloured]
 
 
-@pytest.mark.parametrize("view", [k for k, view in enumerate(VIEWS.values()) if not view.recoloured])
+def seen(n: int, poses: int = 1, seed: int = 5, **options) -> Features:
+    """Features with others in every view, of queries (which have poses) in those that they take on too."""
+    names = [name for name, view in VIEWS.items() if poses == 1 or view.of_both]
+    views = {name: features(n, poses, seed + k).layers for k, name in enumerate(names, start=1)}
+    return replace(features(n, poses, seed, **options), views=views)
+
+
+def resembling(train: Features, name: str, pose: int) -> Features:
+    """Three queries that resemble rows 4, 7 and 21 in a view, if they take on that pose."""
+    queries = seen(3, 4, seed=90)
+    theirs = queries.views[name] if VIEWS[name].of_both else queries.layers
+    for layer, viewed in train.views[name].items():
+        theirs[layer][pose] = viewed[0, [4, 7, 21]]
+    return queries
+
+
+@pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("pose", range(4))
-def test_a_query_that_resembles_a_view_is_matched_to_its_image_in_the_pose_that_leads_back(view, pose):
-    train = seen(features(40))
-    queries = features(3, 4, seed=9)
-    for layer, viewed in train.views.items():
-        queries.layers[layer][pose] = viewed[view, [4, 7, 21]]
+def test_a_query_that_resembles_a_view_is_matched_to_its_image_in_the_pose_that_leads_back(name, pose):
+    train = seen(40)
+    queries = resembling(train, name, pose)
     found = Reference.fit(train, "shrunk").search(queries, "geometric")
-    back = list(POSES).index(then(list(POSES)[pose], list(VIEWS.values())[view].pose))
+    back = list(POSES).index(then(list(POSES)[pose], VIEWS[name].pose))
     assert found.match.tolist() == found.candidates[:, 0].tolist() == [4, 7, 21]
     assert found.pose.tolist() == found.candidate_poses[:, 0].tolist() == [back] * 3
     assert found.similarity.min() > 0.999
     assert (found.consensus(found.match) == 2).all()
-    assert Reference.fit(replace(train, views={}), "shrunk").search(queries, "geometric").similarity.max() < 0.99
+    others = replace(train, views={other: view for other, view in train.views.items() if other != name})
+    assert Reference.fit(others, "shrunk").search(queries, "geometric").similarity.max() < 0.99
+    if VIEWS[name].of_both:
+        plain = replace(queries, views={})
+        assert Reference.fit(train, "shrunk").search(plain, "geometric").similarity.max() < 0.99
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("pose", range(4))
+def test_what_resembles_an_image_in_another_contrast_is_a_candidate_beside_the_others(name, pose):
+    train = seen(40)
+    queries = resembling(train, name, pose)
+    found = Reference.fit(train, "shrunk").search(queries, "geometric")
+    first = 8 + AGAIN
+    assert found.candidates.shape == found.candidate_by_edges.shape == (3, first + BY_EDGES + AGAIN)
+    assert found.candidates[:, first].tolist() == [4, 7, 21]
+    assert found.candidate_poses[:, first].tolist() == [pose] * 3
+    assert found.candidate_by_edges.tolist() == [[False] * first + [True] * (BY_EDGES + AGAIN)] * 3
+    assert (found.candidate_windows == -1).all()
+    # What decides without verification is of the contrast of the image.
+    own = replace(train, views={name: train.views[name] for name in OWN})
+    plain = Reference.fit(own, "shrunk").search(queries, "geometric")
+    assert torch.equal(found.similarity, plain.similarity)
+    assert plain.candidates.shape == (3, first)
+    assert not plain.candidate_by_edges.any()
 
 
 def test_every_view_has_its_own_whitening_and_rows_without_some_images_are_those_of_the_others():
-    train = seen(features(40))
-    offset = replace(train, views={layer: 3 * f + 10 for layer, f in train.views.items()})
-    some = torch.arange(0, 40, 2)
-    moved = Reference.fit(train, "shrunk").over(train.where(some))
+    train = seen(40)
+    offset = {name: {layer: 3 * f + 10 for layer, f in view.items()} for name, view in train.views.items()}
+    train = replace(train, views=offset)
+    reference, some = Reference.fit(train, "shrunk"), torch.arange(0, 40, 2)
+    for name, view in train.views.items():
+        for layer, own in view.items():
+            assert torch.allclose(reference.views[name].whitenings[layer].mean, own[0].double().mean(dim=0))
+    moved = reference.over(train.where(some))
     assert {name: len(view.indexes["layer0"]) for name, view in moved.views.items()} == dict.fromkeys(VIEWS, 20)
-    viewed = {name: view.whitenings["layer0"].mean for name, view in Reference.fit(offset, "shrunk").views.items()}
-    for i, name in enumerate(VIEWS):
-        assert torch.allclose(viewed[name], offset.views["layer0"][i].double().mean(dim=0))
+    assert reference.over(replace(train, views={})).views == {}
 
 
 def test_one_image_is_one_candidate_in_whatever_views_it_is_near():
     train = features(12, subjects=[str(i) for i in range(12)])
-    train = replace(train, views={layer: f[0].expand(len(VIEWS), -1, -1) for layer, f in train.layers.items()})
+    train = replace(train, views=dict.fromkeys(VIEWS, train.layers))
     found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=6)
     for part in (found.candidates[:, :6], found.candidates[:, 6 + AGAIN :][:, :BY_EDGES]):
         for row in part.tolist():
@@ -449,56 +486,9 @@ def test_one_image_is_one_candidate_in_whatever_views_it_is_near():
             assert -1 not in row
 
 
-# Edges, and views of another contrast
-
-
-def drawn(n: int, poses: int = 1, seed: int = 6, **options) -> Features:
-    """Features with others of their edges."""
-    return replace(features(n, poses, seed + 1, **options), edges=features(n, poses, seed + 2).layers)
-
-
-@pytest.mark.parametrize("found_by", ["edges", "view"])
-@pytest.mark.parametrize("pose", range(4))
-def test_what_resembles_an_image_in_another_contrast_is_a_candidate_beside_the_others(pose, found_by):
-    train, queries = seen(drawn(40)), drawn(3, 4, seed=9)
-    place = [view.recoloured for view in VIEWS.values()].index(True)
-    for layer in train.layers:
-        if found_by == "edges":
-            queries.edges[layer][pose] = train.edges[layer][0, [4, 7, 21]]
-        else:
-            queries.layers[layer][pose] = train.views[layer][place, [4, 7, 21]]
-    reference = Reference.fit(train, "shrunk")
-    found = reference.search(queries, "geometric")
-    first = 8 + AGAIN
-    assert found.candidates.shape == found.candidate_by_edges.shape == (3, first + BY_EDGES + AGAIN)
-    assert found.candidates[:, first].tolist() == [4, 7, 21]
-    assert found.candidate_poses[:, first].tolist() == [pose] * 3
-    assert found.candidate_by_edges.tolist() == [[False] * first + [True] * (BY_EDGES + AGAIN)] * 3
-    assert (found.candidate_windows == -1).all()
-    # What decides without verification is of the image as it is.
-    plain = Reference.fit(replace(train, edges={}, views={}), "shrunk").search(queries, "geometric")
-    views = Reference.fit(replace(train, edges={}), "shrunk").search(queries, "geometric")
-    assert torch.equal(found.similarity, views.similarity)
-    assert plain.candidates.shape == (3, first)
-    assert not plain.candidate_by_edges.any()
-
-
-def test_edges_have_their_own_whitening_and_rows_without_some_images_are_those_of_the_others():
-    train, queries = drawn(40), drawn(5, 4, seed=9)
-    train = replace(train, edges={layer: 3 * f + 10 for layer, f in train.edges.items()})
-    reference, some = Reference.fit(train, "shrunk"), torch.arange(0, 40, 2)
-    for layer, own in train.edges.items():
-        assert torch.allclose(reference.edges.whitenings[layer].mean, own[0].double().mean(dim=0))
-    moved = reference.over(train.where(some))
-    assert len(moved.edges.indexes["layer0"]) == 20
-    assert reference.over(replace(train, edges={})).edges is None
-    without = reference.search(replace(queries, edges={}), "geometric")
-    assert not without.candidate_by_edges.any()
-
-
 def test_few_of_a_subject_are_candidates_by_edges():
     people = [str(i // 10) for i in range(40)]
-    train, queries = drawn(40, subjects=people), drawn(6, 4, seed=9)
+    train, queries = seen(40, subjects=people), seen(6, 4, seed=90)
     found = Reference.fit(train, "shrunk").search(queries, "mean")
     for row in found.candidates[:, 8 + AGAIN :][:, :BY_EDGES].tolist():
         assert len(set(row)) == BY_EDGES
@@ -526,38 +516,6 @@ def test_the_first_candidates_are_tried_in_a_second_pose_where_they_are_nearly_a
         assert found.candidate_poses[:, 8].tolist() == [second] * 3
     else:
         assert found.candidates[:, 8].tolist() == [-1] * 3
-
-
-# Frames
-
-
-@pytest.mark.parametrize("pose", range(4))
-def test_a_query_that_resembles_an_image_in_the_frames_of_both_is_matched_to_it(pose):
-    train = replace(features(40), framed=features(40, seed=6).layers)
-    queries = replace(features(3, 4, seed=9), framed=features(3, 4, seed=10).layers)
-    for layer, own in train.framed.items():
-        queries.framed[layer][pose] = own[0, [4, 7, 21]]
-    reference = Reference.fit(train, "shrunk")
-    found = reference.search(queries, "geometric")
-    assert found.match.tolist() == found.candidates[:, 0].tolist() == [4, 7, 21]
-    assert found.pose.tolist() == found.candidate_poses[:, 0].tolist() == [pose] * 3
-    assert found.similarity.min() > 0.999
-    for without in (replace(queries, framed={}), queries):
-        alone = reference if without is not queries else Reference.fit(replace(train, framed={}), "shrunk")
-        assert alone.search(without, "geometric").similarity.max() < 0.99
-
-
-def test_frames_have_their_own_whitening_and_rows_without_some_images_are_those_of_the_others():
-    train = features(40)
-    train = replace(train, framed={layer: 3 * f + 10 for layer, f in features(40, seed=6).layers.items()})
-    reference, some = Reference.fit(train, "shrunk"), torch.arange(0, 40, 2)
-    for layer, own in train.framed.items():
-        assert torch.allclose(reference.framed.whitenings[layer].mean, own[0].double().mean(dim=0))
-    moved = reference.over(train.where(some))
-    assert len(moved.framed.indexes["layer0"]) == 20
-    queries = train.where(torch.tensor([6, 18]))
-    assert moved.search(queries, "geometric").match.tolist() == [3, 9]
-    assert reference.over(replace(train, framed={})).framed is None
 
 
 # Siblings

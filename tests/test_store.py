@@ -17,6 +17,7 @@ from mi_callback.encoders import HookedEncoder
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.features import Features, extract
 from mi_callback.scores import Scores
+from mi_callback.views import VIEWS
 
 
 def images(n: int, seed: int) -> Tensor:
@@ -108,21 +109,21 @@ def test_features_of_regions_come_back_and_find_the_same(tmp_path: Path):
     assert_equal(one, other)
 
 
-def test_views_frames_and_edges_come_back(tmp_path: Path):
+def test_views_come_back(tmp_path: Path):
     options = {"verify": True, "candidates": 2}
     saved = fitted(**options)
     saved.save(tmp_path / "state")
     restored = unfitted(**options).load(tmp_path / "state")
     for one, other in ((saved.train, restored.train), (saved.held_out, restored.held_out)):
-        assert list(one.framed) == list(other.framed) == list(one.layers)
-        for layer in one.layers:
-            assert torch.equal(one.framed[layer][:1], other.framed[layer])
-            assert not torch.equal(one.framed[layer][0], one.layers[layer][0])
-            assert torch.equal(one.edges[layer][:1], other.edges[layer])
-    assert all(torch.equal(views, restored.train.views[layer]) for layer, views in saved.train.views.items())
-    assert list(restored.reference.views) == list(saved.reference.views)
-    assert restored.reference.framed is not None
-    assert restored.reference.edges is not None
+        assert list(one.views) == list(other.views)
+        for name, view in one.views.items():
+            assert list(view) == list(other.views[name]) == list(one.layers)
+            for layer, features in view.items():
+                assert torch.equal(features[:1], other.views[name][layer])
+                assert not torch.equal(features[0], one.layers[layer][0])
+    assert list(restored.train.views) == list(VIEWS)
+    assert list(restored.held_out.views) == [name for name, view in VIEWS.items() if view.of_both]
+    assert list(restored.reference.views) == list(saved.reference.views) == list(VIEWS)
 
 
 def test_a_state_without_regions_comes_back_without(tmp_path: Path):

@@ -1,0 +1,97 @@
+"""Views in which images are looked up: a copy that was turned, moved, magnified, blurred or recoloured is a copy.
+
+Most are views of the training images alone: they cost time once, when the detector is fitted, instead of for every
+generated image. Others bring both sides to where they agree, whatever was done to one of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mi_callback.edges import edges
+from mi_callback.framing import framed
+from mi_callback.perturbations import affine
+from mi_callback.poses import POSES
+from mi_callback.preprocessing import Intensity, normalise_intensity
+from mi_callback.registration import side_of
+from mi_callback.smoothing import gaussian
+
+
+@dataclass(frozen=True)
+class View:
+    """Another look at images.
+
+    Attributes:
+        change: Of checked images `(n, c, h, w)`, or volumes, whose encoder takes that intensity (see
+            `preprocessing.preprocess`).
+        pose: What takes a query that resembles the changed image on to where it resembles the image itself, but for
+            what registration finds.
+        recoloured: Whether it shows another contrast, so that grey values cannot align what resembles it.
+        of_both: Whether queries are changed too, in every pose.
+    """
+
+    change: Callable[[Tensor, Intensity], Tensor]
+    pose: str = "identity"
+    recoloured: bool = False
+    of_both: bool = False
+
+
+SOFTENED = 1 / 64
+"""Blur, as a share of the longer side, under which the images are seen as a soft generator would draw them."""
+
+VIEWS: dict[str, View] = {
+    "turned_left": View(lambda x, _: _resampled(x, rotation=-25.0)),
+    "turned_right": View(lambda x, _: _resampled(x, rotation=25.0)),
+    "magnified": View(lambda x, _: _resampled(x, scale_x=1.4, scale_y=1.4)),
+    "quarter_turn": View(lambda x, _: POSES["rotation_90"](x), "rotation_270"),
+    "other_contrast": View(lambda x, _: _as_other_contrast(x), recoloured=True),
+    "softened": View(lambda x, _: gaussian(x, SOFTENED * max(x.shape[-2:]))),
+    "framed": View(lambda x, _: framed(x), of_both=True),
+    "edges": View(lambda x, intensity: edges_as_images(x, intensity), recoloured=True, of_both=True),
+}
+"""Name → view beside the images as they are."""
+
+VOLUME_VIEWS = {name: VIEWS[name] for name in ("magnified", "framed", "edges")}
+"""The same of volumes, magnified in the plane: each view costs a pass over all slices."""
+
+
+def views_of(dims: int) -> dict[str, View]:
+    """Views of images (2) or volumes (3)."""
+    return VIEWS if dims == 2 else VOLUME_VIEWS
+
+
+def _resampled(images: Tensor, **change: float) -> Tensor:
+    """Images under an affine change, the borders as dark as the darkest pixel."""
+    darkest = _extreme(images, "amin")
+    lit = images - darkest
+    planes = affine(lit.flatten(1, -3), **change)  # of volumes, every slice alike
+    return planes.view_as(images) + darkest
+
+
+def _as_other_contrast(images: Tensor) -> Tensor:
+    """What is dark becomes bright and what is bright dark, but black stays black: T1 as T2 would show it."""
+    darkest = _extreme(images, "amin")
+    contrast = (_extreme(images, "amax") - darkest).clamp_min(torch.finfo(images.dtype).tiny)
+    grey = (images - darkest) / contrast
+    return torch.minimum(4 * grey, 1.25 - grey) * contrast + darkest
+
+
+def edges_as_images(images: Tensor, intensity: Intensity) -> Tensor:
+    """Edges of images, drawn in their units, or of a window of these.
+
+    As fine as those of the thumbnails, whatever the size of the images.
+    """
+    scale = max(images.shape[2:]) / side_of(images.ndim - 2)
+    window = None if isinstance(intensity, str) else intensity
+    drawn = edges(normalise_intensity(images, window or "quantile"), scale)
+    drawn = drawn / _extreme(drawn, "amax").clamp_min(torch.finfo(drawn.dtype).tiny)
+    low, high = window or (_extreme(images, "amin"), _extreme(images, "amax"))
+    return low + drawn * (high - low)
+
+
+def _extreme(images: Tensor, which: Literal["amin", "amax"]) -> Tensor:
+    """Darkest or brightest pixel of each image, in the shape that broadcasts."""
+    return getattr(images, which)(dim=tuple(range(1, images.ndim)), keepdim=True)

@@ -26,9 +26,6 @@ SHIFTS = {2: (2, 10), 3: (1, 4)}
 """Step and farthest of the shifts tried along each axis, in pixels of the coarsest level (24 of images, 12 of volumes).
 """
 
-STARTS = 2
-"""How many of the combinations are refined."""
-
 LEAST_OVERLAP = 0.35
 """Share of the masked area that a start must cover."""
 
@@ -44,11 +41,13 @@ def align_coarsely(generated: Tensor, reference: Tensor, mask: Tensor) -> tuple[
         Maps `(p, dims, dims + 1)` as `affine_grid` takes them, and correlation over the overlap, unsigned, `(p,)`.
     """
     fixed, moving, where = at_level(0, generated, reference, mask)
-    starts = _search(fixed, moving, where)
-    fixed, moving, where = (images.repeat_interleave(STARTS, 0) for images in (fixed, moving, where))
+    found = _search(fixed, moving, where)
+    # Shifts are searched in steps that fine edges miss, and most copies are hardly moved.
+    starts = torch.stack([found, unmoved(found)])
+    fixed, moving, where = (torch.cat([images, images]) for images in (fixed, moving, where))
     tried, correlation = _gauss_newton(fixed, moving, where, starts.flatten(0, 1), LEVELS[0][1])
-    correlation, best = correlation.view(-1, STARTS).max(dim=1)
-    return tried.view_as(starts)[torch.arange(len(best), device=best.device), best], correlation
+    correlation, best = correlation.view(2, -1).max(dim=0)
+    return tried.view_as(starts)[best, torch.arange(len(best), device=best.device)], correlation
 
 
 def align_further(level: int, generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
@@ -57,11 +56,16 @@ def align_further(level: int, generated: Tensor, reference: Tensor, mask: Tensor
     return _gauss_newton(fixed, moving, where, theta, LEVELS[level][1])[0]
 
 
-def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
-    """The best maps out of all combinations of rotation, magnification and shift, `(p, STARTS, dims, dims + 1)`.
+def unmoved(theta: Tensor) -> Tensor:
+    """Maps that leave everything where it is, of the shape of others."""
+    return torch.eye(*theta.shape[1:]).to(theta).expand_as(theta)
 
-    Each rotation and magnification counts with its best shift. Evidence is the overlap times −log(1 − ρ²): the
-    likelihood ratio of Gaussian images, in which little overlap says little.
+
+def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
+    """The best map out of all combinations of rotation, magnification and shift, `(p, dims, dims + 1)`.
+
+    Evidence is the overlap times −log(1 − ρ²): the likelihood ratio of Gaussian images, in which little overlap says
+    little.
     """
     dims, side, pairs = fixed.ndim - 2, fixed.shape[-1], len(fixed)
     linear = _linear_maps(dims).to(fixed)
@@ -83,11 +87,10 @@ def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
     correlation = covariance.square() / (variance_f.clamp_min(1e-4) * variance_m.clamp_min(1e-4))
     overlap = count / mask.flatten(1).sum(dim=1).clamp_min(1)[:, None, None]
     evidence = -overlap * torch.log1p(-correlation.clamp(0, 0.999))
-    evidence, place = evidence.masked_fill(overlap < LEAST_OVERLAP, -1.0).max(dim=2)
-    chosen = evidence.topk(STARTS, dim=1).indices
+    best = evidence.masked_fill(overlap < LEAST_OVERLAP, -1.0).flatten(1).argmax(dim=1)
+    chosen, place = best // evidence.shape[2], best % evidence.shape[2]
     step, reach = SHIFTS[dims]
     shifts = torch.arange(-reach, reach + 1, step).to(fixed)
-    place = place.gather(1, chosen)
     along = [shifts[place // len(shifts) ** axis % len(shifts)] for axis in range(dims)]  # x, the last axis, first
     # The fixed image moved by one shift lies over the moving one moved by its opposite.
     shift = -2 / side * torch.stack(along, dim=-1)

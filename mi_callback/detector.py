@@ -39,7 +39,7 @@ from mi_callback.set_scores import set_scores
 from mi_callback.similarity import Aggregation
 from mi_callback.tails import Tail, fit_tail
 from mi_callback.types import SubjectKey, Subjects
-from mi_callback.views import views_of
+from mi_callback.views import views_of, views_of_queries
 from mi_callback.whitening import Mode
 
 PLANTED = {2: 64, 3: 16}
@@ -60,8 +60,9 @@ class MemorizationDetector:
         regions: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
         views: Search among training images that were turned, magnified, blurred or given another contrast, too, with
             both sides in a frame that moves with what is shown, and by the edges of both, so that copies far from where
-            the encoder would know them are candidates: `fit` encodes every training image nine times, volumes four
-            times, and every generated one is encoded in each pose three times. Regions and views need `verify`.
+            the encoder would know them are candidates (see `views`): `fit` encodes every training image twelve times,
+            volumes four times, and every generated one is encoded in each pose four times, volumes three times. Regions
+            and views need `verify`.
         candidates: Training images aligned per generated image; beside them four that were found by a window of it,
             and six by edges.
         alpha: Level of each flag: the share of novel images that may be flagged.
@@ -496,7 +497,7 @@ class MemorizationDetector:
         """
         if isinstance(self.encoder, torch.nn.Module):
             self.encoder.to(self.device)
-        seen = views_of(len(self.encoder.size)) if self.verify and self.views else {}
+        looked_at = views_of if views else views_of_queries
         return extract(
             images,
             self.encoder,
@@ -507,7 +508,7 @@ class MemorizationDetector:
             progress=label,
             keep=keep,
             regional=self.verify and self.regions,
-            views=[name for name, view in seen.items() if views or view.of_both],
+            views=list(looked_at(len(self.encoder.size))) if self.verify and self.views else (),
             **read,
         )
 

@@ -228,7 +228,7 @@ def extract(
             pooled = {"layers": whole, "regions": windows}
             for name in views:
                 view = views_of(dims)[name]
-                turned = changes if view.of_both else changes[:1]
+                turned = changes if view.beside == name else changes[:1]
                 pooled[name] = encode(view.change(some, encoder.intensity), encoder, turned)[0]
             for kind, found in pooled.items():
                 for layer, features in found.items():

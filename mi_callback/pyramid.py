@@ -6,7 +6,7 @@ Images are `(p, 1, *spatial)` in [0, 1], masks 1 where the generated image count
 import torch
 from torch import Tensor
 
-from mi_callback.affine import align_coarsely, align_further, at_level
+from mi_callback.affine import align_coarsely, align_further, at_level, unmoved
 from mi_callback.edges import edges
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import Agreement, local_correlation
@@ -52,9 +52,9 @@ def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, r
     fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
     # Most copies are not moved. Of a part of one, pasted where it lay, the rest pulls the map away; of one in another
     # contrast the edges may not be enough to align.
-    home = torch.eye(*theta.shape[1:], device=theta.device).expand_as(theta)
-    found, unmoved = (_plainly(fixed, moving, where, there, recolour) for there in (theta, home))
-    theta, plain = torch.where((unmoved > found)[:, None, None], home, theta), torch.maximum(found, unmoved)
+    home = unmoved(theta)
+    found, at_home = (_plainly(fixed, moving, where, there, recolour) for there in (theta, home))
+    theta, plain = torch.where((at_home > found)[:, None, None], home, theta), torch.maximum(found, at_home)
     curve = _best_curve(fixed, moving, where, theta) if recolour else None
     bent = _best_regions(fixed, *_bent(fixed, moving, where, theta, curve), where)
     return theta, torch.maximum(plain, bent)

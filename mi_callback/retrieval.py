@@ -161,10 +161,11 @@ class Reference:
     def _looks(self, queries: Features, recoloured: bool) -> list[Look]:
         """In which views the training images are looked at, in their own contrast or in others."""
         known = views_of(queries.dims)
+        looks = [(known[name], reference) for name, reference in self.views.items()]
         return [
-            (known[name].pose, reference, queries.seen_as(name) if known[name].of_both else queries)
-            for name, reference in self.views.items()
-            if known[name].recoloured == recoloured and (not known[name].of_both or name in queries.views)
+            (view.pose, reference, queries if view.beside is None else queries.seen_as(view.beside))
+            for view, reference in looks
+            if view.recoloured == recoloured and (view.beside is None or view.beside in queries.views)
         ]
 
     def _by_window(self, regions: Regions, queries: Features, poses: Tensor) -> tuple[Tensor, ...]:

@@ -30,17 +30,21 @@ class View:
         pose: What takes a query that resembles the changed image on to where it resembles the image itself, but for
             what registration finds.
         recoloured: Whether it shows another contrast, so that grey values cannot align what resembles it.
-        of_both: Whether queries are changed too, in every pose.
+        beside: View of the queries, in every pose, that it is compared with; None for queries as they are.
     """
 
     change: Callable[[Tensor, Intensity], Tensor]
     pose: str = "identity"
     recoloured: bool = False
-    of_both: bool = False
+    beside: str | None = None
 
 
 SOFTENED = 1 / 64
 """Blur, as a share of the longer side, under which the images are seen as a soft generator would draw them."""
+
+LEANING = 12.0
+"""Degrees by which images are turned whose edges are looked up: less than in their own contrast, for an encoder knows
+edges less well once they are turned."""
 
 VIEWS: dict[str, View] = {
     "turned_left": View(lambda x, _: _resampled(x, rotation=-25.0)),
@@ -49,8 +53,11 @@ VIEWS: dict[str, View] = {
     "quarter_turn": View(lambda x, _: POSES["rotation_90"](x), "rotation_270"),
     "other_contrast": View(lambda x, _: _as_other_contrast(x), recoloured=True),
     "softened": View(lambda x, _: gaussian(x, SOFTENED * max(x.shape[-2:]))),
-    "framed": View(lambda x, _: framed(x), of_both=True),
-    "edges": View(lambda x, intensity: edges_as_images(x, intensity), recoloured=True, of_both=True),
+    "framed": View(lambda x, _: framed(x), beside="framed"),
+    "edges": View(lambda x, intensity: edges_as_images(x, intensity), recoloured=True, beside="edges"),
+    "edges_left": View(lambda x, intensity: _turned_edges(x, intensity, -LEANING), recoloured=True, beside="edges"),
+    "edges_right": View(lambda x, intensity: _turned_edges(x, intensity, LEANING), recoloured=True, beside="edges"),
+    "framed_edges": View(lambda x, y: framed(edges_as_images(x, y)), recoloured=True, beside="framed_edges"),
 }
 """Name → view beside the images as they are."""
 
@@ -61,6 +68,11 @@ VOLUME_VIEWS = {name: VIEWS[name] for name in ("magnified", "framed", "edges")}
 def views_of(dims: int) -> dict[str, View]:
     """Views of images (2) or volumes (3)."""
     return VIEWS if dims == 2 else VOLUME_VIEWS
+
+
+def views_of_queries(dims: int) -> list[str]:
+    """Views that queries are changed into as well."""
+    return list(dict.fromkeys(view.beside for view in views_of(dims).values() if view.beside is not None))
 
 
 def _resampled(images: Tensor, **change: float) -> Tensor:
@@ -90,6 +102,10 @@ def edges_as_images(images: Tensor, intensity: Intensity) -> Tensor:
     drawn = drawn / _extreme(drawn, "amax").clamp_min(torch.finfo(drawn.dtype).tiny)
     low, high = window or (_extreme(images, "amin"), _extreme(images, "amax"))
     return low + drawn * (high - low)
+
+
+def _turned_edges(images: Tensor, intensity: Intensity, degrees: float) -> Tensor:
+    return edges_as_images(_resampled(images, rotation=degrees), intensity)
 
 
 def _extreme(images: Tensor, which: Literal["amin", "amax"]) -> Tensor:

@@ -103,7 +103,7 @@ def test_features_of_a_view_are_the_encoder_of_it_in_every_pose_where_queries_ta
     found = extract(images, encoder, poses, views=[name])
     assert list(found.views) == [name]
     seen, view = VIEWS[name].change(images, encoder.intensity), found.views[name]
-    turned = poses if VIEWS[name].of_both else poses[:1]
+    turned = poses if VIEWS[name].beside == name else poses[:1]
     alone = found.seen_as(name)
     assert alone.regions == alone.views == {}
     for position, pose in enumerate(turned):
@@ -604,7 +604,7 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
             assert found.regions["mean"][position][~there].isnan().all()
     assert bool(found.regions) == regional
     for name, view in VOLUME_VIEWS.items():
-        seen, turned = view.change(volumes, "minmax"), poses if view.of_both else poses[:1]
+        seen, turned = view.change(volumes, "minmax"), poses if view.beside == name else poses[:1]
         assert len(found.views[name]["mean"]) == len(turned)
         for position, pose in enumerate(turned):
             ready = preprocess(POSES[pose](seen), (8, 8, 8), intensity="minmax")

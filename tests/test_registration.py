@@ -377,14 +377,17 @@ def test_inverted_contrast_is_aligned_and_compared_as_well(name):
     assert inverted.lncc.min() > 0.95
 
 
-def tissues(n: int, seed: int = 0) -> torch.Tensor:
-    """Random regions of four grey values in an oval, each of which ends where another begins, `(n, SIZE, SIZE)`."""
+def tissues(n: int, seed: int = 0, scales: tuple[int, ...] = (4, 8, 12), whole: bool = False) -> torch.Tensor:
+    """Random regions of four grey values, each of which ends where another begins, `(n, SIZE, SIZE)`.
+
+    In an oval, or in the whole image.
+    """
     rng = np.random.default_rng(seed)
     axis = np.linspace(-1, 1, SIZE)
-    oval = (axis[:, None] / 0.8) ** 2 + (axis[None] / 0.65) ** 2 < 1
+    oval = ((axis[:, None] / 0.8) ** 2 + (axis[None] / 0.65) ** 2 < 1) | whole
     made = []
     for _ in range(n):
-        texture = sum(s * gaussian_filter(rng.normal(size=(SIZE, SIZE)), s) for s in (4, 8, 12))
+        texture = sum(s * gaussian_filter(rng.normal(size=(SIZE, SIZE)), s) for s in scales)
         labels = np.digitize(texture, np.quantile(texture[oval], [0.25, 0.5, 0.75]))
         made.append(gaussian_filter(np.take([0.3, 0.5, 0.75, 1.0], labels) * oval, 0.6))
     return torch.from_numpy(np.stack(made)).float()
@@ -424,6 +427,13 @@ def test_a_copy_in_another_contrast_that_was_not_moved_is_compared_where_it_lies
     generated = as_bytes(RECOLOURED[curve](reference, generator))
     found = register(generated, as_bytes(reference), by_edges=torch.ones(32, dtype=torch.bool))
     assert found.lncc.min() > 0.98  # wherever else edges lead
+
+
+def test_a_shift_in_another_contrast_between_the_steps_of_the_search_is_found():
+    reference = tissues(24, 5, (4, 8), whole=True)
+    moved = F.pad(t2_like(reference[:, None])[:, 0], (5, 0, 5, 0))[:, :SIZE, :SIZE]  # edges where nothing is
+    found = register(as_bytes(moved), as_bytes(reference), by_edges=torch.ones(24, dtype=torch.bool))
+    assert found.lncc.min() > 0.95
 
 
 def test_pairs_are_recoloured_where_they_are_aligned_by_edges_alone():

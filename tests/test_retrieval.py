@@ -13,7 +13,7 @@ from mi_callback.poses import POSES, orbit, then
 from mi_callback.regions import COUNT, middle
 from mi_callback.retrieval import AGAIN, ALIKE, BY_EDGES, PER_SUBJECT, REGIONAL, Reference
 from mi_callback.similarity import EPSILON
-from mi_callback.views import VIEWS
+from mi_callback.views import VIEWS, views_of_queries
 
 
 def features(n: int, poses: int = 1, seed: int = 0, widths=(5, 8), subjects=None) -> Features:
@@ -411,7 +411,7 @@ OTHERS = [name for name, view in VIEWS.items() if view.recoloured]
 
 def seen(n: int, poses: int = 1, seed: int = 5, **options) -> Features:
     """Features with others in every view, of queries (which have poses) in those that they take on too."""
-    names = [name for name, view in VIEWS.items() if poses == 1 or view.of_both]
+    names = VIEWS if poses == 1 else views_of_queries(2)
     views = {name: features(n, poses, seed + k).layers for k, name in enumerate(names, start=1)}
     return replace(features(n, poses, seed, **options), views=views)
 
@@ -419,7 +419,8 @@ def seen(n: int, poses: int = 1, seed: int = 5, **options) -> Features:
 def resembling(train: Features, name: str, pose: int) -> Features:
     """Three queries that resemble rows 4, 7 and 21 in a view, if they take on that pose."""
     queries = seen(3, 4, seed=90)
-    theirs = queries.views[name] if VIEWS[name].of_both else queries.layers
+    beside = VIEWS[name].beside
+    theirs = queries.layers if beside is None else queries.views[beside]
     for layer, viewed in train.views[name].items():
         theirs[layer][pose] = viewed[0, [4, 7, 21]]
     return queries
@@ -438,7 +439,7 @@ def test_a_query_that_resembles_a_view_is_matched_to_its_image_in_the_pose_that_
     assert (found.consensus(found.match) == 2).all()
     others = replace(train, views={other: view for other, view in train.views.items() if other != name})
     assert Reference.fit(others, "shrunk").search(queries, "geometric").similarity.max() < 0.99
-    if VIEWS[name].of_both:
+    if VIEWS[name].beside is not None:
         plain = replace(queries, views={})
         assert Reference.fit(train, "shrunk").search(plain, "geometric").similarity.max() < 0.99
 

@@ -61,8 +61,8 @@ class MemorizationDetector:
         views: Search among training images that were turned, magnified, blurred or given another contrast, too, with
             both sides in a frame that moves with what is shown, and by the edges of both, so that copies far from where
             the encoder would know them are candidates (see `views`): `fit` encodes every training image twelve times,
-            volumes four times, and every generated one is encoded in each pose four times, volumes three times. Regions
-            and views need `verify`.
+            volumes four times, and every generated one is encoded in each pose four times, volumes three times; so is
+            every training image where no held-out ones are given. Regions and views need `verify`.
         candidates: Training images aligned per generated image; beside them four that were found by a window of it,
             and six by edges.
         alpha: Level of each flag: the share of novel images that may be flagged.
@@ -362,7 +362,7 @@ class MemorizationDetector:
         if self.reference is None or self.train is None:
             raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
         label = "generated features" if progress else None
-        features = self.features(generated, self.poses[:1], label=label, image_key=image_key)
+        features = self.features(generated, self.poses[:1], plain=True, label=label, image_key=image_key)
         sides = (self.train, self.held_out, features)
         train, held_out, samples = (None if side is None else self.reference.whitened(side) for side in sides)
         assert train is not None
@@ -478,6 +478,7 @@ class MemorizationDetector:
         poses: Sequence[str] | None = None,
         subjects: Subjects | None = None,
         views: bool = False,
+        plain: bool = False,
         label: str | None = None,
         keep: Reservoir | None = None,
         **read: SubjectKey,
@@ -488,6 +489,7 @@ class MemorizationDetector:
             poses: All of this detector when None.
             subjects: One id per image.
             views: Whether they are a training set: in the views in which this detector searches it, if it does.
+            plain: Whether features of the whole image are enough, without windows and views.
             label: Of the progress bar; None for no bar.
             keep: Takes a sample of the images on the way.
             read: `subject_key` and `image_key`, as in `fit`.
@@ -507,8 +509,8 @@ class MemorizationDetector:
             batch_size=self.batch_size,
             progress=label,
             keep=keep,
-            regional=self.verify and self.regions,
-            views=list(looked_at(len(self.encoder.size))) if self.verify and self.views else (),
+            regional=self.verify and self.regions and not plain,
+            views=list(looked_at(len(self.encoder.size))) if self.verify and self.views and not plain else (),
             **read,
         )
 

@@ -65,8 +65,8 @@ class Features:
         return {layer: features[position] for layer, features in self.layers.items()}
 
     def in_pose(self, position: int) -> "Features":
-        """The same images in one pose alone."""
-        return self._each(lambda features: features[position : position + 1])
+        """The same images in one pose alone, in memory of their own; views of training images alone have but pose 0."""
+        return self._each(lambda features: features[position : position + 1].clone())
 
     def as_they_are(self) -> "Features":
         """The same images without regions and views."""
@@ -229,7 +229,7 @@ def extract(
             for name in views:
                 view = views_of(dims)[name]
                 turned = changes if view.beside == name else changes[:1]
-                pooled[name] = encode(view.change(some, encoder.intensity), encoder, turned)[0]
+                pooled[name] = encode(view.of(some, encoder.intensity), encoder, turned)[0]
             for kind, found in pooled.items():
                 for layer, features in found.items():
                     collected[kind].setdefault(layer, []).append(features)

@@ -161,7 +161,8 @@ def closest_strangers(
     if novel is None:
         groups = leaks.merge_identical(train)
         half = folds(groups, 2, seed)
-        reference, novel = fit_reference(train.in_pose(0).where(half == 0)), train.where(half == 1)
+        plain = train.as_they_are()  # only features of the whole image are looked at
+        reference, novel = fit_reference(plain.in_pose(0).where(half == 0)), plain.where(half == 1)
     chosen = novel.where(thin(novel.subjects, len(novel), size, seed))
     closest = reference.closest_stranger(chosen, aggregation)
     closest = closest[~leaks.copies_in_null(closest)]

@@ -33,7 +33,7 @@ sides of a brain look alike to an encoder, but only in one pose is it the copy."
 
 
 Look = tuple[str, "Reference", Features]
-"""Training images as they are looked at, queries as they are, and the pose that a query then has to take on."""
+"""The pose that a query then has to take on, training images as they are looked at, and queries in that view."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mi_callback.edges import edges
 from mi_callback.framing import framed
 from mi_callback.perturbations import affine
 from mi_callback.poses import POSES
-from mi_callback.preprocessing import Intensity, normalise_intensity
+from mi_callback.preprocessing import Intensity, normalise_intensity, resize
 from mi_callback.registration import side_of
 from mi_callback.smoothing import gaussian
 
@@ -38,6 +38,16 @@ class View:
     recoloured: bool = False
     beside: str | None = None
 
+    def of(self, images: Tensor, intensity: Intensity) -> Tensor:
+        """Images in this view; those of which it shows nothing stay as they are."""
+        changed = self.change(images, intensity)
+        flat = (changed if isinstance(intensity, str) else changed.clamp(*intensity)).flatten(1)
+        empty = flat.amin(dim=1) == flat.amax(dim=1)
+        if empty.any():
+            changed = changed.clone()
+            changed[empty] = resize(images[empty], changed.shape[2:])
+        return changed
+
 
 SOFTENED = 1 / 64
 """Blur, as a share of the longer side, under which the images are seen as a soft generator would draw them."""
@@ -51,7 +61,7 @@ VIEWS: dict[str, View] = {
     "turned_right": View(lambda x, _: _resampled(x, rotation=25.0)),
     "magnified": View(lambda x, _: _resampled(x, scale_x=1.4, scale_y=1.4)),
     "quarter_turn": View(lambda x, _: POSES["rotation_90"](x), "rotation_270"),
-    "other_contrast": View(lambda x, _: _as_other_contrast(x), recoloured=True),
+    "other_contrast": View(lambda x, intensity: _as_other_contrast(x, intensity), recoloured=True),
     "softened": View(lambda x, _: gaussian(x, SOFTENED * max(x.shape[-2:]))),
     "framed": View(lambda x, _: framed(x), beside="framed"),
     "edges": View(lambda x, intensity: edges_as_images(x, intensity), recoloured=True, beside="edges"),
@@ -83,12 +93,11 @@ def _resampled(images: Tensor, **change: float) -> Tensor:
     return planes.view_as(images) + darkest
 
 
-def _as_other_contrast(images: Tensor) -> Tensor:
+def _as_other_contrast(images: Tensor, intensity: Intensity) -> Tensor:
     """What is dark becomes bright and what is bright dark, but black stays black: T1 as T2 would show it."""
-    darkest = _extreme(images, "amin")
-    contrast = (_extreme(images, "amax") - darkest).clamp_min(torch.finfo(images.dtype).tiny)
-    grey = (images - darkest) / contrast
-    return torch.minimum(4 * grey, 1.25 - grey) * contrast + darkest
+    low, contrast = _range(images, intensity)
+    grey = ((images - low) / contrast).clamp(0, 1)
+    return torch.minimum(4 * grey, 1.25 - grey) * contrast + low
 
 
 def edges_as_images(images: Tensor, intensity: Intensity) -> Tensor:
@@ -97,15 +106,23 @@ def edges_as_images(images: Tensor, intensity: Intensity) -> Tensor:
     As fine as those of the thumbnails, whatever the size of the images.
     """
     scale = max(images.shape[2:]) / side_of(images.ndim - 2)
-    window = None if isinstance(intensity, str) else intensity
-    drawn = edges(normalise_intensity(images, window or "quantile"), scale)
-    drawn = drawn / _extreme(drawn, "amax").clamp_min(torch.finfo(drawn.dtype).tiny)
-    low, high = window or (_extreme(images, "amin"), _extreme(images, "amax"))
-    return low + drawn * (high - low)
+    low, contrast = _range(images, intensity)
+    whole = isinstance(intensity, str)
+    grey = normalise_intensity(images, "quantile") if whole else ((images - low) / contrast).clamp(0, 1)
+    drawn = edges(grey, scale)
+    return low + drawn / _extreme(drawn, "amax").clamp_min(torch.finfo(drawn.dtype).tiny) * contrast
 
 
 def _turned_edges(images: Tensor, intensity: Intensity, degrees: float) -> Tensor:
     return edges_as_images(_resampled(images, rotation=degrees), intensity)
+
+
+def _range(images: Tensor, intensity: Intensity) -> tuple[Tensor, Tensor]:
+    """The darkest value that counts, and how much brighter the brightest is: of each image, or of the window."""
+    low, high = _extreme(images, "amin"), _extreme(images, "amax")
+    if not isinstance(intensity, str):
+        low, high = (torch.full_like(low, value) for value in intensity)
+    return low, (high - low).clamp_min(torch.finfo(images.dtype).tiny)
 
 
 def _extreme(images: Tensor, which: Literal["amin", "amax"]) -> Tensor:

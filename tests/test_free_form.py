@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mi_callback import free_form
 from mi_callback.free_form import (
     CONTROLS,
     DAMPING,
@@ -218,6 +219,18 @@ def test_elastic_copies_stand_out_and_different_images_stay_different(generator)
     novel = register(as_bytes(others), as_bytes(bank))
     assert copies.lncc.min() > 0.85
     assert novel.lncc.max() < copies.lncc.min() - 0.1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_penalty_keeps_the_warp_of_strangers_smooth(dims, monkeypatch):
+    fixed, moving = smooth(3, dims=dims), smooth(3, seed=1, dims=dims)
+    theta = torch.eye(dims, dims + 1).expand(3, -1, -1)
+    bends = []
+    for weight in (STIFFNESS[dims], STIFFNESS[dims] / 100):
+        monkeypatch.setitem(free_form.STIFFNESS, dims, weight)
+        field = refine(fixed, moving, torch.ones_like(fixed), theta)
+        bends.append(max(float(field.diff(dim=axis).square().mean()) for axis in range(1, dims + 1)))
+    assert 3 * bends[0] < bends[1]
 
 
 def test_pairs_do_not_depend_on_each_other():

@@ -53,9 +53,13 @@ def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, r
     # Most copies are not moved. Of a part of one, pasted where it lay, the rest pulls the map away; of one in another
     # contrast the edges may not be enough to align.
     home = unmoved(theta)
-    found, at_home = (_plainly(fixed, moving, where, there, recolour) for there in (theta, home))
-    theta, plain = torch.where((at_home > found)[:, None, None], home, theta), torch.maximum(found, at_home)
-    curve = _best_curve(fixed, moving, where, theta) if recolour else None
+    (found, curve), (at_home, curve_at_home) = (
+        _plainly(fixed, moving, where, there, recolour) for there in (theta, home)
+    )
+    stays = (at_home > found)[:, None]
+    theta, plain = torch.where(stays[..., None], home, theta), torch.maximum(found, at_home)
+    if curve is not None and curve_at_home is not None:
+        curve = torch.where(stays, curve_at_home, curve)
     bent = _best_regions(fixed, *_bent(fixed, moving, where, theta, curve), where)
     return theta, torch.maximum(plain, bent)
 
@@ -63,7 +67,7 @@ def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, r
 def promise(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
     """How well they agree one level before the finest, without a warp, `(p,)`."""
     fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
-    return _plainly(fixed, moving, where, theta, recolour)
+    return _plainly(fixed, moving, where, theta, recolour)[0]
 
 
 def finely(
@@ -94,10 +98,12 @@ def _by_turns(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor)
     return theta
 
 
-def _plainly(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> Tensor:
-    """How well they agree under a map, and the curve that fits where that is asked for, without a warp, `(p,)`."""
+def _plainly(
+    fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, recolour: bool
+) -> tuple[Tensor, Tensor | None]:
+    """How well they agree under a map without a warp, `(p,)`, and the curve under which, where one is asked for."""
     curve = _best_curve(fixed, moving, mask, theta) if recolour else None
-    return _best_regions(fixed, *_moved(moving, theta, curve), mask)
+    return _best_regions(fixed, *_moved(moving, theta, curve), mask), curve
 
 
 def _best_regions(generated: Tensor, aligned: Tensor, inside: Tensor, mask: Tensor) -> Tensor:

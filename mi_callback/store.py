@@ -107,7 +107,9 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     if differ:
         raise StateError(f"needed a state of the same settings and data; {path} differs in {differ}. Fit again.")
 
-    def side(name: str, pictures: str, views: list[str], subjects: list[str] | None, sources: Any = None) -> Features:
+    def side(
+        name: str, pictures: str, views: list[str], subjects: list[str] | None, sources: list[str] | None
+    ) -> Features:
         def pooled(kind: str, layers: list[str]) -> dict[str, Tensor]:
             return {layer: tensors[f"{name}/{kind}{layer}"][None] for layer in layers}
 
@@ -119,7 +121,7 @@ def load(detector: "MemorizationDetector", path: str | Path, data_fingerprint: s
     held_out = None
     if "held_out_thumbnails" in tensors:
         views = header["views_of_held_out"]
-        held_out = side("held_out", "held_out_thumbnails", views, header["held_out_subjects"])
+        held_out = side("held_out", "held_out_thumbnails", views, header["held_out_subjects"], None)
     null = Null(
         tensors["null"],
         header["null_subjects"],

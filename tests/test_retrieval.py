@@ -474,7 +474,16 @@ def test_every_view_has_its_own_whitening_and_rows_without_some_images_are_those
             assert torch.allclose(reference.views[name].whitenings[layer].mean, own[0].double().mean(dim=0))
     moved = reference.over(train.where(some))
     assert {name: len(view.indexes["layer0"]) for name, view in moved.views.items()} == dict.fromkeys(VIEWS, 20)
+    assert moved.search(train.where(torch.tensor([6, 18])), "geometric").match.tolist() == [3, 9]
     assert reference.over(replace(train, views={})).views == {}
+
+
+def test_queries_without_their_edges_are_looked_up_without():
+    train, queries = seen(40), seen(5, 4, seed=90)
+    drawn = {name: view for name, view in train.views.items() if VIEWS[name].recoloured and VIEWS[name].beside}
+    reference = Reference.fit(replace(train, views=drawn), "shrunk")
+    assert reference.search(queries, "geometric").candidate_by_edges.any()
+    assert not reference.search(replace(queries, views={}), "geometric").candidate_by_edges.any()
 
 
 def test_one_image_is_one_candidate_in_whatever_views_it_is_near():

@@ -5,7 +5,7 @@ Only the magnitude of the correlation counts: an image with inverted contrast is
 
 import math
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mi_callback.warping import gradient, pixel_centres, shrink, sign_of, standardise, warp
 
-LEVELS = ((0.25, 10), (0.5, 8), (1.0, 4))
+LEVELS = ((0.25, 10), (0.5, 4), (1.0, 4))
 """Side of each pyramid level, as a share of the images', and Gauss-Newton iterations there."""
 
 ROTATIONS = {2: (15.0, 30.0), 3: (20.0,)}
@@ -22,62 +22,44 @@ ROTATIONS = {2: (15.0, 30.0), 3: (20.0,)}
 ZOOMS = (0.75, 1.0, 1.33)
 """Magnifications that are tried with each rotation and every shift before the first Gauss-Newton step."""
 
-SHIFTS = {2: (2, 10), 3: (1, 4)}
-"""Step and farthest of the shifts tried along each axis, in pixels of the coarsest level (24 of images, 12 of volumes).
-"""
+SEARCHED = 12
+"""Side, in pixels, at which they are tried."""
+
+SHIFTS = {2: 5, 3: 4}
+"""Farthest shift that is tried along each axis, in those pixels, by the number of dimensions."""
+
+STARTS = 2
+"""Maps found by the search that Gauss-Newton starts from, beside the one that moves nothing."""
+
+FIRST = 3
+"""Gauss-Newton iterations on the coarsest level from every start; the rest go on from the best."""
 
 LEAST_OVERLAP = 0.35
 """Share of the masked area that a start must cover."""
 
 
-def align_coarsely(generated: Tensor, reference: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Map from generated to reference, searched and fitted on the coarsest level, and how well they agree under it.
-
-    Args:
-        generated, reference: `(p, 1, *spatial)`, of equal sides.
-        mask: 1 where the generated image counts, 0 elsewhere, of the same shape.
-
-    Returns:
-        Maps `(p, dims, dims + 1)` as `affine_grid` takes them, and correlation over the overlap, unsigned, `(p,)`.
-    """
-    fixed, moving, where = at_level(0, generated, reference, mask)
-    found = _search(fixed, moving, where)
-    # Shifts are searched in steps that fine edges miss, and most copies are hardly moved.
-    starts = torch.stack([found, unmoved(found)])
-    fixed, moving, where = (torch.cat([images, images]) for images in (fixed, moving, where))
-    tried, correlation = _gauss_newton(fixed, moving, where, starts.flatten(0, 1), LEVELS[0][1])
-    correlation, best = correlation.view(2, -1).max(dim=0)
-    return tried.view_as(starts)[best, torch.arange(len(best), device=best.device)], correlation
-
-
-def align_further(level: int, generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
-    """The map after another of the `LEVELS`, from one that those before it found."""
-    fixed, moving, where = at_level(level, generated, reference, mask)
-    return _gauss_newton(fixed, moving, where, theta, LEVELS[level][1])[0]
-
-
-def unmoved(theta: Tensor) -> Tensor:
-    """Maps that leave everything where it is, of the shape of others."""
-    return torch.eye(*theta.shape[1:]).to(theta).expand_as(theta)
-
-
-def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
-    """The best map out of all combinations of rotation, magnification and shift, `(p, dims, dims + 1)`.
+def search(fixed: Tensor, moving: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The best maps out of all combinations of rotation, magnification and shift.
 
     Evidence is the overlap times −log(1 − ρ²): the likelihood ratio of Gaussian images, in which little overlap says
     little.
+
+    Args:
+        fixed, moving: `(p, 1, *spatial)`, generated images and references on the coarsest level.
+        mask: 1 where the generated image counts, 0 elsewhere, of the same shape.
+
+    Returns:
+        Maps `(p, STARTS, dims, dims + 1)` as `affine_grid` takes them, best first, and the evidence of the best,
+        `(p,)`; larger is closer.
     """
-    dims, side, pairs = fixed.ndim - 2, fixed.shape[-1], len(fixed)
-    linear = _linear_maps(dims).to(fixed)
-    maps = len(linear)
-    theta = torch.cat([linear, torch.zeros_like(linear[..., :1])], dim=2)
-    turned, inside = (
-        images.view(pairs, maps, -1) for images in warp(moving.repeat_interleave(maps, 0), theta.repeat(pairs, 1, 1))
-    )
+    dims = fixed.ndim - 2
+    turned, inside, maps = _tried(moving)
     turned = (turned - moving.flatten(1).mean(dim=1)[:, None, None]) * inside
+    fixed, mask = shrink(fixed, SEARCHED), shrink(mask, SEARCHED)
     ours = (fixed - fixed.flatten(1).mean(dim=1).view(-1, *(1 for _ in fixed.shape[1:]))) * mask
     # Sums over the overlap, for each map at every shift, are products with shifted copies of the fixed image.
     f, ones = (_shifted(images).transpose(1, 2) for images in (ours, mask))
+    inside = inside.expand_as(turned)
     count, sum_m, squares_m = (torch.cat([inside, turned, turned.square()], dim=1) @ ones).chunk(3, dim=1)
     sum_f, products = (torch.cat([inside, turned], dim=1) @ f).chunk(2, dim=1)
     count = count.clamp_min(1)
@@ -87,14 +69,75 @@ def _search(fixed: Tensor, moving: Tensor, mask: Tensor) -> Tensor:
     correlation = covariance.square() / (variance_f.clamp_min(1e-4) * variance_m.clamp_min(1e-4))
     overlap = count / mask.flatten(1).sum(dim=1).clamp_min(1)[:, None, None]
     evidence = -overlap * torch.log1p(-correlation.clamp(0, 0.999))
-    best = evidence.masked_fill(overlap < LEAST_OVERLAP, -1.0).flatten(1).argmax(dim=1)
-    chosen, place = best // evidence.shape[2], best % evidence.shape[2]
-    step, reach = SHIFTS[dims]
-    shifts = torch.arange(-reach, reach + 1, step).to(fixed)
-    along = [shifts[place // len(shifts) ** axis % len(shifts)] for axis in range(dims)]  # x, the last axis, first
+    evidence, place = evidence.masked_fill(overlap < LEAST_OVERLAP, -1.0).max(dim=2)
+    evidence, chosen = evidence.topk(STARTS, dim=1)
+    reach = SHIFTS[dims]
+    steps = 2 * reach + 1
+    place = place.gather(1, chosen)
+    along = [place // steps**axis % steps - reach for axis in range(dims)]  # x, the last axis, first
     # The fixed image moved by one shift lies over the moving one moved by its opposite.
-    shift = -2 / side * torch.stack(along, dim=-1)
-    return torch.cat([linear[chosen], linear[chosen] @ shift[..., None]], dim=-1)
+    shift = -2 / SEARCHED * torch.stack(along, dim=-1).to(fixed)
+    linear, offset = maps[chosen].split([dims, 1], dim=-1)
+    return torch.cat([linear, linear @ shift[..., None] + offset], dim=-1), evidence[:, 0]
+
+
+def _tried(moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """References under every map that is tried, but for shifts by whole pixels of the search.
+
+    Returns:
+        These, `(p, k, pixels)`, 1 where they lie inside, `(k, pixels)`, and the maps, `(k, dims, dims + 1)`.
+    """
+    dims = moving.ndim - 2
+    turns, between = (maps.to(moving) for maps in (F.pad(_linear_maps(dims), (0, 1)), _between(dims, moving.shape[-1])))
+    parts = [_under(shrink(moving, SEARCHED), turns), _under(moving, between)]
+    turned, inside = (torch.cat(images).flatten(2).transpose(0, 1) for images in zip(*parts, strict=True))
+    return turned, (inside[0] > 0.99).to(turned), torch.cat([turns, between])
+
+
+def _under(moving: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
+    """All images under each map, as the search sees them, `(k, p, *spatial)`, and how much of each pixel is inside."""
+    # Images as channels: where they are sampled is worked out once for all.
+    together = moving.transpose(0, 1).expand(len(maps), len(moving), *moving.shape[2:])
+    return tuple(shrink(images, SEARCHED) for images in warp(together, maps))
+
+
+def align_coarsely(fixed: Tensor, moving: Tensor, mask: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Map from generated to reference, fitted on the coarsest level, and how well they agree under it.
+
+    Args:
+        fixed, moving, mask: As `search` takes them.
+        starts: Maps that it found.
+
+    Returns:
+        Maps `(p, dims, dims + 1)`, and correlation over the overlap, unsigned, `(p,)`.
+    """
+    # Shifts are searched in steps that fine edges miss, and most copies are hardly moved.
+    starts = torch.cat([starts, unmoved(starts[:, :1])], dim=1)
+    ours, theirs, where = (images.repeat_interleave(starts.shape[1], dim=0) for images in (fixed, moving, mask))
+    tried, correlation = _gauss_newton(ours, theirs, where, starts.flatten(0, 1), FIRST)
+    best = correlation.view(starts.shape[:2]).argmax(dim=1)
+    theta = tried.view_as(starts)[torch.arange(len(best), device=best.device), best]
+    return _gauss_newton(fixed, moving, mask, theta, LEVELS[0][1] - FIRST)
+
+
+def align_further(level: int, fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
+    """The map after another of the `LEVELS`, at which these are, from one that those before it found."""
+    return _gauss_newton(fixed, moving, mask, theta, LEVELS[level][1])[0]
+
+
+def unmoved(theta: Tensor) -> Tensor:
+    """Maps that leave everything where it is, of the shape of others."""
+    return torch.eye(*theta.shape[-2:]).to(theta).expand_as(theta)
+
+
+@lru_cache
+def _between(dims: int, side: int) -> Tensor:
+    """Shifts by whole pixels of an image of this side that are less than one of the search, `(k, dims, dims + 1)`.
+
+    Half a pixel from where they coincide, the fine edges of a copy agree no more than those of strangers.
+    """
+    shifts = torch.tensor(list(product(range(side // SEARCHED), repeat=dims))[1:]).view(-1, dims, 1)
+    return torch.cat([torch.eye(dims).repeat(len(shifts), 1, 1), 2 / side * shifts], dim=2)
 
 
 @lru_cache
@@ -115,10 +158,9 @@ def _linear_maps(dims: int) -> Tensor:
 def _shifted(images: Tensor) -> Tensor:
     """Images `(p, 1, *spatial)` moved by every shift, zero outside: `(p, shifts, pixels)`."""
     dims = images.ndim - 2
-    step, reach = SHIFTS[dims]
-    moved = F.pad(images[:, 0], (reach,) * 2 * dims)
+    moved = F.pad(images[:, 0], (SHIFTS[dims],) * 2 * dims)
     for axis, side in enumerate(images.shape[2:], start=1):
-        moved = moved.unfold(axis, side, step)
+        moved = moved.unfold(axis, side, 1)
     return moved.reshape(len(images), -1, images[0].numel())
 
 

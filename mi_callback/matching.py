@@ -21,6 +21,9 @@ from mi_callback.types import Thumbnails
 VERIFIED_AT_ONCE = 64
 """Images whose candidates are aligned in one go; bounds the memory."""
 
+LOOKED_UP = 4
+"""Training images found by the whole image for which a map is searched, for each one that is aligned."""
+
 SIBLINGS = 16
 """Other images of the best candidate's person that are looked at, where that one lies: of a copy that was blended with
 something else, retrieval may find the person but not the slice."""
@@ -58,7 +61,7 @@ class Matcher:
 
     Attributes:
         aggregation: How layers combine.
-        candidates: Training images aligned per query.
+        candidates: Training images, found by the whole image, that are aligned per query.
         verify: Whether they are.
         device: Where images are aligned.
     """
@@ -72,7 +75,7 @@ class Matcher:
         self, queries: Features, reference: Reference, references: Thumbnails, label: str | None = None
     ) -> Match:
         """Match queries in `reference`, whose images are `references`, with a progress bar `label`."""
-        neighbours = reference.search(queries, self.aggregation, self.candidates)
+        neighbours = reference.search(queries, self.aggregation, self.candidates * (LOOKED_UP if self.verify else 1))
         if not self.verify:
             nothing = torch.full_like(neighbours.similarity, float("nan"))
             whole = torch.full_like(neighbours.match, -1)
@@ -98,10 +101,8 @@ class Matcher:
         alignment = self._register(generated, pairs, references)
         lncc, shares = alignment.lncc.cpu(), alignment.shares.cpu()
         best = registration.best_of_group(lncc, pairs.query)
-        known = neighbours.candidates[block].masked_fill(
-            neighbours.candidate_by_edges[block] != pairs.by_edges[best][:, None], -1
-        )
-        lead, rows = self._siblings(pairs.row[best], known, reference)
+        compared = (lncc > -1) & (pairs.by_edges == pairs.by_edges[best][pairs.query])
+        lead, rows = self._siblings(pairs.row[best], pairs.where(compared), reference)
         if len(rows):
             like = best[lead]
             siblings = replace(pairs.where(like), row=rows)
@@ -117,12 +118,15 @@ class Matcher:
         self, generated: Tensor, pairs: "_Pairs", references: Thumbnails, start: Tensor | None = None
     ) -> registration.Alignment:
         moving = references[pairs.row].to(self.device)
-        return registration.register(generated, moving, pairs.query, pairs.window, pairs.by_edges, start)
+        return registration.register(
+            generated, moving, pairs.query, pairs.window, pairs.by_edges, start, self.candidates
+        )
 
-    def _siblings(self, best: Tensor, candidates: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
-        """Siblings of the best row of each query that are no candidates of it: which query, and which row, `(s,)`."""
+    def _siblings(self, best: Tensor, compared: "_Pairs", reference: Reference) -> tuple[Tensor, Tensor]:
+        """Siblings of the best row of each query that were not compared yet: which query, and which row, `(s,)`."""
         siblings = reference.siblings(best, self.aggregation, SIBLINGS)
-        known = (siblings[:, :, None] == candidates[:, None]).any(dim=2)
+        same = siblings[compared.query] == compared.row[:, None]
+        known = torch.zeros_like(siblings).index_add_(0, compared.query, same.long()) > 0
         query, slot = (~known & (siblings >= 0)).nonzero(as_tuple=True)
         return query, siblings[query, slot]
 

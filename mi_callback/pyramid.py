@@ -6,13 +6,13 @@ Images are `(p, 1, *spatial)` in [0, 1], masks 1 where the generated image count
 import torch
 from torch import Tensor
 
-from mi_callback.affine import align_coarsely, align_further, at_level, unmoved
+from mi_callback.affine import align_coarsely, align_further, at_level, search, unmoved
 from mi_callback.edges import edges
 from mi_callback.free_form import refine
 from mi_callback.local_correlation import Agreement, local_correlation
 from mi_callback.recolouring import apply_curve, fit_curve, no_curve
 from mi_callback.smoothing import gaussian, local_contrast
-from mi_callback.warping import warp
+from mi_callback.warping import shrink, warp
 
 STRUCTURE = (1 / 12, 0.05)
 """Scale, as a share of the side, and smallest deviation of the local contrast that is aligned."""
@@ -27,29 +27,36 @@ COARSE_COUNTS = 2.5
 strangers leave there. With 3, twice as many blurred images of strangers would be as similar as sharp ones are; with 2,
 fewer blends would be told from strangers."""
 
-EDGES = 2.0
-"""Scale, in pixels, of the edges that are aligned: where a curve makes two edges of one, finer ones lie elsewhere."""
+EDGES = 1.0
+"""Scale, in pixels of the middle level, of the edges that are aligned: where a curve makes two edges of one, finer ones
+lie elsewhere."""
 
 ROUNDS = 2
 """How often a contrast curve and the map are fitted in turn."""
 
-MIDDLE, FINEST = 1, 2
-"""Levels of the pyramid (`affine.LEVELS`) after the coarsest."""
+COARSEST, MIDDLE, FINEST = 0, 1, 2
+"""Levels of the pyramid (`affine.LEVELS`)."""
 
 
-def coarsely(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool) -> tuple[Tensor, Tensor]:
+def roughly(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool) -> tuple[Tensor, Tensor]:
+    """Some maps that may align the images, or their edges, `(p, STARTS, …)`, and how much speaks for the best."""
+    return search(*_coarse(generated, reference, mask, by_edges))
+
+
+def coarsely(
+    generated: Tensor, reference: Tensor, mask: Tensor, starts: Tensor, by_edges: bool
+) -> tuple[Tensor, Tensor]:
     """Maps that align the images, or their edges, on the coarsest level, and how well they agree."""
-    seen = (edges(generated, EDGES), edges(reference, EDGES)) if by_edges else (generated, reference)
-    return align_coarsely(*seen, mask)
+    return align_coarsely(*_coarse(generated, reference, mask, by_edges), starts)
 
 
 def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, recolour: bool) -> tuple[Tensor, Tensor]:
     """Maps after the level before the finest, and how well they agree there, with a warp where it helps, `(p,)`."""
-    if recolour:
-        theta = _by_turns(generated, reference, mask, theta)
-    else:
-        theta = align_further(MIDDLE, generated, reference, mask, theta)
     fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+    if recolour:
+        theta = _by_turns(fixed, moving, where, reference, theta)
+    else:
+        theta = align_further(MIDDLE, fixed, moving, where, theta)
     # Most copies are not moved. Of a part of one, pasted where it lay, the rest pulls the map away; of one in another
     # contrast the edges may not be enough to align.
     home = unmoved(theta)
@@ -88,13 +95,22 @@ def finely(
     return theta, curve, _in_either(fine.amax(dim=0), coarse), warped.where(better, plain), aligned[:, 0]
 
 
-def _by_turns(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
-    """Maps after the level before the finest: of edges, then of images under the curve that fits, in turn."""
-    theta = align_further(MIDDLE, edges(generated, EDGES), edges(reference, EDGES), mask, theta)
-    fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+def _coarse(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, or edges of them, drawn on the middle level, and masks as the coarsest level sees them."""
+    fixed, moving, where = at_level(COARSEST, generated, reference, mask)
+    if by_edges:
+        drawn = (edges(image, EDGES) for image in at_level(MIDDLE, generated, reference))
+        fixed, moving = (shrink(image, where.shape[-1]) for image in drawn)
+    return fixed, moving, where
+
+
+def _by_turns(fixed: Tensor, moving: Tensor, mask: Tensor, reference: Tensor, theta: Tensor) -> Tensor:
+    """Maps after the middle level: of edges, then of images under the curve that fits, in turn."""
+    theta = align_further(MIDDLE, edges(fixed, EDGES), edges(moving, EDGES), mask, theta)
     for _ in range(ROUNDS):
-        curve = _best_curve(fixed, moving, where, theta)
-        theta = align_further(MIDDLE, generated, apply_curve(reference, curve), mask, theta)
+        curve = _best_curve(fixed, moving, mask, theta)
+        (recoloured,) = at_level(MIDDLE, apply_curve(reference, curve))
+        theta = align_further(MIDDLE, fixed, recoloured, mask, theta)
     return theta
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from mi_callback import regions
+from mi_callback.affine import STARTS
 from mi_callback.local_correlation import LEVELS
-from mi_callback.pyramid import coarsely, finely, further, promise
+from mi_callback.pyramid import coarsely, finely, further, promise, roughly
 from mi_callback.recolouring import no_curve
 
 SIZE = 96
@@ -17,9 +18,12 @@ SIZE = 96
 VOLUME_SIZE = 48
 """The same of volumes."""
 
+FITTED = (1.0, 1.0, 1.5)
+"""Candidates of one image that go on after the search of maps, relative to `candidates`: of those found as a whole, by
+a window, and by edges. They compete with their like, for a part agrees better than a whole."""
+
 KEPT, FINALISTS = (4, 4, 3), (2, 1, 1)
-"""Candidates of one image that go on after the coarsest level, and to the finest, those that agree best: of those found
-as a whole, by a window, and by edges. They compete with their like, for a part agrees better than a whole."""
+"""How many of each go on after the coarsest level, and to the finest: those that agree best."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def register(
     window: Tensor | None = None,
     by_edges: Tensor | None = None,
     start: Tensor | None = None,
+    candidates: int = 8,
     chunk: int | None = None,
 ) -> Alignment:
     """Align each reference to its generated image by an affine map and a small smooth warp, and compare them.
@@ -71,15 +76,17 @@ def register(
         generated: uint8 `(p, side, side)`, or volumes `(p, side, side, side)`, in the pose in which the reference was
             found.
         reference: uint8, of the same shape.
-        group: Which pairs are candidates for the same generated image, `(p,)`: of each group the first and those that
-            agree best on the coarsest level go on, `KEPT` of a kind, and of these the best reach the finest one,
-            `FINALISTS`; the others get `lncc` −1. Without groups every pair does.
+        group: Which pairs are candidates for the same generated image, `(p,)`, the likeliest first: for each pair of a
+            group maps are searched, the foremost are aligned on the coarsest level, `FITTED` of a kind, the first of
+            these and those that agree best go on, `KEPT`, and of these the best reach the finest one, `FINALISTS`; the
+            others get `lncc` −1. Without groups every pair does.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
         by_edges: Which pairs are aligned by their edges instead of their grey values, and compared under the contrast
             curve that makes them most alike, bool `(p,)`: copies in another contrast. By default none.
         start: Maps to begin with, as `Alignment.theta`. They are not searched then, and of each group only the pair
             that agrees best under them goes on.
+        candidates: Pairs of a group that were found as a whole and are aligned on the coarsest level.
         chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
 
     References:
@@ -110,9 +117,13 @@ def register(
     theta = torch.zeros(pairs, dims, dims + 1, device=device) if start is None else start.clone()
     agreement = torch.zeros(pairs, device=device)
     if start is None:
+        starts = theta[:, None].repeat(1, STARTS, 1, 1)
         for rows, drawn, images in batches(everyone):
-            theta[rows], agreement[rows] = coarsely(*images, drawn)
-        kept = _best(agreement.cpu(), rivals, torch.tensor(KEPT)[kind])
+            starts[rows], agreement[rows] = roughly(*images, drawn)
+        fitted = _foremost(agreement.cpu(), rivals, (candidates * torch.tensor(FITTED)).long()[kind])
+        for rows, drawn, images in batches(fitted):
+            theta[rows], agreement[rows] = coarsely(*images, starts[rows], drawn)
+        kept = fitted[_best(agreement[fitted].cpu(), rivals[fitted], torch.tensor(KEPT)[kind[fitted]])]
         for rows, drawn, images in batches(kept):
             theta[rows], agreement[rows] = further(*images, theta[rows], drawn)
         most = torch.tensor(FINALISTS)[kind[kept]]
@@ -151,6 +162,22 @@ def best_of_group(value: Tensor, group: Tensor, most: Tensor | int = 1) -> Tenso
     _, sizes = group[order].unique_consecutive(return_counts=True)
     rank = torch.cat([torch.arange(int(size)) for size in sizes])
     return order[rank < (most if isinstance(most, int) else most[order])]
+
+
+def _foremost(evidence: Tensor, group: Tensor, most: Tensor) -> Tensor:
+    """Positions of the pairs of each group that stand foremost, by evidence or in the order given, ascending.
+
+    Each is right about copies that the other misjudges.
+    """
+    given, by_evidence = (_places(value, group) for value in (-torch.arange(len(group)), evidence))
+    return best_of_group(-torch.minimum(given, by_evidence + 0.5), group, most).sort().values
+
+
+def _places(value: Tensor, group: Tensor) -> Tensor:
+    """The place of each pair within its group, the largest value at 0, `(p,)`."""
+    order = best_of_group(value, group, len(group))
+    _, sizes = group[order].unique_consecutive(return_counts=True)
+    return torch.cat([torch.arange(int(size)) for size in sizes])[order.argsort()]
 
 
 def _best(agreement: Tensor, group: Tensor, most: Tensor) -> Tensor:

@@ -21,11 +21,14 @@ from mi_callback.whitening import Mode, Whitening, fit_whitening
 PER_SUBJECT = 4
 """Candidates taken from one subject: eight slices of one patient are not eight candidates."""
 
-REGIONAL = 4
+REGIONAL = 8
 """Candidates that are looked up by a window, beside those of the whole image."""
 
-BY_EDGES = 6
+BY_EDGES = 24
 """Candidates that are looked up by edges, or in a view of another contrast, beside these."""
+
+HITS = 2
+"""Hits of each layer in each look, for each candidate that is looked up."""
 
 AGAIN, ALIKE = 3, 0.7
 """How many of the best candidates are tried in a second pose too, if they are at least that much as similar in it: the
@@ -261,12 +264,16 @@ class Reference:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Per layer nearest cosine and row `(n, layers)`; rows near in any layer and their own score `(n, k)`."""
         whitened = self._whiten(queries)
-        hits = [self.indexes[layer].search(whitened[layer], candidates * PER_SUBJECT) for layer in self.layers]
-        rows = torch.cat([hit[1] for hit in hits], dim=1)
-        cosines = torch.stack([self._cosines(layer, whitened[layer], rows) for layer in self.layers], dim=-1)
-        score = aggregate(cosines, aggregation, self.layers)
-        nearest = torch.stack([hit[0][:, 0] for hit in hits], dim=1)
-        own = torch.stack([hit[1][:, 0] for hit in hits], dim=1)
+        hits = {layer: self.indexes[layer].search(whitened[layer], candidates * HITS) for layer in self.layers}
+        rows = torch.cat([found for _, found in hits.values()], dim=1)
+        cosines = [
+            torch.cat(
+                [alike if by == layer else self._cosines(layer, query, found) for by, (alike, found) in hits.items()], 1
+            )
+            for layer, query in whitened.items()
+        ]
+        score = aggregate(torch.stack(cosines, dim=-1), aggregation, self.layers)
+        nearest, own = (torch.stack([hit[part][:, 0] for hit in hits.values()], dim=1) for part in (0, 1))
         return nearest.cpu(), own.cpu(), rows.cpu(), score.cpu()
 
     def _cosines(self, layer: str, queries: Tensor, rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def warp(images: Tensor, theta: Tensor, displacement: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Images `(p, 1, *spatial)` under a displacement and then an affine map, and 1 where these stay inside them."""
+    """Images `(p, c, *spatial)` under a displacement and then an affine map, and 1 where these stay inside them."""
     dims = images.ndim - 2
     # As affine_grid does, but a sum of one term for each axis, small ones first: a hundred times faster on a CPU.
     grid = theta[:, :, dims].view(-1, *(1,) * dims, dims)

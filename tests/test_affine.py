@@ -13,17 +13,20 @@ from mi_callback import regions
 from mi_callback.affine import (
     LEAST_OVERLAP,
     ROTATIONS,
+    SEARCHED,
     SHIFTS,
+    STARTS,
     ZOOMS,
+    _between,
     _correlation,
     _linear_maps,
-    _search,
     _shifted,
     align_coarsely,
     align_further,
     at_level,
+    search,
 )
-from mi_callback.pyramid import FINEST, MIDDLE
+from mi_callback.pyramid import COARSEST, FINEST, MIDDLE
 from mi_callback.registration import SIZE, VOLUME_SIZE
 from mi_callback.warping import standardise, warp
 
@@ -32,12 +35,20 @@ STEP, REACH = SHIFTS[2]
 
 def aligned(generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The map after the coarser levels, and the magnitude of the correlation under it on the last of these."""
-    theta, _ = align_coarsely(generated, reference, mask)
-    theta = align_further(MIDDLE, generated, reference, mask, theta)
+    theta, _ = coarsely(generated, reference, mask)
     fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
+    theta = align_further(MIDDLE, fixed, moving, where, theta)
     warped, inside = warp(moving, theta)
     inside = inside * where
     return theta, _correlation(standardise(fixed, inside), standardise(warped, inside), inside, where).abs()
+
+
+def coarsely(
+    generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Searched and fitted on the coarsest level."""
+    images = at_level(COARSEST, generated, reference, mask)
+    return align_coarsely(*images, search(*images)[0])
 
 
 def oval(n: int, seed: int = 0) -> torch.Tensor:
@@ -231,7 +242,7 @@ def test_the_correlation_that_comes_with_a_map_is_that_on_the_coarsest_level():
     reference, masks = oval(4), regions.masks(SIZE)[[0, 4, -1, 7]]
     generated = moved(reference, to_reference(10, 0.9, 0.1)).roll(1, 0)
     generated[0] = 1 - generated[0]
-    theta, correlation = align_coarsely(generated, reference, masks)
+    theta, correlation = coarsely(generated, reference, masks)
     fixed, moving, where = at_level(0, generated, reference, masks)
     warped, inside = warp(moving, theta)
     for i in range(4):

@@ -173,7 +173,7 @@ class Reference:
 
     def _by_window(self, regions: Regions, queries: Features, poses: Tensor) -> tuple[Tensor, ...]:
         """Candidates by windows of the queries, in these poses: rows, poses, windows, and that no edges found them."""
-        parts, alike = regions.search(queries, REGIONAL * PER_SUBJECT)
+        parts, alike = regions.search(queries, REGIONAL * HITS)
         rows, pose, look = self._choose(parts.flatten(2), alike.flatten(2), poses, REGIONAL)
         return rows, pose, regions.window(parts, alike, rows, look), torch.zeros_like(rows, dtype=torch.bool)
 

@@ -28,9 +28,9 @@ from mi_callback.affine import (
 )
 from mi_callback.pyramid import COARSEST, FINEST, MIDDLE
 from mi_callback.registration import SIZE, VOLUME_SIZE
-from mi_callback.warping import standardise, warp
+from mi_callback.warping import shrink, standardise, warp
 
-STEP, REACH = SHIFTS[2]
+REACH = SHIFTS[2]
 
 
 def aligned(generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,9 +43,7 @@ def aligned(generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor
     return theta, _correlation(standardise(fixed, inside), standardise(warped, inside), inside, where).abs()
 
 
-def coarsely(
-    generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def coarsely(generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Searched and fitted on the coarsest level."""
     images = at_level(COARSEST, generated, reference, mask)
     return align_coarsely(*images, search(*images)[0])
@@ -134,39 +132,60 @@ NEAR_VOLUMES = {
 # Definition
 
 
+def evidence_of_all_combinations(
+    fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor
+) -> list[tuple[float, torch.Tensor]]:
+    """Of each rotation and magnification, and each shift by a part of a pixel of the search, the most, and the map."""
+    dims, reach = fixed.ndim - 2, SHIFTS[fixed.ndim - 2]
+    small = [shrink(images, SEARCHED) for images in (fixed, moving, mask)]
+    padded = [np.pad(images[0, 0].double().numpy(), reach) for images in (small[0], small[2])]
+    tried = [(one, warp(small[1], one[None])) for one in F.pad(_linear_maps(dims), (0, 1))]
+    tried += [
+        (one, [shrink(images, SEARCHED) for images in warp(moving, one[None])])
+        for one in _between(dims, moving.shape[-1])
+    ]
+    best = []
+    for one, under in tried:
+        turned, inside = (images[0, 0].double().numpy() for images in under)
+        found = []
+        for shift in itertools.product(range(-reach, reach + 1), repeat=dims):
+            window = tuple(slice(reach + by, reach + by + SEARCHED) for by in shift)
+            ours, ones = (images[window] for images in padded)
+            there = ones * (inside > 0.99) > 0
+            overlap = there.sum() / float(small[2].sum())
+            if overlap >= LEAST_OVERLAP:
+                correlation = np.corrcoef(ours[there], turned[there])[0, 1]
+                found.append((-overlap * np.log(1 - correlation**2), shift))
+        most, shift = max(found)
+        along = torch.tensor([[-2 * by / SEARCHED] for by in reversed(shift)])
+        best.append((most, torch.cat([one[:, :dims], one[:, :dims] @ along + one[:, dims:]], dim=1)))
+    return sorted(best, key=lambda pair: -pair[0])
+
+
 @pytest.mark.parametrize(("sign", "part"), [(1, -1), (-1, -1), (1, 5), (0, -1)])
-def test_the_start_is_the_best_of_all_combinations(sign, part):
-    reference = F.adaptive_avg_pool2d(texture(1), 24)
-    turned = F.adaptive_avg_pool2d(moved(texture(1), to_reference(-16, 0.8, 0.06, -0.09)), 24)
-    fixed = 0.5 + 0.4 * sign * turned
+def test_the_starts_are_the_best_of_all_combinations(sign, part):
+    reference = shrink(texture(1), 24)
+    fixed = 0.5 + 0.4 * sign * shrink(moved(texture(1), to_reference(-16, 0.8, 0.06, -0.09)), 24)
     if not sign:  # a corner alone is the same, of less area than a start must cover
-        fixed = F.adaptive_avg_pool2d(texture(1, seed=1), 24)
+        fixed = shrink(texture(1, seed=1), 24)
         fixed[..., :14, :14] = reference[..., 10:, 10:]
         assert LEAST_OVERLAP > (14 / 24) ** 2
-    mask = F.adaptive_avg_pool2d(regions.masks(SIZE)[[part]], 24)
-    padded = [np.pad(images[0, 0].double().numpy(), REACH) for images in (fixed, mask)]
-    theta = F.pad(_linear_maps(2), (0, 1))
-    shifts = range(-REACH, REACH + 1, STEP)
-    best = []
-    for k, one in enumerate(theta):
-        map_of_reference, inside = (x[0, 0].double().numpy() for x in warp(reference, one[None]))
-        evidence = {}
-        for dy, dx in itertools.product(shifts, shifts):
-            window = slice(REACH + dy, REACH + dy + 24), slice(REACH + dx, REACH + dx + 24)
-            ours, ones = padded[0][window], padded[1][window]
-            there = (ones * inside) > 0
-            overlap = there.sum() / float(mask.sum())
-            if overlap >= LEAST_OVERLAP:
-                correlation = np.corrcoef(ours[there], map_of_reference[there])[0, 1]
-                evidence[dx, dy] = -overlap * np.log(1 - correlation**2)
-        shift = max(evidence, key=evidence.get)
-        best.append((evidence[shift], k, shift))
-    found = _search(fixed, reference, mask)
-    assert found.shape == (1, 2, 3)
-    _, k, (dx, dy) = max(best)
-    linear = theta[k, :, :2]
-    assert torch.allclose(found[0, :, :2], linear, atol=1e-6)
-    assert torch.allclose(found[0, :, 2], linear @ torch.tensor([-2 * dx / 24, -2 * dy / 24]), atol=1e-5)
+    mask = (shrink(regions.masks(SIZE)[[part]], SEARCHED) > 0.5).float().repeat_interleave(2, 2).repeat_interleave(2, 3)
+    starts, evidence = search(fixed, reference, mask)
+    assert starts.shape == (1, STARTS, 2, 3)
+    expected = evidence_of_all_combinations(fixed, reference, mask)[:STARTS]
+    for start, (_, theta) in zip(starts[0], expected, strict=True):
+        assert torch.allclose(start, theta, atol=1e-5)
+    assert float(evidence) == pytest.approx(expected[0][0], rel=1e-3)
+
+
+@pytest.mark.parametrize(("shift_x", "shift_y"), [(1, 0), (0, -1), (1, 1), (-3, 5)])
+def test_shifts_by_an_odd_number_of_pixels_are_tried_too(shift_x, shift_y):
+    # Lines as thin as a pixel, which no whole pixel of the search would show where they are.
+    lines = (torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(3)) > 0.8).float()
+    fixed = lines.roll((-shift_y, -shift_x), dims=(2, 3))
+    start = search(fixed, lines, torch.ones_like(lines))[0][0, 0]
+    assert torch.allclose(start, torch.tensor([[1.0, 0, 2 * shift_x / 24], [0, 1, 2 * shift_y / 24]]), atol=1e-6)
 
 
 def test_every_rotation_is_tried_with_every_magnification():
@@ -180,8 +199,8 @@ def test_every_rotation_is_tried_with_every_magnification():
 def test_shifts_move_the_image_along_the_first_axis_slowest_and_fill_with_zero(shape, generator):
     images = torch.rand(2, 1, *shape, generator=generator)
     dims = len(shape)
-    step, reach = SHIFTS[dims]
-    shifts = list(itertools.product(range(-reach, reach + 1, step), repeat=dims))
+    reach = SHIFTS[dims]
+    shifts = list(itertools.product(range(-reach, reach + 1), repeat=dims))
     found = _shifted(images)
     assert found.shape == (2, len(shifts), math.prod(shape))
     for k in range(0, len(shifts), 1 if dims == 2 else 41):
@@ -194,32 +213,18 @@ def test_shifts_move_the_image_along_the_first_axis_slowest_and_fill_with_zero(s
 
 
 @pytest.mark.parametrize("inverted", [False, True])
-def test_the_start_of_volumes_is_the_best_of_all_combinations(inverted):
-    side, (step, reach) = 9, SHIFTS[3]
-    reference = F.adaptive_avg_pool3d(volume(), side)
-    fixed = F.adaptive_avg_pool3d(moved(volume(), to_volume("y", 15, 0.8, (0.1, -0.05, 0.15))), side)
+def test_the_starts_of_volumes_are_the_best_of_all_combinations(inverted):
+    reference = shrink(volume(), SEARCHED)
+    fixed = shrink(moved(volume(), to_volume("y", 15, 0.8, (0.1, -0.05, 0.15))), SEARCHED)
     fixed = 1 - fixed if inverted else fixed
     mask = torch.ones_like(fixed)
-    mask[..., :2] = 0
-    padded = [np.pad(images[0, 0].double().numpy(), reach) for images in (fixed, mask)]
-    shifts = list(itertools.product(range(-reach, reach + 1, step), repeat=3))
-    best = []
-    for k, one in enumerate(F.pad(_linear_maps(3), (0, 1))):
-        turned, inside = (images[0, 0].double().numpy() for images in warp(reference, one[None]))
-        for shift in shifts:
-            window = tuple(slice(reach + by, reach + by + side) for by in shift)
-            ours, there = padded[0][window], padded[1][window] * inside > 0
-            overlap = there.sum() / float(mask.sum())
-            if overlap >= LEAST_OVERLAP:
-                correlation = np.corrcoef(ours[there], turned[there])[0, 1]
-                best.append((-overlap * np.log(1 - correlation**2), k, shift))
-    found = _search(fixed, reference, mask)
-    assert found.shape == (1, 3, 4)
-    _, k, shift = max(best)
-    linear = _linear_maps(3)[k]
-    assert torch.allclose(found[0, :, :3], linear, atol=1e-6)
-    along = torch.tensor([-2 * by / side for by in reversed(shift)])
-    assert torch.allclose(found[0, :, 3], linear @ along, atol=1e-5)
+    mask[..., :3] = 0
+    starts, evidence = search(fixed, reference, mask)
+    assert starts.shape == (1, STARTS, 3, 4)
+    expected = evidence_of_all_combinations(fixed, reference, mask)[:STARTS]
+    for start, (_, theta) in zip(starts[0], expected, strict=True):
+        assert torch.allclose(start, theta, atol=1e-5)
+    assert float(evidence) == pytest.approx(expected[0][0], rel=1e-3)
 
 
 def test_volumes_are_turned_about_every_axis_both_ways():

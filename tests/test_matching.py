@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from mi_callback.features import Features
 from mi_callback.local_correlation import LEVELS
-from mi_callback.matching import Matcher
+from mi_callback.matching import LOOKED_UP, Matcher
 from mi_callback.perturbations import affine
 from mi_callback.poses import POSES, orbit
 from mi_callback.preprocessing import thumbnails
@@ -132,7 +132,7 @@ def test_without_regions_the_copied_part_is_not_looked_up(part):
     plain = Features(train.layers, train.thumbnails, None, None)
     found = matcher(candidates=2)(query, Reference.fit(plain, "none"), train.thumbnails)
     assert int(found.window) == -1
-    assert found.neighbours.candidates.shape == (1, 2 + min(2, AGAIN))
+    assert found.neighbours.candidates.shape == (1, 2 * LOOKED_UP + AGAIN)
     assert (found.neighbours.candidate_windows == -1).all()
     assert float(found.verified) < 0.9
 
@@ -163,6 +163,23 @@ def test_a_slice_that_retrieval_missed_is_found_among_the_siblings_of_the_best(s
     assert int(found.row) == 17
     assert float(found.verified) > 0.97
     assert float(found.shares[0, ALIKE]) > 0.7
+
+
+def test_a_candidate_far_down_the_list_is_searched_and_aligned_if_it_agrees(slices):
+    train, query = slices
+    train = replace(train, subjects=None)
+    # Of unlike vectors the copied row's is the eleventh by similarity.
+    alike = torch.tensor([0.1] * 30)
+    alike[:10], alike[17] = torch.linspace(0.9, 0.5, 10), 0.4
+    vectors = torch.cat([torch.eye(30) * (1 - alike.square()).sqrt(), alike[:, None]], dim=1)
+    train = replace(train, layers={"all": vectors[None]})
+    query = replace(query, layers={"all": F.pad(torch.ones(1, 1, 1), (30, 0))})
+    reference = Reference.fit(train, "none")
+    few, more = (matcher(candidates=count)(query, reference, train.thumbnails) for count in (2, 4))
+    assert 17 not in few.neighbours.candidates
+    assert more.neighbours.candidates[0].tolist().index(17) == 10 < 4 * LOOKED_UP
+    assert int(more.row) == 17
+    assert float(more.verified) > 0.97
 
 
 def test_of_unknown_people_only_the_candidates_are_aligned(slices):

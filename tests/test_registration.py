@@ -14,7 +14,7 @@ from mi_callback import pyramid, regions, registration
 from mi_callback.local_correlation import LEAST_STRUCTURE, LEVELS, NOISE, WINDOW, local_correlation
 from mi_callback.perturbations import remap, t2_like
 from mi_callback.pyramid import COARSE, COARSE_COUNTS, FINE
-from mi_callback.registration import FINALISTS, KEPT, SIZE, VOLUME_SIZE, register, side_of
+from mi_callback.registration import FINALISTS, KEPT, SIZE, VOLUME_SIZE, _foremost, register, side_of
 from mi_callback.smoothing import gaussian
 
 ALIKE = 0.9
@@ -326,6 +326,31 @@ def test_of_the_candidates_of_one_image_the_hopeless_ones_are_dropped_and_the_co
     assert int((found.lncc > -1).sum()) == FINALISTS[0]
     assert int(found.lncc.argmax()) == 2
     assert found.lncc[2] > 0.95
+
+
+def test_of_many_candidates_those_are_aligned_that_stand_foremost_in_the_order_given_or_after_a_search():
+    generator = torch.Generator().manual_seed(5)
+    group, evidence = torch.randint(3, (40,), generator=generator), torch.rand(40, generator=generator)
+    most = torch.tensor([4, 5, 30])[group]
+    expected = []
+    for one in range(3):
+        members = (group == one).nonzero().flatten().tolist()
+        by_evidence = sorted(members, key=lambda pair: -float(evidence[pair]))
+        place = {pair: min(members.index(pair), by_evidence.index(pair) + 0.5) for pair in members}
+        expected += sorted(members, key=place.get)[: int(most[members[0]])]
+    assert _foremost(evidence, group, most).tolist() == sorted(expected)
+
+
+def test_the_last_of_many_candidates_is_found_if_it_is_the_copy():
+    bank = smooth(24)
+    generated = as_bytes(warp(bank[23:], WARPS["all"]).expand(24, -1, -1))
+    group = torch.zeros(24, dtype=torch.long)
+    found = register(generated, as_bytes(bank), group, candidates=4)
+    assert int(found.lncc.argmax()) == 23
+    assert found.lncc[23] > 0.95
+    # What is not searched for is not aligned.
+    alone = register(generated, as_bytes(bank), group, candidates=1)
+    assert (alone.lncc > -1).nonzero().flatten().tolist() == [0]
 
 
 def test_groups_do_not_compete_with_each_other_in_whatever_order_they_come():

@@ -630,6 +630,26 @@ def test_wholes_windows_and_edges_compete_with_their_like():
                 assert int((found.lncc[(group == member) & (kind == part)] > -1).sum()) == most
 
 
+@pytest.mark.parametrize(("candidates", "expected"), [(4, [4, 4, 6]), (1, [1, 1, 1]), (50, [9, 9, 9])])
+def test_as_many_are_aligned_as_candidates_are_asked_for_and_half_as_many_again_by_edges(
+    candidates, expected, monkeypatch
+):
+    bank = textured(27)
+    kind = torch.arange(27) % 3
+    aligned = []
+    coarsely = registration.coarsely
+
+    def counted(generated, reference, mask, starts, by_edges):
+        parts = mask.flatten(1).mean(dim=1) < 1
+        aligned.extend([2] * len(parts) if by_edges else parts.long().tolist())
+        return coarsely(generated, reference, mask, starts, by_edges)
+
+    monkeypatch.setattr(registration, "coarsely", counted)
+    window, group = torch.where(kind == 1, 4, -1), torch.zeros(27, dtype=torch.long)
+    register(as_bytes(bank[:1]).expand(27, -1, -1), as_bytes(bank), group, window, kind == 2, candidates=candidates)
+    assert [aligned.count(one) for one in range(3)] == expected
+
+
 def test_after_the_coarsest_level_the_first_and_those_that_agree_best_go_on(monkeypatch):
     bank = textured(KEPT[0] + 3)
     pairs = len(bank)

@@ -387,7 +387,7 @@ torch {torch}, {date}. InfoNCE at the end: {loss:.3f} (mean of the last five rea
 ## Retrieval on subjects that were not trained on
 
 Half of the subjects are the training set; up to 200 of their slices are changed and looked up in the flip orbit. Right
-match: the most similar training slice is the copied one. Recall at 8: it is among the candidates that are verified.
+match: the most similar training slice is the copied one. Recall at 8: it is among the eight most similar ones.
 AUC: similarity of copies against that of slices of the other subjects. Features alone, no registration.
 
 {measured}

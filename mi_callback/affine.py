@@ -39,7 +39,7 @@ LEAST_OVERLAP = 0.35
 
 
 def search(fixed: Tensor, moving: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The best maps out of all combinations of rotation, magnification and shift.
+    """The best maps out of all combinations of rotation, magnification and shift; unturned, finer shifts are tried too.
 
     Evidence is the overlap times −log(1 − ρ²): the likelihood ratio of Gaussian images, in which little overlap says
     little.
@@ -49,8 +49,8 @@ def search(fixed: Tensor, moving: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]
         mask: 1 where the generated image counts, 0 elsewhere, of the same shape.
 
     Returns:
-        Maps `(p, STARTS, dims, dims + 1)` as `affine_grid` takes them, best first, and the evidence of the best,
-        `(p,)`; larger is closer.
+        Maps `(p, STARTS, dims, dims + 1)` as `affine_grid` takes them, best first, and no two that differ by whole
+        pixels of the search alone; and the evidence of the best, `(p,)`; larger is closer.
     """
     dims = fixed.ndim - 2
     turned, inside, maps = _tried(moving)
@@ -89,12 +89,12 @@ def _tried(moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     dims = moving.ndim - 2
     turns, between = (maps.to(moving) for maps in (F.pad(_linear_maps(dims), (0, 1)), _between(dims, moving.shape[-1])))
-    parts = [_under(shrink(moving, SEARCHED), turns), _under(moving, between)]
+    parts = [_sampled(shrink(moving, SEARCHED), turns), _sampled(moving, between)]
     turned, inside = (torch.cat(images).flatten(2).transpose(0, 1) for images in zip(*parts, strict=True))
     return turned, (inside[0] > 0.99).to(turned), torch.cat([turns, between])
 
 
-def _under(moving: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
+def _sampled(moving: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
     """All images under each map, as the search sees them, `(k, p, *spatial)`, and how much of each pixel is inside."""
     # Images as channels: where they are sampled is worked out once for all.
     together = moving.transpose(0, 1).expand(len(maps), len(moving), *moving.shape[2:])
@@ -111,7 +111,7 @@ def align_coarsely(fixed: Tensor, moving: Tensor, mask: Tensor, starts: Tensor) 
     Returns:
         Maps `(p, dims, dims + 1)`, and correlation over the overlap, unsigned, `(p,)`.
     """
-    # Shifts are searched in steps that fine edges miss, and most copies are hardly moved.
+    # Most copies are hardly moved.
     starts = torch.cat([starts, unmoved(starts[:, :1])], dim=1)
     ours, theirs, where = (images.repeat_interleave(starts.shape[1], dim=0) for images in (fixed, moving, mask))
     tried, correlation = _gauss_newton(ours, theirs, where, starts.flatten(0, 1), FIRST)

@@ -63,8 +63,8 @@ class MemorizationDetector:
             the encoder would know them are candidates (see `views`): `fit` encodes every training image twelve times,
             volumes four times, and every generated one is encoded in each pose four times, volumes three times; so is
             every training image where no held-out ones are given. Regions and views need `verify`.
-        candidates: Training images aligned per generated image, of those found by it as a whole; beside them at most as
-            many that were found by a window of it, and half as many again by edges.
+        candidates: Training images aligned per generated image, the foremost of four times as many that it resembles as
+            a whole; beside them at most as many found by a window of it, and half as many again by edges.
         alpha: Level of each flag: the share of novel images that may be flagged.
         fdr: Flag at this false discovery rate instead.
         procedure: How: `bh` (Benjamini-Hochberg), or `by` (Benjamini-Yekutieli, under any dependence of the samples).

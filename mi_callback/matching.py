@@ -18,8 +18,8 @@ from mi_callback.retrieval import Neighbours, Reference
 from mi_callback.similarity import Aggregation
 from mi_callback.types import Thumbnails
 
-VERIFIED_AT_ONCE = 64
-"""Images whose candidates are aligned in one go; bounds the memory."""
+VERIFIED_AT_ONCE = {2: 64, 3: 8}
+"""Images, or volumes, whose candidates are aligned in one go; bounds the memory."""
 
 LOOKED_UP = 4
 """Training images found by the whole image for which a map is searched, for each one that is aligned."""
@@ -75,7 +75,7 @@ class Matcher:
         self, queries: Features, reference: Reference, references: Thumbnails, label: str | None = None
     ) -> Match:
         """Match queries in `reference`, whose images are `references`, with a progress bar `label`."""
-        neighbours = reference.search(queries, self.aggregation, self.candidates * (LOOKED_UP if self.verify else 1))
+        neighbours = reference.search(queries, self.aggregation, self.candidates * LOOKED_UP)
         if not self.verify:
             nothing = torch.full_like(neighbours.similarity, float("nan"))
             whole = torch.full_like(neighbours.match, -1)
@@ -84,7 +84,7 @@ class Matcher:
             by_grey_values = torch.zeros_like(whole, dtype=torch.bool)
             return Match(row, pose, whole, by_grey_values, alike, nothing, shares, neighbours)
         # Whole images at a time: the candidates of one compete for the finest level of the registration.
-        blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE)
+        blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE[queries.dims])
         shown = tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False)
         found = [self._verify(queries.thumbnails, neighbours, block, reference, references) for block in shown]
         row, pose, window, by_edges, lncc, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -119,7 +119,7 @@ class Matcher:
     ) -> registration.Alignment:
         moving = references[pairs.row].to(self.device)
         return registration.register(
-            generated, moving, pairs.query, pairs.window, pairs.by_edges, start, self.candidates
+            generated, moving, pairs.query, pairs.window, pairs.by_edges, start=start, candidates=self.candidates
         )
 
     def _siblings(self, best: Tensor, compared: "_Pairs", reference: Reference) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ VOLUME_SIZE = 48
 """The same of volumes."""
 
 FITTED = (1.0, 1.0, 1.5)
-"""Candidates of one image that go on after the search of maps, relative to `candidates`: of those found as a whole, by
-a window, and by edges. They compete with their like, for a part agrees better than a whole."""
+"""Of the candidates of one image, as many go on after the search of maps, times `candidates`: of those found as a
+whole, by a window, and by edges. They compete with their like, for a part agrees better than a whole."""
 
 KEPT, FINALISTS = (4, 4, 3), (2, 1, 1)
 """How many of each go on after the coarsest level, and to the finest: those that agree best."""
@@ -77,16 +77,18 @@ def register(
             found.
         reference: uint8, of the same shape.
         group: Which pairs are candidates for the same generated image, `(p,)`, the likeliest first: for each pair of a
-            group maps are searched, the foremost are aligned on the coarsest level, `FITTED` of a kind, the first of
-            these and those that agree best go on, `KEPT`, and of these the best reach the finest one, `FINALISTS`; the
-            others get `lncc` −1. Without groups every pair does.
+            group maps are searched, and those of a kind that stand foremost, in the order given or by the search, are
+            aligned on the coarsest level (see `candidates`); the first of these and those that agree best go on,
+            `KEPT` of a kind, and of these the best reach the finest one, `FINALISTS`; the others get `lncc` −1. Without
+            groups every pair does.
         window: Which window of the generated image (see `regions`) is aligned, the rest being ignored, `(p,)`; −1 for
             the whole. By default the whole.
         by_edges: Which pairs are aligned by their edges instead of their grey values, and compared under the contrast
             curve that makes them most alike, bool `(p,)`: copies in another contrast. By default none.
         start: Maps to begin with, as `Alignment.theta`. They are not searched then, and of each group only the pair
             that agrees best under them goes on.
-        candidates: Pairs of a group that were found as a whole and are aligned on the coarsest level.
+        candidates: Pairs of a group and a kind that are aligned on the coarsest level, times what `FITTED` says of the
+            kind; with 1, the first of each whatever the search says.
         chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
 
     References:
@@ -120,6 +122,7 @@ def register(
         starts = theta[:, None].repeat(1, STARTS, 1, 1)
         for rows, drawn, images in batches(everyone):
             starts[rows], agreement[rows] = roughly(*images, drawn)
+        theta = starts[:, 0].clone()
         fitted = _foremost(agreement.cpu(), rivals, (candidates * torch.tensor(FITTED)).long()[kind])
         for rows, drawn, images in batches(fitted):
             theta[rows], agreement[rows] = coarsely(*images, starts[rows], drawn)
@@ -157,11 +160,16 @@ def best_of_group(value: Tensor, group: Tensor, most: Tensor | int = 1) -> Tenso
         value, group: Of p pairs, `(p,)`.
         most: The same for all, or of the group of each pair, `(p,)`.
     """
+    order, place = _ordered(value, group)
+    return order[place < (most if isinstance(most, int) else most[order])]
+
+
+def _ordered(value: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of all pairs by group, the largest value first, and the place of each of them in its group, from 0."""
     by_value = value.argsort(descending=True, stable=True)
     order = by_value[group[by_value].argsort(stable=True)]
     _, sizes = group[order].unique_consecutive(return_counts=True)
-    rank = torch.cat([torch.arange(int(size)) for size in sizes])
-    return order[rank < (most if isinstance(most, int) else most[order])]
+    return order, torch.cat([torch.arange(int(size)) for size in sizes])
 
 
 def _foremost(evidence: Tensor, group: Tensor, most: Tensor) -> Tensor:
@@ -169,15 +177,9 @@ def _foremost(evidence: Tensor, group: Tensor, most: Tensor) -> Tensor:
 
     Each is right about copies that the other misjudges.
     """
-    given, by_evidence = (_places(value, group) for value in (-torch.arange(len(group)), evidence))
+    orders = (_ordered(value, group) for value in (-torch.arange(len(group)), evidence))
+    given, by_evidence = (place[order.argsort()] for order, place in orders)
     return best_of_group(-torch.minimum(given, by_evidence + 0.5), group, most).sort().values
-
-
-def _places(value: Tensor, group: Tensor) -> Tensor:
-    """The place of each pair within its group, the largest value at 0, `(p,)`."""
-    order = best_of_group(value, group, len(group))
-    _, sizes = group[order].unique_consecutive(return_counts=True)
-    return torch.cat([torch.arange(int(size)) for size in sizes])[order.argsort()]
 
 
 def _best(agreement: Tensor, group: Tensor, most: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ BY_EDGES = 24
 """Candidates that are looked up by edges, or in a view of another contrast, beside these."""
 
 HITS = 2
-"""Hits of each layer in each look, for each candidate that is looked up."""
+"""Nearest neighbours asked of each index in each look, for each candidate that is looked up."""
 
 AGAIN, ALIKE = 3, 0.7
 """How many of the best candidates are tried in a second pose too, if they are at least that much as similar in it: the
@@ -299,11 +299,11 @@ class Reference:
         rows, scores, poses = rows.flatten(1), scores.flatten(1), poses.repeat_interleave(k)
         chosen, place = torch.full((n, candidates), -1), torch.zeros(n, candidates, dtype=torch.long)
         score, order = scores.sort(dim=1, descending=True, stable=True)
-        ranked = rows.gather(1, order).masked_fill(score == -torch.inf, -1).tolist()
-        for i, (query_rows, places) in enumerate(zip(ranked, order.tolist(), strict=True)):
+        ranked = rows.gather(1, order).masked_fill(score == -torch.inf, -1)
+        for i, (query_rows, places) in enumerate(zip(ranked, order, strict=True)):
             taken: dict[int, int] = {}
             of_subject: dict[str, int] = {}
-            for row, position in zip(query_rows, places, strict=True):
+            for row, position in zip(query_rows.tolist(), places.tolist(), strict=True):
                 if len(taken) == candidates or row < 0:
                     break
                 subject = f"row {row}" if self.subjects is None else self.subjects[row]

@@ -27,7 +27,7 @@ def pixel_centres(side: int, device: torch.device) -> Tensor:
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """Images or volumes `(p, 1, *spatial)` with sides of `side` pixels: means of what falls into each."""
+    """Images or volumes `(p, c, *spatial)` with sides of `side` pixels: means of what falls into each."""
     return F.adaptive_avg_pool2d(images, side) if images.ndim == 4 else F.adaptive_avg_pool3d(images, side)
 
 

@@ -348,7 +348,7 @@ def test_the_last_of_many_candidates_is_found_if_it_is_the_copy():
     found = register(generated, as_bytes(bank), group, candidates=4)
     assert int(found.lncc.argmax()) == 23
     assert found.lncc[23] > 0.95
-    # What is not searched for is not aligned.
+    # The one that stands first in the order given goes before the one that the search puts first.
     alone = register(generated, as_bytes(bank), group, candidates=1)
     assert (alone.lncc > -1).nonzero().flatten().tolist() == [0]
 
@@ -648,6 +648,38 @@ def test_as_many_are_aligned_as_candidates_are_asked_for_and_half_as_many_again_
     window, group = torch.where(kind == 1, 4, -1), torch.zeros(27, dtype=torch.long)
     register(as_bytes(bank[:1]).expand(27, -1, -1), as_bytes(bank), group, window, kind == 2, candidates=candidates)
     assert [aligned.count(one) for one in range(3)] == expected
+
+
+def test_of_every_kind_its_own_number_goes_on_after_the_coarsest_level(monkeypatch):
+    bank = textured(45)
+    kind = torch.arange(45) % 3
+    went_on = []
+    further = registration.further
+
+    def counted(generated, reference, mask, theta, recolour):
+        parts = mask.flatten(1).mean(dim=1) < 1
+        went_on.extend([2] * len(parts) if recolour else parts.long().tolist())
+        return further(generated, reference, mask, theta, recolour)
+
+    monkeypatch.setattr(registration, "further", counted)
+    window, group = torch.where(kind == 1, 4, -1), torch.zeros(45, dtype=torch.long)
+    found = register(as_bytes(bank[44:]).expand(45, -1, -1), as_bytes(bank), group, window, kind == 2)
+    assert [went_on.count(one) for one in range(3)] == [4, 4, 3]
+    assert int(found.lncc.argmax()) == 44
+
+
+def test_every_pair_starts_from_its_own_maps_and_those_by_edges_from_edges(monkeypatch):
+    reference = textured(4)
+    maps = [affine(shift_x=0.35), affine(shift_x=-0.35), affine(rotation=40), affine(shift_y=0.35)]
+    generated = torch.cat([warp(one[None], theta) for one, theta in zip(reference, maps, strict=True)])
+    assert register(as_bytes(generated), as_bytes(reference)).lncc.min() > 0.95
+    searched = []
+    roughly = registration.roughly
+    monkeypatch.setattr(
+        registration, "roughly", lambda *images: (searched.append((len(images[0]), images[3])), roughly(*images))[1]
+    )
+    register(as_bytes(generated), as_bytes(reference), by_edges=torch.tensor([True, False, True, True]))
+    assert searched == [(1, False), (3, True)]
 
 
 def test_after_the_coarsest_level_the_first_and_those_that_agree_best_go_on(monkeypatch):

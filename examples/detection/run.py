@@ -327,7 +327,7 @@ def figure(measured: dict, path: Path) -> None:
 
     changes = measured["changes"]
     shares = [[change[method]["tpr"] for method in METHODS] for change in changes.values()]
-    canvas = Figure(figsize=(5.4, 0.26 * len(changes) + 1.2), layout="constrained")
+    canvas = Figure(figsize=(6.4, 0.26 * len(changes) + 1.2), layout="constrained")
     axes = canvas.subplots()
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(METHODS)), ["paper's recipe", "features", "+ poses, views", "+ registration"])

@@ -97,11 +97,11 @@ def finely(
 
 def _coarse(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Images, or edges of them, drawn on the middle level, and masks as the coarsest level sees them."""
-    fixed, moving, where = at_level(COARSEST, generated, reference, mask)
+    (where,) = at_level(COARSEST, mask)
     if by_edges:
-        drawn = (edges(image, EDGES) for image in at_level(MIDDLE, generated, reference))
-        fixed, moving = (shrink(image, where.shape[-1]) for image in drawn)
-    return fixed, moving, where
+        generated, reference = (edges(image, EDGES) for image in at_level(MIDDLE, generated, reference))
+    side = where.shape[-1]
+    return shrink(generated, side), shrink(reference, side), where
 
 
 def _by_turns(fixed: Tensor, moving: Tensor, mask: Tensor, reference: Tensor, theta: Tensor) -> Tensor:

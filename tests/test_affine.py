@@ -30,8 +30,6 @@ from mi_callback.pyramid import COARSEST, FINEST, MIDDLE
 from mi_callback.registration import SIZE, VOLUME_SIZE
 from mi_callback.warping import shrink, standardise, warp
 
-REACH = SHIFTS[2]
-
 
 def aligned(generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The map after the coarser levels, and the magnitude of the correlation under it on the last of these."""
@@ -162,6 +160,16 @@ def evidence_of_all_combinations(
     return sorted(best, key=lambda pair: -pair[0])
 
 
+def assert_starts_are_the_best(fixed: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> None:
+    dims = fixed.ndim - 2
+    starts, evidence = search(fixed, reference, mask)
+    assert starts.shape == (1, STARTS, dims, dims + 1)
+    expected = evidence_of_all_combinations(fixed, reference, mask)[:STARTS]
+    for start, (_, theta) in zip(starts[0], expected, strict=True):
+        assert torch.allclose(start, theta, atol=1e-5)
+    assert float(evidence) == pytest.approx(expected[0][0], rel=1e-3)
+
+
 @pytest.mark.parametrize(("sign", "part"), [(1, -1), (-1, -1), (1, 5), (0, -1)])
 def test_the_starts_are_the_best_of_all_combinations(sign, part):
     reference = shrink(texture(1), 24)
@@ -171,12 +179,7 @@ def test_the_starts_are_the_best_of_all_combinations(sign, part):
         fixed[..., :14, :14] = reference[..., 10:, 10:]
         assert LEAST_OVERLAP > (14 / 24) ** 2
     mask = (shrink(regions.masks(SIZE)[[part]], SEARCHED) > 0.5).float().repeat_interleave(2, 2).repeat_interleave(2, 3)
-    starts, evidence = search(fixed, reference, mask)
-    assert starts.shape == (1, STARTS, 2, 3)
-    expected = evidence_of_all_combinations(fixed, reference, mask)[:STARTS]
-    for start, (_, theta) in zip(starts[0], expected, strict=True):
-        assert torch.allclose(start, theta, atol=1e-5)
-    assert float(evidence) == pytest.approx(expected[0][0], rel=1e-3)
+    assert_starts_are_the_best(fixed, reference, mask)
 
 
 @pytest.mark.parametrize(("shift_x", "shift_y"), [(1, 0), (0, -1), (1, 1), (-3, 5)])
@@ -219,12 +222,7 @@ def test_the_starts_of_volumes_are_the_best_of_all_combinations(inverted):
     fixed = 1 - fixed if inverted else fixed
     mask = torch.ones_like(fixed)
     mask[..., :3] = 0
-    starts, evidence = search(fixed, reference, mask)
-    assert starts.shape == (1, STARTS, 3, 4)
-    expected = evidence_of_all_combinations(fixed, reference, mask)[:STARTS]
-    for start, (_, theta) in zip(starts[0], expected, strict=True):
-        assert torch.allclose(start, theta, atol=1e-5)
-    assert float(evidence) == pytest.approx(expected[0][0], rel=1e-3)
+    assert_starts_are_the_best(fixed, reference, mask)
 
 
 def test_volumes_are_turned_about_every_axis_both_ways():

@@ -630,6 +630,12 @@ def test_wholes_windows_and_edges_compete_with_their_like():
                 assert int((found.lncc[(group == member) & (kind == part)] > -1).sum()) == most
 
 
+def kinds(mask: torch.Tensor, by_edges: bool) -> list[int]:
+    """Of pairs that are aligned alike, how each was found: as a whole (0), by a window (1), by edges (2)."""
+    parts = mask.flatten(1).mean(dim=1) < 1
+    return [2] * len(parts) if by_edges else parts.long().tolist()
+
+
 @pytest.mark.parametrize(("candidates", "expected"), [(4, [4, 4, 6]), (1, [1, 1, 1]), (50, [9, 9, 9])])
 def test_as_many_are_aligned_as_candidates_are_asked_for_and_half_as_many_again_by_edges(
     candidates, expected, monkeypatch
@@ -640,8 +646,7 @@ def test_as_many_are_aligned_as_candidates_are_asked_for_and_half_as_many_again_
     coarsely = registration.coarsely
 
     def counted(generated, reference, mask, starts, by_edges):
-        parts = mask.flatten(1).mean(dim=1) < 1
-        aligned.extend([2] * len(parts) if by_edges else parts.long().tolist())
+        aligned.extend(kinds(mask, by_edges))
         return coarsely(generated, reference, mask, starts, by_edges)
 
     monkeypatch.setattr(registration, "coarsely", counted)
@@ -657,8 +662,7 @@ def test_of_every_kind_its_own_number_goes_on_after_the_coarsest_level(monkeypat
     further = registration.further
 
     def counted(generated, reference, mask, theta, recolour):
-        parts = mask.flatten(1).mean(dim=1) < 1
-        went_on.extend([2] * len(parts) if recolour else parts.long().tolist())
+        went_on.extend(kinds(mask, recolour))
         return further(generated, reference, mask, theta, recolour)
 
     monkeypatch.setattr(registration, "further", counted)

@@ -27,8 +27,12 @@ def pixel_centres(side: int, device: torch.device) -> Tensor:
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """Images or volumes `(p, c, *spatial)` with sides of `side` pixels: means of what falls into each."""
-    return F.adaptive_avg_pool2d(images, side) if images.ndim == 4 else F.adaptive_avg_pool3d(images, side)
+    """Images or volumes `(p, c, *spatial)` with sides of `side` pixels, which divides theirs: means of each block."""
+    # Sums of slices: several times faster than pooling on a CPU.
+    for axis in range(2, images.ndim):
+        blocks = images.unflatten(axis, (side, -1)).unbind(dim=axis + 1)
+        images = reduce(torch.add, blocks) / len(blocks)
+    return images
 
 
 def standardise(images: Tensor, mask: Tensor) -> Tensor:

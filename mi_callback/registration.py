@@ -91,7 +91,7 @@ def register(
             that agrees best under them goes on.
         candidates: Pairs of a group and a kind that are aligned on the coarsest level, times what `FITTED` says of the
             kind; with 1, the first of each whatever the search says.
-        chunk: Pairs aligned at a time; bounds the memory. By default 128 images or 8 volumes.
+        chunk: Pairs aligned at a time; bounds the memory. By default 64 images or 8 volumes.
 
     References:
         Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004 (inverse compositional alignment);
@@ -99,7 +99,7 @@ def register(
         Avants et al., "Symmetric diffeomorphic image registration", MedIA 2008 (LNCC).
     """
     pairs, dims, side = len(generated), reference.ndim - 1, reference.shape[-1]
-    chunk = chunk or (128 if dims == 2 else 8)
+    chunk = chunk or (64 if dims == 2 else 8)
     device = generated.device
     group = torch.arange(pairs) if group is None else group.cpu()
     window = torch.full((pairs,), -1) if window is None else window.cpu()

@@ -11,8 +11,15 @@ from torch import Tensor
 
 
 def box_mean(images: Tensor, window: int, dims: int = 2) -> Tensor:
-    """Mean over `window` pixels along each axis, fewer at the border, of `(…, h, w)`."""
-    return along_each(images, [_box(side, window) for side in images.shape[-dims:]])
+    """Mean over `window` pixels along each axis, an odd number, fewer at the border, of `(…, h, w)`."""
+    for axis in range(-dims, 0):
+        side = images.shape[axis]
+        total = images.clone()
+        for away in range(1, min(window // 2 + 1, side)):
+            total.narrow(axis, 0, side - away).add_(images.narrow(axis, away, side - away))
+            total.narrow(axis, away, side - away).add_(images.narrow(axis, 0, side - away))
+        images = total.div_(_held(side, window).to(images).view(-1, *(1,) * (-1 - axis)))
+    return images
 
 
 def gaussian(images: Tensor, sigma: float, dims: int = 2) -> Tensor:
@@ -40,9 +47,9 @@ def along_each(images: Tensor, filters: Sequence[Tensor]) -> Tensor:
 
 
 @lru_cache
-def _box(side: int, window: int) -> Tensor:
-    near = (_distance(side) <= window // 2).float()
-    return near / near.sum(dim=1, keepdim=True)
+def _held(side: int, window: int) -> Tensor:
+    """Pixels that the window around each one holds, `(side,)`."""
+    return (_distance(side) <= window // 2).float().sum(dim=1)
 
 
 @lru_cache

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.warping import gradient, pixel_centres, shrink, sign_of, standardise, warp
+from mi_callback.warping import gradient, shrink, standardise, terms, warp
 
 LEVELS = ((0.25, 10), (0.5, 4), (1.0, 4))
 """Side of each pyramid level, as a share of the images', and Gauss-Newton iterations there."""
@@ -36,6 +36,9 @@ FIRST = 3
 
 LEAST_OVERLAP = 0.35
 """Share of the masked area that a start must cover."""
+
+LEAST_COMPARED = 0.25
+"""Share of it that must lie in the overlap for the images to be compared at all."""
 
 
 def search(fixed: Tensor, moving: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,32 +169,59 @@ def _shifted(images: Tensor) -> Tensor:
 
 def _gauss_newton(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Inverse compositional steps; returns the best map seen and its correlation over the overlap, unsigned, `(p,)`."""
-    dims, side = fixed.ndim - 2, fixed.shape[-1]
-    # d template / d parameters of x ↦ x + A (x, y, …, 1), in normalised coordinates.
-    slopes = [slope * side / 2 for slope in gradient(standardise(fixed, mask), mask)]
-    axis = pixel_centres(side, fixed.device)
-    places = list(reversed(torch.meshgrid(*(axis,) * dims, indexing="ij")))
-    terms = torch.stack([*places, torch.ones_like(places[0])])
-    jacobian = torch.cat([slope * terms for slope in slopes], dim=1).flatten(2)
-    best, best_theta = torch.full((len(fixed),), -1.0, device=fixed.device), theta
+    jacobian, area = _jacobian(fixed, mask), mask.flatten(1).sum(dim=1)
+    # Without their means, small variances do not drown in the squares of these.
+    fixed, moving = (image - image.mean(dim=tuple(range(1, image.ndim)), keepdim=True) for image in (fixed, moving))
+    images = torch.cat([torch.ones_like(fixed), fixed, moving], dim=1).flatten(2)
+    best, best_theta = torch.full_like(area, -1.0), theta
     damping = 1e-2 * torch.eye(jacobian.shape[1], device=fixed.device)
     for iteration in range(iterations + 1):
         warped, inside = warp(moving, theta)
-        inside = inside * mask
-        ours, theirs = standardise(fixed, inside), standardise(warped, inside)
-        correlation = _correlation(ours, theirs, inside, mask)
+        inside = (inside * mask).flatten(2)
+        images[:, 2:] = warped.flatten(2)
+        weighted = images * inside
+        correlation, weights = _standardised(weighted @ images.transpose(1, 2), area)
         better = correlation.abs() > best
         best = torch.where(better, correlation.abs(), best)
         best_theta = torch.where(better[:, None, None], theta, best_theta)
         if iteration == iterations:
             break
-        residual = (theirs * sign_of(correlation, theirs) - ours) * inside
-        weighted = jacobian * inside.flatten(2)
-        hessian = weighted @ jacobian.transpose(1, 2)
-        hessian = hessian + damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6)[:, None, None]
-        step = torch.linalg.solve(hessian, weighted @ residual.flatten(2).transpose(1, 2)).view_as(theta)
+        residual = weights[:, None] @ weighted
+        if iteration == 0:  # later overlaps are much the same
+            hessian = (jacobian * inside) @ jacobian.transpose(1, 2)
+            hessian = hessian + damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6)[:, None, None]
+        step = torch.linalg.solve(hessian, jacobian @ residual.transpose(1, 2)).view_as(theta)
         theta = _compose(theta, step.clamp(-0.3, 0.3))
     return best_theta, best
+
+
+def _jacobian(fixed: Tensor, mask: Tensor) -> Tensor:
+    """d image / d parameters of x ↦ x + A (x, y, …, 1), in normalised coordinates: `(p, dims · (dims + 1), pixels)`."""
+    side, sums = fixed.shape[-1], terms(*fixed.shape[2:]).to(fixed)
+    slopes = gradient(standardise(fixed, mask), mask)
+    return torch.cat([slope.flatten(2) * side / 2 * sums for slope in slopes], dim=1)
+
+
+def _standardised(products: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlation of two images, and the weights of 1 and of each in their difference when both are standardised.
+
+    Args:
+        products: Sums over the overlap of products of 1 and the two with each other, `(p, 3, 3)`.
+        area: Of the mask, `(p,)`; of less than a quarter of it the correlation is 0.
+
+    Returns:
+        `(p,)` and `(p, 3)`: what times 1 and the images is the second, or its negative where they correlate negatively,
+        minus the first.
+    """
+    total = products[:, 0, 0]
+    moments = products / total.clamp_min(1)[:, None, None]
+    mean = moments[:, 0, 1:]
+    covariance = moments[:, 1:, 1:] - mean[:, :, None] * mean[:, None]
+    deviation = (covariance.diagonal(dim1=1, dim2=2).clamp_min(0) + 1e-6).sqrt()
+    correlation = (covariance[:, 0, 1] / deviation.prod(dim=1)).where(total >= LEAST_COMPARED * area, 0.0)
+    sign = torch.where(correlation < 0, -1.0, 1.0)
+    scale = torch.stack([-torch.ones_like(sign), sign], dim=1) / deviation
+    return correlation, torch.cat([-(scale * mean).sum(dim=1, keepdim=True), scale], dim=1)
 
 
 def _compose(theta: Tensor, step: Tensor) -> Tensor:
@@ -207,9 +237,3 @@ def _compose(theta: Tensor, step: Tensor) -> Tensor:
 def at_level(level: int, *images: Tensor) -> tuple[Tensor, ...]:
     """Images `(p, 1, *spatial)` as that one of `LEVELS` sees them."""
     return tuple(shrink(image, round(LEVELS[level][0] * image.shape[-1])) for image in images)
-
-
-def _correlation(fixed: Tensor, warped: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
-    """Of standardised images over the overlap, `(p,)`; 0 where that is less than a quarter of the masked area."""
-    total, product, area = (images.flatten(1).sum(dim=1) for images in (inside, fixed * warped * inside, mask))
-    return torch.where(total >= 0.25 * area, product / total.clamp_min(1), torch.zeros_like(total))

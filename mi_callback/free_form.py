@@ -38,7 +38,7 @@ def refine(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor
         theta: Affine map from fixed to moving coordinates, `(p, dims, dims + 1)`.
 
     Returns:
-        Displacements `(p, *spatial, dims)` in normalised coordinates (x, y, …), to be added to the grid of the fixed
+        Displacements `(p, dims, *spatial)` in normalised coordinates (x, y, …), to be added to the grid of the fixed
         image before `theta`: see `warp`.
 
     References:
@@ -64,8 +64,8 @@ def refine(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor
 
 
 def _field(controls: Tensor, line: Tensor) -> Tensor:
-    """Displacements of control points `(p, dims, *controls)` → those of pixels `(p, *spatial, dims)`."""
-    return along_each(controls, [line] * (controls.ndim - 2)).movedim(1, -1)
+    """Displacements of control points `(p, dims, *controls)` → those of pixels `(p, dims, *spatial)`."""
+    return along_each(controls, [line] * (controls.ndim - 2))
 
 
 def _normal_equations(slopes: list[Tensor], line: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,8 @@ def further(generated: Tensor, reference: Tensor, mask: Tensor, theta: Tensor, r
     theta, plain = torch.where(stays[..., None], home, theta), torch.maximum(found, at_home)
     if curve is not None and curve_at_home is not None:
         curve = torch.where(stays, curve_at_home, curve)
-    bent = _best_regions(fixed, *_bent(fixed, moving, where, theta, curve), where)
+    structure = _structure(fixed, _under(curve, moving))
+    bent = _best_regions(fixed, *_bent(moving, structure, where, theta, curve), where)
     return theta, torch.maximum(plain, bent)
 
 
@@ -82,9 +83,12 @@ def finely(
 ) -> tuple[Tensor, Tensor, Tensor, Agreement, Tensor]:
     """The finest level, with a warp where it helps: map, curve, LNCC, agreement in fine detail, reference aligned."""
     curve = _best_curve(generated, reference, mask, theta) if recolour else None
-    theta = align_further(FINEST, *_structure(generated, _under(curve, reference)), mask, theta)
-    curve = _best_curve(generated, reference, mask, theta) if recolour else None
-    moved, bent = _moved(reference, theta, curve), _bent(generated, reference, mask, theta, curve)
+    structure = _structure(generated, _under(curve, reference))
+    theta = align_further(FINEST, *structure, mask, theta)
+    if recolour:
+        curve = _best_curve(generated, reference, mask, theta)
+        structure = _structure(generated, _under(curve, reference))
+    moved, bent = _moved(reference, theta, curve), _bent(reference, structure, mask, theta, curve)
     plain, warped = (_compare(generated, *image, FINE) for image in (moved, bent))
     fine = torch.stack([plain.best(), warped.best()])
     better = fine[1] > fine[0]
@@ -140,9 +144,11 @@ def _moved(moving: Tensor, theta: Tensor, curve: Tensor | None) -> tuple[Tensor,
     return _under(curve, image), inside
 
 
-def _bent(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, curve: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same with a small smooth warp before the map."""
-    displacement = refine(*_structure(fixed, _under(curve, moving)), mask, theta)
+def _bent(
+    moving: Tensor, structure: tuple[Tensor, Tensor], mask: Tensor, theta: Tensor, curve: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same with a small smooth warp before the map, one that aligns their structure."""
+    displacement = refine(*structure, mask, theta)
     image, inside = warp(moving, theta, displacement)
     return _under(curve, image), inside
 

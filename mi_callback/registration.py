@@ -99,7 +99,7 @@ def register(
         Avants et al., "Symmetric diffeomorphic image registration", MedIA 2008 (LNCC).
     """
     pairs, dims, side = len(generated), reference.ndim - 1, reference.shape[-1]
-    chunk = chunk or (64 if dims == 2 else 8)
+    chunk = chunk or (32 if dims == 2 else 8)
     device = generated.device
     group = torch.arange(pairs) if group is None else group.cpu()
     window = torch.full((pairs,), -1) if window is None else window.cpu()
@@ -109,11 +109,11 @@ def register(
     kind = torch.where(by_edges, 2, (window >= 0).long())
     rivals = len(KEPT) * group + kind
 
-    def batches(rows: Tensor) -> Iterator[tuple[Tensor, bool, tuple[Tensor, Tensor, Tensor]]]:
+    def batches(rows: Tensor, size: int = 4 * chunk) -> Iterator[tuple[Tensor, bool, tuple[Tensor, Tensor, Tensor]]]:
         """Rows that are aligned alike, whether that is by edges, and their images and masks."""
         for drawn in (False, True):
             alike = rows[by_edges[rows] == drawn]
-            for some in alike.split(chunk) if len(alike) else ():
+            for some in alike.split(size) if len(alike) else ():
                 mask = masks.index_select(0, window[some].to(device) % len(masks))
                 some = some.to(device)
                 yield some, drawn, (_as_float(generated, some), _as_float(reference, some), mask)
@@ -148,7 +148,7 @@ def register(
         theta=theta,
         curve=no_curve(agreement).repeat(pairs, 1),
     )
-    for rows, drawn, images in batches(compared):
+    for rows, drawn, images in batches(compared, chunk):
         place = torch.searchsorted(compared, rows.cpu())
         theta[rows], result.curve[rows], result.lncc[rows], found, aligned[place] = finely(*images, theta[rows], drawn)
         result.shares[rows], result.lncc_map[place] = found.shares(), found.map[:, 0]

@@ -18,7 +18,6 @@ from mi_callback.affine import (
     STARTS,
     ZOOMS,
     _between,
-    _correlation,
     _linear_maps,
     _shifted,
     align_coarsely,
@@ -37,8 +36,8 @@ def aligned(generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor
     fixed, moving, where = at_level(MIDDLE, generated, reference, mask)
     theta = align_further(MIDDLE, fixed, moving, where, theta)
     warped, inside = warp(moving, theta)
-    inside = inside * where
-    return theta, _correlation(standardise(fixed, inside), standardise(warped, inside), inside, where).abs()
+    ours, theirs = (standardise(images, inside * where) * inside * where for images in (fixed, warped))
+    return theta, (ours * theirs).flatten(1).sum(dim=1).abs() / (inside * where).flatten(1).sum(dim=1)
 
 
 def coarsely(generated: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

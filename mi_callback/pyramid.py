@@ -9,7 +9,7 @@ from torch import Tensor
 from mi_callback.affine import align_coarsely, align_further, at_level, search, unmoved
 from mi_callback.edges import edges
 from mi_callback.free_form import refine
-from mi_callback.local_correlation import Agreement, local_correlation
+from mi_callback.local_correlation import Agreement, detail_kept, local_correlation
 from mi_callback.recolouring import apply_curve, fit_curve, no_curve
 from mi_callback.smoothing import gaussian, local_contrast
 from mi_callback.warping import shrink, warp
@@ -22,10 +22,13 @@ FINE, COARSE = 0.5, 1.4
 away; of a copy at half the resolution only what is left after more blur agrees. Of two blended images it is fine detail
 that tells whose they are."""
 
-COARSE_COUNTS = 2.5
-"""What the variance that stays unexplained after more blur counts, relative to that after less: so much less of it do
-strangers leave there. With 3, twice as many blurred images of strangers would be as similar as sharp ones are; with 2,
-fewer blends would be told from strangers."""
+REGION_COUNTS, WHOLE_COUNTS = 3.0, 2.0
+"""What the variance that stays unexplained after more blur counts, in the region where that is least and in the whole
+overlap, relative to that after less: so much less of it do strangers leave there."""
+
+SHARP = 0.95
+"""Detail of the generated image, relative to the match, from which fine detail counts in full. Below, what stays
+unexplained counts more, as much as detail is missing: without noise of their own blurred strangers look more alike."""
 
 EDGES = 1.0
 """Scale, in pixels of the middle level, of the edges that are aligned: where a curve makes two edges of one, finer ones
@@ -94,9 +97,9 @@ def finely(
     better = fine[1] > fine[0]
     shape = (-1, *(1 for _ in reference.shape[1:]))
     aligned, inside = (torch.where(better.view(shape), ours, theirs) for ours, theirs in zip(bent, moved, strict=True))
-    coarse = _compare(generated, aligned, inside, COARSE).best()
+    agreement, coarse = warped.where(better, plain), _compare(generated, aligned, inside, COARSE)
     curve = no_curve(generated).expand(len(theta), -1) if curve is None else curve
-    return theta, curve, _in_either(fine.amax(dim=0), coarse), warped.where(better, plain), aligned[:, 0]
+    return theta, curve, _in_either(fine.amax(dim=0), agreement, coarse), agreement, aligned[:, 0]
 
 
 def _coarse(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,10 +178,16 @@ def _compare(generated: Tensor, aligned: Tensor, inside: Tensor, blur: float) ->
     return local_correlation(gaussian(generated, blur, dims), gaussian(aligned, blur, dims), inside)
 
 
-def _in_either(fine: Tensor, coarse: Tensor) -> Tensor:
+def _in_either(best: Tensor, fine: Agreement, coarse: Agreement) -> Tensor:
     """LNCC `(p,)` after less blur, or after more where less stays unexplained there, as much as that counts.
 
     A copy that lost its fine detail, and one that shares it with another image, are both copies.
+
+    Args:
+        best: That of the region which agrees most after less blur.
+        fine, coarse: Agreement after less and after more.
     """
-    unexplained = torch.minimum(1 - fine.square(), COARSE_COUNTS * (1 - coarse.square()))
+    missing = (SHARP / detail_kept(fine, coarse)).clamp_min(1)
+    values = ((best, missing), (coarse.best(), REGION_COUNTS), (coarse.overall(), WHOLE_COUNTS))
+    unexplained = torch.stack([counts * (1 - lncc.square()) for lncc, counts in values]).amin(dim=0)
     return (1 - unexplained).clamp_min(0).sqrt()

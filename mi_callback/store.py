@@ -23,7 +23,7 @@ from mi_callback.types import SubjectKey
 if TYPE_CHECKING:
     from mi_callback.detector import MemorizationDetector
 
-FORMAT = 11
+FORMAT = 12
 """Also another one where the same images would give another null: novel images would be judged by an older measure."""
 
 

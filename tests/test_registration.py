@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from mi_callback import pyramid, regions, registration
-from mi_callback.local_correlation import LEAST_STRUCTURE, LEVELS, NOISE, WINDOW, local_correlation
+from mi_callback.local_correlation import LEAST_STRUCTURE, LEVELS, MOST, NOISE, WINDOW, detail_kept, local_correlation
 from mi_callback.perturbations import remap, t2_like
-from mi_callback.pyramid import COARSE, COARSE_COUNTS, FINE
+from mi_callback.pyramid import COARSE, FINE, REGION_COUNTS, SHARP, WHOLE_COUNTS
 from mi_callback.registration import FINALISTS, KEPT, SIZE, VOLUME_SIZE, _foremost, register, side_of
 from mi_callback.smoothing import gaussian
 
@@ -133,6 +133,8 @@ def test_local_correlation_is_the_windowed_correlation_of_a_naive_loop(side, sig
     # Windows without contrast are damped, which costs those with contrast a little too.
     assert np.allclose(found.map[0, 0].numpy(), expected, atol=2e-3)
     assert float(found.best()) == pytest.approx(best**0.5, abs=2e-3)
+    overall = 1 - np.exp((weight * np.log(1 - (1 - NOISE) * expected**2)).sum() / weight.sum())
+    assert float(found.overall()) == pytest.approx(overall**0.5, abs=2e-3)
     low, high = ((weight * (expected >= ALIKE + slack)).sum() / structure.sum() for slack in (2e-3, -2e-3))
     assert low - 1e-5 <= float(found.shares()[0, LEVELS.index(ALIKE)]) <= high + 1e-5
     assert 0.01 < low < 0.9
@@ -168,27 +170,74 @@ def test_local_correlation_of_volumes_is_the_windowed_correlation_of_a_naive_loo
     clear = structure > 0.5
     assert np.allclose(found.map[0, 0].numpy()[clear], expected[clear], atol=3e-3)
     assert float(found.best()) == pytest.approx(best**0.5, abs=3e-3)
+    overall = 1 - np.exp((weight * np.log(1 - (1 - NOISE) * expected**2)).sum() / weight.sum())
+    assert float(found.overall()) == pytest.approx(overall**0.5, abs=3e-3)
     low, high = ((weight * (expected >= ALIKE + slack)).sum() / structure.sum() for slack in (5e-3, -5e-3))
     assert low - 1e-5 <= float(found.shares()[0, LEVELS.index(ALIKE)]) <= high + 1e-5
     assert 0.01 < low < 0.9
 
 
+def test_what_overlaps_decides_as_a_whole_from_half_of_the_structure():
+    generated, aligned = smooth(2)[:, None].chunk(2)
+    inside = torch.zeros(2, 1, SIZE, SIZE)
+    inside[0, ..., : SIZE // 2 + 8], inside[1, ..., : SIZE // 2 - 8] = 1, 1
+    mixed = generated + 0.1 * aligned
+    found = local_correlation(generated.expand_as(inside), mixed.expand_as(inside), inside)
+    there = (found.structure * found.overlap).flatten(1).sum(dim=1) / found.structure.flatten(1).sum(dim=1)
+    assert there[0] > MOST > there[1] > 0.25
+    overall, best = found.overall(), found.best()
+    assert 0.5 < overall[0] < best[0]
+    assert overall[1] == 0
+    assert best[1] > 0.5
+
+
+def test_detail_is_what_less_blur_shows_beyond_more_blur_whatever_the_gain():
+    images = textured(4)[:, None] * 0.8 + 0.1
+    whole, sigmas = torch.ones_like(images), (0.5, 0.7, 1.0, 1.5)
+
+    def kept(generated: torch.Tensor, aligned: torch.Tensor) -> torch.Tensor:
+        return detail_kept(
+            *(local_correlation(gaussian(generated, blur), gaussian(aligned, blur), whole) for blur in (FINE, COARSE))
+        )
+
+    assert torch.allclose(kept(images, images), torch.ones(4))
+    assert torch.allclose(kept(0.7 * images + 0.1, 1 - images), torch.ones(4), atol=0.02)
+    blurred = torch.stack([kept(gaussian(images, sigma), images) for sigma in sigmas])
+    assert (blurred.diff(dim=0) < 0).all()
+    assert blurred.max() < 1
+    for sigma, found in zip(sigmas, blurred, strict=True):
+        assert torch.allclose(kept(images, gaussian(images, sigma)) * found, torch.ones(4), atol=0.1)
+    assert torch.allclose(kept(torch.full_like(images, 0.5), torch.zeros_like(images)), torch.ones(4), atol=1e-3)
+
+
 def test_lncc_is_that_of_fine_detail_or_what_coarse_detail_counts(generator):
-    reference = smooth(5)
-    noise = torch.tensor([0.0, 0.02, 0.05, 0.1, 0.2]).view(-1, 1, 1)
-    generated = as_bytes(reference + noise * torch.randn(5, SIZE, SIZE, generator=generator))
+    reference, others = textured(4), textured(4, seed=3)
+    changed = reference.clone()
+    changed[1:3] += 0.1 * torch.randn(2, SIZE, SIZE, generator=generator)
+    changed[2, :, SIZE // 2 :] = others[2, :, SIZE // 2 :]
+    changed[3] = 0.8 * gaussian(reference[3], 1.2) + 0.2 * others[3]
+    generated = as_bytes(changed)
     found = register(generated, as_bytes(reference))
-    decided = []
+    decided, blurred = [], []
     for i, lncc in enumerate(found.lncc.tolist()):
-        unexplained = []
-        for blur, counts in ((FINE, 1), (COARSE, COARSE_COUNTS)):
-            blurred = (gaussian(image[None, None], blur) for image in (generated[i] / 255, found.aligned[i]))
-            agreement = local_correlation(*blurred, torch.ones(1, 1, SIZE, SIZE))
-            agreement = replace(agreement, overlap=(found.lncc_map[i] > 0).float())
-            unexplained.append(counts * (1 - float(agreement.best()) ** 2))
+        fine, coarse = (
+            replace(
+                local_correlation(
+                    *(gaussian(image[None, None], blur) for image in (generated[i] / 255, found.aligned[i])),
+                    torch.ones(1, 1, SIZE, SIZE),
+                ),
+                overlap=(found.lncc_map[i] > 0).float()[None, None],
+            )
+            for blur in (FINE, COARSE)
+        )
+        missing = max(1.0, SHARP / float(detail_kept(fine, coarse)))
+        parts = ((fine.best(), missing), (coarse.best(), REGION_COUNTS), (coarse.overall(), WHOLE_COUNTS))
+        unexplained = [counts * (1 - float(part) ** 2) for part, counts in parts]
         decided.append(unexplained.index(min(unexplained)))
+        blurred.append(missing > 1)
         assert lncc == pytest.approx((1 - min(unexplained)) ** 0.5, abs=3e-3)
-    assert decided == [0, 0, 1, 1, 1]
+    assert decided == [0, 2, 1, 0]
+    assert blurred == [False, False, False, True]
 
 
 def test_registration_of_volumes_recovers_a_known_affine_map():
@@ -260,8 +309,25 @@ def test_a_copy_that_lost_its_fine_detail_is_known_by_its_coarse_detail(change, 
         generated = F.interpolate(F.avg_pool2d(generated[:, None], 3), size=SIZE, mode="bilinear")[:, 0]
     copies, others = (register(as_bytes(generated), as_bytes(r)).lncc for r in (reference, reference.roll(1, 0)))
     assert 1 - others.max() ** 2 > 2 * (1 - copies.min() ** 2)
-    monkeypatch.setattr(pyramid, "COARSE_COUNTS", math.inf)
+    monkeypatch.setattr(pyramid, "REGION_COUNTS", math.inf)
+    monkeypatch.setattr(pyramid, "WHOLE_COUNTS", math.inf)
     assert (register(as_bytes(generated), as_bytes(reference)).lncc < copies - 0.01).all()
+
+
+def test_detail_that_blurred_strangers_miss_counts_against_them(monkeypatch):
+    shared, others = textured(4), textured(4, seed=3)
+    grain = 0.1 * gaussian_filter(np.random.default_rng(1).normal(size=(2, 4, SIZE, SIZE)), (0, 0, 0.8, 0.8))
+    reference, sharp = torch.stack([shared, 0.8 * shared + 0.2 * others]) + torch.from_numpy(grain).float()
+    for counts in ("REGION_COUNTS", "WHOLE_COUNTS"):
+        monkeypatch.setattr(pyramid, counts, math.inf)
+    found = {}
+    for least in (0.0, SHARP):
+        monkeypatch.setattr(pyramid, "SHARP", least)
+        found[least] = [register(as_bytes(image), as_bytes(reference)).lncc for image in (sharp, gaussian(sharp, 1.0))]
+    (sharp_if_not, blurred_if_not), (sharp_lncc, blurred_lncc) = found.values()
+    assert torch.equal(sharp_lncc, sharp_if_not)
+    assert (blurred_if_not > sharp_if_not + 0.04).all()
+    assert (blurred_lncc - sharp_lncc < 0.85 * (blurred_if_not - sharp_if_not)).all()
 
 
 def test_the_aligned_reference_lies_over_the_generated_image():

@@ -25,6 +25,9 @@ whole, by a window, and by edges. They compete with their like, for a part agree
 KEPT, FINALISTS = (4, 4, 3), (2, 1, 1)
 """How many of each go on after the coarsest level, and to the finest: those that agree best."""
 
+AT_ONCE = {2: (128, 32), 3: (8, 8)}
+"""Pairs that are aligned at a time, on the coarser levels and on the finest, by the number of dimensions."""
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -91,7 +94,7 @@ def register(
             that agrees best under them goes on.
         candidates: Pairs of a group and a kind that are aligned on the coarsest level, times what `FITTED` says of the
             kind; with 1, the first of each whatever the search says.
-        chunk: Pairs aligned at a time; bounds the memory. By default 64 images or 8 volumes.
+        chunk: Pairs aligned at a time, on every level; bounds the memory. By default `AT_ONCE`.
 
     References:
         Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004 (inverse compositional alignment);
@@ -99,7 +102,7 @@ def register(
         Avants et al., "Symmetric diffeomorphic image registration", MedIA 2008 (LNCC).
     """
     pairs, dims, side = len(generated), reference.ndim - 1, reference.shape[-1]
-    chunk = chunk or (32 if dims == 2 else 8)
+    coarser, finest = (chunk, chunk) if chunk else AT_ONCE[dims]
     device = generated.device
     group = torch.arange(pairs) if group is None else group.cpu()
     window = torch.full((pairs,), -1) if window is None else window.cpu()
@@ -109,7 +112,7 @@ def register(
     kind = torch.where(by_edges, 2, (window >= 0).long())
     rivals = len(KEPT) * group + kind
 
-    def batches(rows: Tensor, size: int = 4 * chunk) -> Iterator[tuple[Tensor, bool, tuple[Tensor, Tensor, Tensor]]]:
+    def batches(rows: Tensor, size: int = coarser) -> Iterator[tuple[Tensor, bool, tuple[Tensor, Tensor, Tensor]]]:
         """Rows that are aligned alike, whether that is by edges, and their images and masks."""
         for drawn in (False, True):
             alike = rows[by_edges[rows] == drawn]
@@ -148,7 +151,7 @@ def register(
         theta=theta,
         curve=no_curve(agreement).repeat(pairs, 1),
     )
-    for rows, drawn, images in batches(compared, chunk):
+    for rows, drawn, images in batches(compared, finest):
         place = torch.searchsorted(compared, rows.cpu())
         theta[rows], result.curve[rows], result.lncc[rows], found, aligned[place] = finely(*images, theta[rows], drawn)
         result.shares[rows], result.lncc_map[place] = found.shares(), found.map[:, 0]

@@ -187,7 +187,7 @@ def _gauss_newton(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, it
         if iteration == iterations:
             break
         residual = weights[:, None] @ weighted
-        if iteration == 0:  # later overlaps are much the same
+        if iteration == 0:  # that of later overlaps would save some steps where structure reaches the border
             hessian = (jacobian * inside) @ jacobian.transpose(1, 2)
             hessian = hessian + damping * hessian.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-6)[:, None, None]
         step = torch.linalg.solve(hessian, jacobian @ residual.transpose(1, 2)).view_as(theta)
@@ -207,7 +207,7 @@ def _standardised(products: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         products: Sums over the overlap of products of 1 and the two with each other, `(p, 3, 3)`.
-        area: Of the mask, `(p,)`; of less than a quarter of it the correlation is 0.
+        area: Of the mask, `(p,)`; of less than `LEAST_COMPARED` of it the correlation is 0.
 
     Returns:
         `(p,)` and `(p, 3)`: what times 1 and the images is the second, or its negative where they correlate negatively,

@@ -181,7 +181,8 @@ def _compare(generated: Tensor, aligned: Tensor, inside: Tensor, blur: float) ->
 def _in_either(best: Tensor, fine: Agreement, coarse: Agreement) -> Tensor:
     """LNCC `(p,)` after less blur, or after more where less stays unexplained there, as much as that counts.
 
-    A copy that lost its fine detail, and one that shares it with another image, are both copies.
+    A copy that lost its fine detail, and one that shares it with another image, are both copies. After less blur it is
+    less if the generated image lacks detail.
 
     Args:
         best: That of the region which agrees most after less blur.

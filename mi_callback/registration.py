@@ -34,9 +34,9 @@ class Alignment:
     """Result for p pairs.
 
     Attributes:
-        lncc: Local correlation in the region of the generated image where it is largest, in fine or in coarse detail
-            (see `pyramid`), shape `(p,)`; larger is closer, 1 is a copy. Invariant to local gain and offset, and to
-            inverted contrast.
+        lncc: Local correlation in the region of the generated image where it is largest, in fine or in coarse detail,
+            or in coarse detail as a whole; less if fine detail is missing (see `pyramid`); shape `(p,)`. Larger is
+            closer, 1 is a copy. Invariant to local gain and offset, and to inverted contrast.
         shares: Share of the structure in the generated image whose LNCC reaches each of the `LEVELS` of
             `local_correlation` in fine detail, `(p, levels)`; see `copied`.
         compared: Positions of the c pairs that reached the finest level, ascending, `(c,)`: all, without groups.

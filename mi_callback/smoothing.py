@@ -1,4 +1,4 @@
-"""Separable filters as band matrices along each axis: on images of this size several times faster than convolution.
+"""Separable filters along each axis, as band matrices or sums of slices: several times faster than convolution here.
 
 Images and volumes alike: the last `dims` axes are those of space.
 """

@@ -18,6 +18,7 @@ from mi_callback.affine import (
     STARTS,
     ZOOMS,
     _between,
+    _gauss_newton,
     _linear_maps,
     _shifted,
     align_coarsely,
@@ -253,6 +254,29 @@ def test_the_correlation_that_comes_with_a_map_is_that_on_the_coarsest_level():
         assert float(correlation[i]) == pytest.approx(abs(expected), abs=0.02)
 
 
+def test_faint_structure_in_bright_images_is_aligned_as_exactly():
+    mask = torch.ones(4, 1, SIZE, SIZE)
+    generated, reference, mask = at_level(COARSEST, moved(oval(4), to_reference(2, 1.02, 0.02)), oval(4), mask)
+    start = torch.eye(2, 3).expand(4, -1, -1)
+    expected, _ = _gauss_newton(generated, reference, mask, start, 6)
+    ours, theirs = (0.9 + 0.02 * (image - 0.5) for image in (generated, reference))
+    theta, correlation = _gauss_newton(ours, theirs, mask, start, 6)
+    assert torch.allclose(theta, expected, atol=5e-3)
+    warped, inside = warp(theirs.double(), theta.double())
+    alike = [standardise(images, inside) * inside for images in (ours.double(), warped)]
+    there = alike[0] * alike[1]
+    assert torch.allclose(correlation.double(), there.flatten(1).sum(dim=1) / inside.flatten(1).sum(dim=1), atol=1e-3)
+
+
+def test_maps_that_leave_less_than_a_quarter_in_the_overlap_correlate_nothing():
+    images, mask = texture(2), torch.ones(2, 1, SIZE, SIZE)
+    theta = torch.eye(2, 3).repeat(2, 1, 1)
+    theta[:, 0, 2] = 2 * torch.tensor([0.72, 0.78])
+    _, correlation = _gauss_newton(images, images, mask, theta, 0)
+    assert correlation[0] > 0
+    assert correlation[1] == 0
+
+
 # Promise
 
 
@@ -364,6 +388,7 @@ def test_flat_volumes_give_finite_maps_and_no_correlation(part):
     assert theta.isfinite().all()
     assert align_further(FINEST, generated, reference, mask, theta).isfinite().all()
     assert correlation.abs().max() < 0.05
+    assert coarsely(generated, reference, mask)[1].abs().max() < 0.05
 
 
 @pytest.mark.parametrize("part", [-1, 0, 4])
@@ -378,3 +403,4 @@ def test_flat_images_give_finite_maps_and_no_correlation(flat, part):
     assert theta.isfinite().all()
     assert align_further(FINEST, generated, reference, mask, theta).isfinite().all()
     assert correlation.abs().max() < 0.05
+    assert coarsely(generated, reference, mask)[1].abs().max() < 0.05

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -365,6 +365,36 @@ def test_a_batch_is_registered_as_its_pairs_one_by_one():
     alone = [register(generated[i : i + 1], moving[i : i + 1]) for i in range(5)]
     assert torch.allclose(together.lncc, torch.cat([one.lncc for one in alone]), atol=1e-3)
     assert torch.allclose(together.theta, torch.cat([one.theta for one in alone]), atol=1e-2)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_images_come_of_the_pairs_that_were_compared_in_their_order(chunk):
+    reference = smooth(6)
+    generated = as_bytes(warp(reference[[0, 1, 2, 0, 1, 2]], WARPS["all"]))
+    group, by_edges = torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6) % 2 > 0
+    moving = as_bytes(reference[[0, 4, 2, 3, 1, 5]])
+    found = register(generated, moving, group, by_edges=by_edges, start=WARPS["all"].expand(6, -1, -1), chunk=chunk)
+    assert found.compared.tolist() == (found.lncc > -1).nonzero().flatten().tolist()
+    assert len(found.compared) == len(found.aligned) == len(found.lncc_map) < 7
+    for place, k in enumerate(found.compared.tolist()):
+        pair = (generated[[k]], moving[[k]])
+        alone = register(*pair, by_edges=by_edges[[k]], start=WARPS["all"])
+        assert torch.allclose(found.aligned[place], alone.aligned[0], atol=0.02)
+        assert torch.allclose(found.lncc_map[place], alone.lncc_map[0], atol=0.02)
+        assert float(found.lncc[k]) == pytest.approx(float(alone.lncc), abs=1e-3)
+
+
+def test_of_two_agreements_each_pair_keeps_its_own():
+    images, whole = textured(4)[:, None], torch.ones(2, 1, SIZE, SIZE)
+    one, other = (
+        local_correlation(image, image.flip(-1) ** 2, inside)
+        for image, inside in zip(images.split(2), (whole, whole.triu()), strict=True)
+    )
+    mixed = one.where(torch.tensor([True, False]), other)
+    for field in fields(mixed):
+        ours, theirs, found = (getattr(agreement, field.name) for agreement in (one, other, mixed))
+        assert not torch.equal(ours, theirs)
+        assert torch.equal(found, torch.stack([ours[0], theirs[1]]))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 100])

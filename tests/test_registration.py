@@ -371,11 +371,11 @@ def test_a_batch_is_registered_as_its_pairs_one_by_one():
 def test_images_come_of_the_pairs_that_were_compared_in_their_order(chunk):
     reference = smooth(6)
     generated = as_bytes(warp(reference[[0, 1, 2, 0, 1, 2]], WARPS["all"]))
-    group, by_edges = torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6) % 2 > 0
+    group, by_edges = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 1, 0, 0, 1, 1]) > 0
     moving = as_bytes(reference[[0, 4, 2, 3, 1, 5]])
     found = register(generated, moving, group, by_edges=by_edges, start=WARPS["all"].expand(6, -1, -1), chunk=chunk)
     assert found.compared.tolist() == (found.lncc > -1).nonzero().flatten().tolist()
-    assert len(found.compared) == len(found.aligned) == len(found.lncc_map) < 7
+    assert len(found.compared) == len(found.aligned) == len(found.lncc_map) == 4  # one of two, twice, and both
     for place, k in enumerate(found.compared.tolist()):
         pair = (generated[[k]], moving[[k]])
         alone = register(*pair, by_edges=by_edges[[k]], start=WARPS["all"])

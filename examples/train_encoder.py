@@ -23,17 +23,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mi_callback import perturbations as change
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.encoders.bundled import SIZE, TAPPED, WEIGHTS, WIDTHS, CopyNet
 from mi_callback.encoders.pooling import generalised_mean
-from mi_callback.features import Features, extract
-from mi_callback.images import SliceFolder, split_by_subject
-from mi_callback.loggers import markdown_table
-from mi_callback.poses import orbit
-from mi_callback.preprocessing import check_images, normalise_intensity, preprocess
-from mi_callback.retrieval import Reference
-from mi_callback.whitening import Mode
+from mi_callback.images import perturbations as change
+from mi_callback.images.files import SliceFolder, split_by_subject
+from mi_callback.images.poses import orbit
+from mi_callback.images.preprocessing import check_images, normalise_intensity, preprocess
+from mi_callback.lightning.loggers import markdown_table
+from mi_callback.retrieval.extraction import extract
+from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.whitening import Mode
 
 TEMPERATURE = 0.07
 KOLEO_WEIGHT = 0.3

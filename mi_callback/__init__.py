@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mi_callback.auditing import audit
+    from mi_callback.auditing.folders import audit
     from mi_callback.callback import MemorizationCallback
     from mi_callback.detector import MemorizationDetector
     from mi_callback.encoders import build_encoder

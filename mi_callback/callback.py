@@ -12,15 +12,15 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from mi_callback import store
-from mi_callback.calibration import smallest_p, subjects_needed
+from mi_callback import state as store
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError, StateError
-from mi_callback.loggers import PREFIX, log_media
-from mi_callback.power import Power
-from mi_callback.sampling import draw, find_sampler, rng_kept
+from mi_callback.lightning.loaders import all_loaders, evaluation_loader, is_random, same_items
+from mi_callback.lightning.loggers import PREFIX, log_media
+from mi_callback.lightning.sampling import draw, find_sampler, rng_kept
 from mi_callback.scores import Scores
-from mi_callback.training_data import all_loaders, evaluation_loader, is_random, same_items
+from mi_callback.statistics.null import smallest_p, subjects_needed
+from mi_callback.statistics.power import Power
 from mi_callback.types import SubjectKey
 
 SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
@@ -56,7 +56,7 @@ class MemorizationCallback(Callback):
         n_samples: Images drawn per scored validation.
         every_n_validations: Cadence, counted in validations; the first one is always scored.
         sampler: How to draw images: a callable `(module, n)` or `(n)`, a dotted name, or None to find it (see
-            `mi_callback.sampling.find_sampler`).
+            `mi_callback.lightning.sampling.find_sampler`).
         sample_batch_size: Images drawn per call of the sampler.
         train: Training images, where they are not what the Trainer trains on (a Dataset without augmentation, say).
         held_out: Real images of subjects that are not trained on; the Trainer's validation data when None.
@@ -68,8 +68,8 @@ class MemorizationCallback(Callback):
         on_bad_samples: What happens when samples are NaN, infinite or constant: `"raise"` ends training with the error,
             `"warn"` says so and scores nothing at that validation.
         power: Training images copied for the power self-test at the start of `fit`, each changed in every way of
-            `mi_callback.perturbations.PERTURBATIONS`; 0 for no test. A detector that does not find most of these copies
-            never says clean.
+            `mi_callback.images.perturbations`; 0 for no test. A detector that does not find most of these copies never
+            says clean.
         set_scores: Log C_T, AuthPct, FID, KID, Vendi and MiFID of the samples too, on the same features.
         log_images: Send pictures of the closest pairs to W&B and TensorBoard. Patient data: off unless you ask.
         log_subjects: Send subject ids of matches to W&B and TensorBoard. Off unless you ask.

@@ -20,7 +20,7 @@ EXIT_CODES = {"clean": 0, "memorized": 2, "inconclusive": 3}
 
 @hydra.main(version_base="1.3", config_path="pkg://mi_callback.conf", config_name="audit")
 def _run(config: DictConfig) -> None:
-    from mi_callback.auditing import audit
+    from mi_callback.auditing.folders import audit
 
     options: dict[str, Any] = {
         key: config[key]
@@ -61,8 +61,8 @@ def _run(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://mi_callback.conf", config_name="encoders")
 def _run_encoders(config: DictConfig) -> None:
-    from mi_callback.listing import listing, listing_table
-    from mi_callback.ranking import rank, ranking_table
+    from mi_callback.auditing.listing import listing, listing_table
+    from mi_callback.auditing.ranking import rank, ranking_table
 
     if config.train is None and (misplaced := [key for key in ("held_out", "encoders") if config[key] is not None]):
         print(f"mi-encoders: needed train=DIR for {' and '.join(misplaced)}; see mi-encoders --help", file=sys.stderr)

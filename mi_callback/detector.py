@@ -9,8 +9,31 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 
-from mi_callback import leaks, nulls, power, registration, store
-from mi_callback.calibration import (
+from mi_callback import state as store
+from mi_callback.detection import leaks, nulls
+from mi_callback.detection.matching import Matcher
+from mi_callback.detection.pool import Pool
+from mi_callback.encoders import Encoder, build_encoder
+from mi_callback.errors import CalibrationError, DataError, StateError
+from mi_callback.images.batches import read_batches
+from mi_callback.images.poses import POSES, Orbit, orbit
+from mi_callback.images.preprocessing import THUMBNAIL_SIDE, check_images, thumbnails
+from mi_callback.images.reservoir import Reservoir
+from mi_callback.registration import schedule
+from mi_callback.registration.copied_fraction import copied_fraction
+from mi_callback.registration.schedule import Alignment
+from mi_callback.reporting.evidence import Evidence, collect, planes
+from mi_callback.retrieval.aggregation import Aggregation
+from mi_callback.retrieval.engines import Backend
+from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
+from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.views import views_of, views_of_queries
+from mi_callback.retrieval.whitening import Mode
+from mi_callback.scores import Scores
+from mi_callback.statistics import power
+from mi_callback.statistics.multiplicity import Procedure, groups_of_duplicates, reject
+from mi_callback.statistics.null import (
     ROUNDING,
     Null,
     NullKind,
@@ -19,28 +42,11 @@ from mi_callback.calibration import (
     numbered,
     overfit_novelty_index,
 )
-from mi_callback.contrast import Contrast, contrast
-from mi_callback.copied import copied_fraction
-from mi_callback.encoders import Encoder, build_encoder
-from mi_callback.errors import CalibrationError, DataError, StateError
-from mi_callback.evidence import Evidence, collect, planes
-from mi_callback.features import VOLUMES_AT_ONCE, Features, Reservoir, extract, read_batches
-from mi_callback.index import Backend
-from mi_callback.matching import Matcher
-from mi_callback.multiplicity import Procedure, groups_of_duplicates, reject
-from mi_callback.pool import Pool
-from mi_callback.poses import POSES, Orbit, orbit
-from mi_callback.power import Power
-from mi_callback.preprocessing import check_images, thumbnails
-from mi_callback.registration import Alignment
-from mi_callback.retrieval import Reference
-from mi_callback.scores import Scores
-from mi_callback.set_scores import set_scores
-from mi_callback.similarity import Aggregation
-from mi_callback.tails import Tail, fit_tail
+from mi_callback.statistics.power import Power
+from mi_callback.statistics.set_scores import set_scores
+from mi_callback.statistics.tail import Tail, fit_tail
+from mi_callback.statistics.target_decoy import Contrast, contrast
 from mi_callback.types import SubjectKey, Subjects
-from mi_callback.views import views_of, views_of_queries
-from mi_callback.whitening import Mode
 
 PLANTED = {2: 64, 3: 16}
 """Training images kept at `fit` for the power self-test, by the number of dimensions: whole volumes are large."""
@@ -126,7 +132,7 @@ class MemorizationDetector:
         self.whitening: Mode = whitening
         self.aggregation: Aggregation = aggregation
         self.dims = len(self.encoder.size)
-        self.side = registration.side_of(self.dims)
+        self.side = THUMBNAIL_SIDE[self.dims]
         self.poses = orbit(poses, self.dims)
         self.null_choice: NullKind = null
         self.verify, self.candidates, self.regions, self.views = verify, candidates, regions, views
@@ -316,7 +322,7 @@ class MemorizationDetector:
 
         Args:
             n: Training images to copy, at most `PLANTED`; each is changed in every way.
-            changes: Names out of `mi_callback.perturbations.PERTURBATIONS` and, where held-out images were given, into
+            changes: Names out of `images.perturbations.PERTURBATIONS` and, where held-out images were given, into
                 which parts can be pasted, `PASTES`, or those of `VOLUME_PERTURBATIONS` and `VOLUME_PASTES`; all of
                 them when None.
             images, rows: Images `(c, h, w)`, or volumes, and their rows in the training set, instead of those kept at
@@ -351,7 +357,7 @@ class MemorizationDetector:
         return self.measured_power
 
     def set_scores(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> dict[str, float]:
-        """Set-level scores of the literature on the same whitened features: see `mi_callback.set_scores`.
+        """Set-level scores of the literature on the same whitened features: see `mi_callback.statistics.set_scores`.
 
         `ct` only where held-out images were given to `fit`.
 
@@ -407,7 +413,7 @@ class MemorizationDetector:
     def evidence(
         self, generated: Any, scores: Scores, n: int | None = None, image_key: SubjectKey = None
     ) -> list[Evidence]:
-        """What each flag is proved with, most certain first: see `mi_callback.evidence`, which draws it. Patient data.
+        """What each flag is proved with, most certain first: see `reporting.evidence`, which draws it. Patient data.
 
         Args:
             generated: The images that `scores` belong to, `(m, c, *spatial)`, or a Dataset of them, of which only
@@ -457,7 +463,7 @@ class MemorizationDetector:
         posed = torch.stack([POSES[scores.pose[i]](image) for i, image in zip(rows, shown, strict=True)])
         window, by_edges = (None if how is None else how[rows] for how in (scores.window, scores.by_edges))
         matches = self.train.thumbnails[scores.match[rows]]
-        return posed, registration.register(posed, matches, window=window, by_edges=by_edges)
+        return posed, schedule.register(posed, matches, window=window, by_edges=by_edges)
 
     # State -------------------------------------------------------------------------------------------------------
 

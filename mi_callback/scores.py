@@ -7,12 +7,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from mi_callback import judgement
-from mi_callback.calibration import ROUNDING, NullKind, smallest_p
-from mi_callback.certificates import Certificate, certify, memorization_rate
-from mi_callback.contrast import Contrast
-from mi_callback.multiplicity import Procedure, distinct_flags
-from mi_callback.power import Power
+from mi_callback.statistics import verdict as judgement
+from mi_callback.statistics.certificates import Certificate, certify, memorization_rate
+from mi_callback.statistics.multiplicity import Procedure, distinct_flags
+from mi_callback.statistics.null import ROUNDING, NullKind, smallest_p
+from mi_callback.statistics.power import Power
+from mi_callback.statistics.target_decoy import Contrast
 
 Verdict = Literal["clean", "memorized", "inconclusive"]
 
@@ -170,7 +170,7 @@ class Scores:
     @property
     def verdict(self) -> Verdict:
         """`memorized`: more distinct flags than novel images would get (5 % level). `clean`: no evidence of it, and no
-        proof of its absence. `inconclusive`: one of `doubts`. See `mi_callback.judgement`.
+        proof of its absence. `inconclusive`: one of `doubts`. See `mi_callback.statistics.verdict`.
         """
         if self.doubts:
             return "inconclusive"

@@ -24,7 +24,7 @@ from mi_callback import MemorizationCallback, MemorizationDetector, build_encode
 from mi_callback.encoders import HookedEncoder, Layer
 from mi_callback.encoders.pixels import Pyramid
 from mi_callback.errors import CalibrationError, DataError, SamplerError, StateError
-from mi_callback.perturbations import PASTES, PERTURBATIONS
+from mi_callback.images.perturbations import PASTES, PERTURBATIONS
 
 SIDE = 16
 ALWAYS = {"mi_mean", "mi_median", "mi_p95", "mi_max", "oni_mean", "similarity_mean", "distinct"}

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from mi_callback import MemorizationDetector, build_encoder
-from mi_callback import power as power_module
 from mi_callback.errors import CalibrationError, DataError, EncoderError, StateError
-from mi_callback.features import VOLUMES_AT_ONCE, extract
-from mi_callback.multiplicity import reject
-from mi_callback.preprocessing import preprocess
-from mi_callback.set_scores import set_scores
+from mi_callback.images.preprocessing import preprocess
+from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
+from mi_callback.statistics import power as power_module
+from mi_callback.statistics.multiplicity import reject
+from mi_callback.statistics.set_scores import set_scores
 
 
 def people(n: int, seed: int, side: int = 32) -> torch.Tensor:
@@ -95,7 +95,7 @@ def test_a_flipped_copy_is_found_by_the_orbit_and_missed_without_it():
 
 
 def test_verification_finds_a_moved_copy_and_says_how_much_is_copied():
-    from mi_callback.perturbations import affine
+    from mi_callback.images.perturbations import affine
 
     moved = affine(TRAIN[:8], rotation=8.0, scale_x=1.05, scale_y=1.05)
     detector = make(verify=True, candidates=16).fit(TRAIN, held_out=HELD_OUT)

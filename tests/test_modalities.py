@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mi_callback import MemorizationDetector
 from mi_callback.errors import DataError
-from mi_callback.features import extract
-from mi_callback.images import SliceFolder
-from mi_callback.preprocessing import check_images, preprocess
+from mi_callback.images.files import SliceFolder
+from mi_callback.images.preprocessing import check_images, preprocess
+from mi_callback.retrieval.extraction import extract
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:the weights of")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mi_callback.calibration import ROUNDING, conformal_p_values, smallest_p
-from mi_callback.certificates import certify, memorization_rate
-from mi_callback.contrast import Contrast
 from mi_callback.errors import CalibrationError
-from mi_callback.multiplicity import alarm
-from mi_callback.power import Power
 from mi_callback.scores import Scores
+from mi_callback.statistics.certificates import certify, memorization_rate
+from mi_callback.statistics.multiplicity import alarm
+from mi_callback.statistics.null import ROUNDING, conformal_p_values, smallest_p
+from mi_callback.statistics.power import Power
+from mi_callback.statistics.target_decoy import Contrast
 
 
 def make(p_value, alpha=0.05, fdr=None, null_subjects=99, null_images=None, flagged=None, **fields) -> Scores:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader, RandomSampler
 
 from mi_callback import MemorizationCallback
-from mi_callback.loggers import markdown_table
+from mi_callback.lightning.loggers import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 

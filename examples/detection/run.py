@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 
 from mi_callback import MemorizationDetector, __version__, build_encoder
-from mi_callback.calibration import subject_weights
-from mi_callback.certificates import clopper_pearson
-from mi_callback.copied import copied_fraction, usual_shares
-from mi_callback.features import Features
-from mi_callback.images import SliceFolder, split_by_subject
-from mi_callback.loggers import markdown_table
-from mi_callback.matching import Match
-from mi_callback.perturbations import PASTES, PERTURBATIONS, affine, blur, remap, t2_like
-from mi_callback.preprocessing import check_images, normalise_intensity
-from mi_callback.retrieval import Reference
+from mi_callback.detection.matching import Match
+from mi_callback.images.files import SliceFolder, split_by_subject
+from mi_callback.images.perturbations import PASTES, PERTURBATIONS, affine, blur, remap, t2_like
+from mi_callback.images.preprocessing import check_images, normalise_intensity
+from mi_callback.lightning.loggers import markdown_table
+from mi_callback.registration.copied_fraction import copied_fraction, usual_shares
+from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.reference import Reference
+from mi_callback.statistics.certificates import clopper_pearson
+from mi_callback.statistics.null import subject_weights
 
 SIDE, COPIES = 96, 100
 TIMED, THREADS = 192, os.cpu_count() or 1
@@ -441,7 +441,7 @@ HEAD = """# Detection of copies on real slices
 `make bench-detection`, {date}, mi_callback {package}, torch {torch}, lightning {lightning}, Python
 {python}; one CPU thread, but for the times.
 
-Copies of {copies} training slices, every one changed, as named in `mi_callback.perturbations`; `half_pasted` and
+Copies of {copies} training slices, every one changed, as named in `mi_callback.images.perturbations`; `half_pasted` and
 `quarter_pasted` are parts of a copy in the image of a novel person, `remapped` is a random contrast curve that need not
 rise (`perturbations.remap`). Four ways to look them up, with the same encoder:
 the paper's recipe (ZCA, geometric mean, no poses); features (shrunk whitening); the best of poses, views and frames;

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from mi_callback import MemorizationDetector, __version__
-from mi_callback.calibration import ROUNDING
 from mi_callback.errors import CalibrationError
-from mi_callback.features import Features, concatenate
-from mi_callback.images import SliceFolder, split_by_subject
-from mi_callback.loggers import markdown_table
-from mi_callback.multiplicity import reject
-from mi_callback.perturbations import affine, blur, gaussian_noise
-from mi_callback.preprocessing import check_images, normalise_intensity
+from mi_callback.images.files import SliceFolder, split_by_subject
+from mi_callback.images.perturbations import affine, blur, gaussian_noise
+from mi_callback.images.preprocessing import check_images, normalise_intensity
+from mi_callback.lightning.loggers import markdown_table
+from mi_callback.retrieval.features import Features, concatenate
+from mi_callback.statistics.multiplicity import reject
+from mi_callback.statistics.null import ROUNDING
 
 SPLITS, VERIFIED_SPLITS, SHIFTED_SPLITS, LOOKS, SEED = 200, 100, 20, 20, 0
 ALPHAS = (0.01, 0.05, 0.1)

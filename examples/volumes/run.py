@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from mi_callback import MemorizationDetector, __version__, build_encoder
-from mi_callback.certificates import clopper_pearson
-from mi_callback.images import VolumeFolder, split_by_subject
-from mi_callback.loggers import markdown_table
-from mi_callback.perturbations import VOLUME_PASTES, VOLUME_PERTURBATIONS
-from mi_callback.preprocessing import check_images, normalise_intensity
+from mi_callback.auditing.volumes import score_volumes
+from mi_callback.images.files import VolumeFolder, split_by_subject
+from mi_callback.images.perturbations import VOLUME_PASTES, VOLUME_PERTURBATIONS
+from mi_callback.images.preprocessing import check_images, normalise_intensity
+from mi_callback.lightning.loggers import markdown_table
 from mi_callback.scores import Scores
-from mi_callback.volumes import score_volumes
+from mi_callback.statistics.certificates import clopper_pearson
 
 SIDE, COPIES, SEED, SLICES = 48, 20, 0, 12
 HERE = Path(__file__).parent
@@ -128,9 +128,10 @@ def page(measured: dict) -> str:
 `make bench-volumes`, seed {SEED}, {time.strftime("%Y-%m-%d")}, mi_callback {__version__}, torch {torch.__version__},
 Python {platform.python_version()}, one CPU thread. Hippocampus crops (Medical Segmentation Decathlon), padded to
 {SIDE}³: {PARTS[0]} training, {PARTS[1]} held-out and {PARTS[2]} novel volumes, every one another person, none of them
-known to the encoder. {COPIES} copies of training volumes per change (`mi_callback.perturbations.VOLUME_PERTURBATIONS`:
-rotations by 5° and elastic warps are about every axis, the others in the last two). Flagged: p ≤ .05; intervals are
-95 % (Clopper-Pearson). Right volume: the training volume that was copied is the one that is named.
+known to the encoder. {COPIES} copies of training volumes per change (`mi_callback.images.perturbations`,
+`VOLUME_PERTURBATIONS`: rotations by 5° and elastic warps are about every axis, the others in the last two).
+Flagged: p ≤ .05; intervals are 95 % (Clopper-Pearson).
+Right volume: the training volume that was copied is the one that is named.
 
 ## Whole volumes, registered in three dimensions
 

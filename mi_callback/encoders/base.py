@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mi_callback.encoders.pooling import NDIM, Layer, Layout, Pooling, map_shape, pool, pool_windows
 from mi_callback.errors import EncoderError
-from mi_callback.preprocessing import Intensity
+from mi_callback.images.preprocessing import Intensity
 from mi_callback.types import LayerFeatures
 
 

@@ -16,7 +16,7 @@ from mi_callback.encoders.base import HookedEncoder, Layer
 from mi_callback.encoders.checkpoints import first_line, first_of
 from mi_callback.encoders.pooling import Layout, Pooling, pool
 from mi_callback.errors import EncoderError
-from mi_callback.preprocessing import Intensity
+from mi_callback.images.preprocessing import Intensity
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

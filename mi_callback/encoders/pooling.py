@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mi_callback import regions
 from mi_callback.errors import EncoderError
+from mi_callback.images.windows import window_weights
 
 Layout = Literal["BCHW", "BHWC", "BNC", "BC", "BCDHW", "BDHWC"]
 """B batch, C channels, N tokens, D depth, H height, W width. `[B, h, w, C]` and `[B, C, h, w]` look alike: declare."""
@@ -51,7 +51,7 @@ def pool(activation: Tensor, layer: Layer, pooling: Pooling, name: str = "layer"
 def pool_windows(activation: Tensor, layer: Layer, pooling: Pooling, shape: tuple[int, ...]) -> Tensor:
     """The output of a layer with a map of `shape`, pooled over each window of `regions`: `(n, windows, d)` float32."""
     places = _places(activation.float(), layer)
-    return _average(places, regions.weights(*shape).to(places), pooling)
+    return _average(places, window_weights(*shape).to(places), pooling)
 
 
 def map_shape(activation: Tensor, layer: Layer, size: tuple[int, ...]) -> tuple[int, ...] | None:

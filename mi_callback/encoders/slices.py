@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mi_callback import regions
 from mi_callback.encoders.base import Card, Encoder
 from mi_callback.encoders.pooling import Layer
 from mi_callback.errors import EncoderError
+from mi_callback.images.windows import WINDOWS_PER_SIDE, window_weights
 from mi_callback.types import LayerFeatures
 
 AXES = ("depth", "height", "width")
@@ -57,14 +57,14 @@ class SliceEncoder(nn.Module):
     def with_regions(self, volumes: Tensor) -> tuple[LayerFeatures, LayerFeatures]:
         """As `forward`, and the same of each window of `regions`: `{layer: (n, 27, d)}`."""
         whole, parts = LayerFeatures(), LayerFeatures()
-        along = regions.weights(self.slices)
+        along = window_weights(self.slices)
         for axis in self.axes:
             of_slices, of_windows = self._of_slices(volumes, axis, regional=True)
             for layer, features in of_slices.items():
                 whole[self._across(layer, axis)] = features.mean(dim=1)
             for layer, features in of_windows.items():
                 windows = torch.einsum("ks,nswd->nkwd", along.to(features), features)
-                windows = windows.unflatten(2, (regions.GRID, regions.GRID))
+                windows = windows.unflatten(2, (WINDOWS_PER_SIDE, WINDOWS_PER_SIDE))
                 # (n, across, in the plane, in the plane, d) → the axes of the volume in their order.
                 parts[self._across(layer, axis)] = windows.movedim(1, 1 + axis).flatten(1, 3)
         return whole, parts

@@ -1,0 +1,1 @@
+"""Where retrieval, registration and statistics meet: matching, nulls, leaks."""

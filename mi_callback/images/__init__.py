@@ -1,0 +1,1 @@
+"""Files, batches and pixels: everything that reads images or changes them."""

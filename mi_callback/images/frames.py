@@ -1,0 +1,58 @@
+"""A frame that a shift, a zoom or a turn moves with the image: what was moved is looked up where it belongs.
+
+Encoders see where in the picture something is; at a shift by a tenth of the side their features may know the anatomy no
+better than that of a stranger. Images that are both framed by the centre and the spread of their own brightness agree.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mi_callback.images.preprocessing import resize
+
+COARSE = 24
+"""Side, in pixels, at which centre and spread are measured: noise averages out."""
+
+DARK = 0.1
+"""Share of an image that is taken for background, whose brightness weighs nothing."""
+
+REACH = 1.7
+"""Half side of the frame, in standard deviations of where brightness lies (root mean square over the axes)."""
+
+
+def framed(images: Tensor) -> Tensor:
+    """Images `(n, c, h, w)` or volumes `(n, c, d, h, w)` → what lies in the frame of each, with all sides the longest.
+
+    Flips and quarter turns of the image are those of what is framed. What lies outside of the image is as dark as its
+    darkest pixel.
+
+    References:
+        Hu, "Visual pattern recognition by moment invariants", IRE Trans. Information Theory 1962 (normalisation by
+        centre and second moments).
+    """
+    n, dims, sides = len(images), images.ndim - 2, torch.tensor(images.shape[2:], dtype=torch.float32)
+    centre, spread = _moments(images)
+    half = (REACH * spread).clamp_min(1.0)
+    # `affine_grid` counts axes from the last, in half sides of what it samples from.
+    scale = half[:, None] / (sides / 2)
+    theta = torch.cat([torch.diag_embed(scale.flip(1)), (2 * centre / sides - 1).flip(1)[:, :, None]], dim=2)
+    grid = F.affine_grid(theta.to(images), [n, 1, *[int(sides.max())] * dims], align_corners=False)
+    darkest = images.flatten(1).amin(dim=1).view(n, *[1] * (dims + 1))
+    return F.grid_sample(images - darkest, grid, align_corners=False) + darkest
+
+
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre `(n, dims)` of brightness and its spread about it `(n,)`, in pixels from the corner, on the CPU."""
+    dims, sides = images.ndim - 2, images.shape[2:]
+    coarse = resize(images.mean(dim=1, keepdim=True), [COARSE] * dims)[:, 0].cpu().double()
+    flat = coarse.flatten(1)
+    background = flat.kthvalue(max(1, round(DARK * flat.shape[1])), dim=1).values
+    weight = (coarse - background.view(-1, *[1] * dims)).clamp_min(0)
+    weight = weight / weight.flatten(1).sum(dim=1).clamp_min(torch.finfo(torch.float64).tiny).view(-1, *[1] * dims)
+    centre, variance = [], []
+    for axis, side in enumerate(sides):
+        place = (torch.arange(COARSE, dtype=torch.float64) + 0.5) * side / COARSE
+        along = weight.movedim(1 + axis, 1).flatten(2).sum(dim=2)
+        centre.append(along @ place)
+        variance.append((along * (place - centre[-1][:, None]).square()).sum(dim=1))
+    return torch.stack(centre, dim=1).float(), torch.stack(variance).mean(dim=0).sqrt().float()

@@ -1,0 +1,38 @@
+"""A random sample of a stream of images."""
+
+import torch
+from torch import Tensor
+
+
+class Reservoir:
+    """A random sample of a stream of images whose length is not known, as they came.
+
+    Attributes:
+        rows: Position of each in the stream.
+        images: `(c, h, w)` each.
+
+    References:
+        Vitter, "Random sampling with a reservoir", ACM TOMS 1985 (algorithm R).
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.size, self.rows, self.images = size, list[int](), list[Tensor]()
+        self._generator = torch.Generator().manual_seed(seed)
+        self._seen = 0
+
+    @classmethod
+    def of(cls, rows: list[int], images: list[Tensor]) -> "Reservoir":
+        """One that was filled before."""
+        reservoir = cls(len(rows))
+        reservoir.rows, reservoir.images = rows, images
+        return reservoir
+
+    def offer(self, images: Tensor) -> None:
+        """The next images of the stream, `(n, c, h, w)`."""
+        for image in images:
+            if len(self.rows) < self.size:
+                self.rows.append(self._seen)
+                self.images.append(image.cpu().clone())
+            elif (place := int(torch.randint(self._seen + 1, (1,), generator=self._generator))) < self.size:
+                self.rows[place], self.images[place] = self._seen, image.cpu().clone()
+            self._seen += 1

@@ -1,0 +1,1 @@
+"""Is it the same anatomy? Images are aligned and compared place by place."""

@@ -1,0 +1,1 @@
+"""Which training images come near? Features, views, whitening, search: all that happens before pixels are compared."""

@@ -1,0 +1,110 @@
+"""Features of a set of images, per layer and pose, with their subjects and thumbnails."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from mi_callback.types import LayerFeatures, Thumbnails
+
+
+@dataclass(frozen=True)
+class Features:
+    """One pass over n images.
+
+    Attributes:
+        layers: `{layer: (poses, n, d)}` float32 on the CPU; pose 0 is the image as it came.
+        thumbnails: uint8 `(n, side, side)`, of volumes `(n, side, side, side)`; patient data.
+        subjects: One id per image, or None.
+        sources: File of each image where its batch named one, or None.
+        regions: `{layer: (poses, n, windows, d)}` float16, the same per window of the image, NaN where it shows
+            no anatomy; empty where they were not asked for or the encoder has none.
+        views: `{view: {layer: (poses, n, d)}}`, the images in other `views`, those of the training images alone as they
+            came; empty where not asked for.
+    """
+
+    layers: dict[str, Tensor]
+    thumbnails: Thumbnails
+    subjects: list[str] | None
+    sources: list[str] | None
+    regions: dict[str, Tensor] = field(default_factory=dict)
+    views: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.thumbnails)
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions: 2 for images, 3 for volumes."""
+        return self.thumbnails.ndim - 1
+
+    def pose(self, position: int) -> LayerFeatures:
+        """`{layer: (n, d)}` for one pose."""
+        return {layer: features[position] for layer, features in self.layers.items()}
+
+    def in_pose(self, position: int) -> "Features":
+        """The same images in one pose alone, in memory of their own; views of training images alone have but pose 0."""
+        return self._each(lambda features: features[position : position + 1].clone())
+
+    def as_they_are(self) -> "Features":
+        """The same images without regions and views."""
+        return replace(self, regions={}, views={})
+
+    def seen_as(self, view: str) -> "Features":
+        """The same images in one of their views alone."""
+        return replace(self.as_they_are(), layers=self.views[view])
+
+    @property
+    def ids(self) -> list[str]:
+        """One id per image: its subject, or where subjects are unknown its row."""
+        return self.subjects or [f"row {i}" for i in range(len(self))]
+
+    def digests(self) -> list[bytes]:
+        """A hash per thumbnail: equal for identical images."""
+        return [digest(thumbnail) for thumbnail in self.thumbnails]
+
+    def where(self, rows: Tensor) -> "Features":
+        """The images at `rows` (positions or a bool mask)."""
+        rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+        places = rows.tolist()
+        return replace(
+            self._each(lambda features: features[:, rows]),
+            thumbnails=self.thumbnails[rows],
+            subjects=None if self.subjects is None else [self.subjects[i] for i in places],
+            sources=None if self.sources is None else [self.sources[i] for i in places],
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """The same with what a change makes of all that was pooled."""
+
+        def changed(pooled: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {layer: change(features) for layer, features in pooled.items()}
+
+        views = {view: changed(pooled) for view, pooled in self.views.items()}
+        return replace(self, layers=changed(self.layers), regions=changed(self.regions), views=views)
+
+
+def digest(thumbnail: Tensor) -> bytes:
+    """A hash of one thumbnail `(side, side)`."""
+    return blake2b(thumbnail.contiguous().numpy().tobytes(), digest_size=16).digest()
+
+
+def concatenate(one: Features, other: Features) -> Features:
+    """The images of both, with the layers, regions and views that both have; of nobody, for ids of different sources
+    may coincide.
+    """
+
+    def both(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
+
+    views = {view: both(one.views[view], other.views[view]) for view in one.views if view in other.views}
+    thumbs = torch.cat([one.thumbnails, other.thumbnails])
+    return Features(both(one.layers, other.layers), thumbs, None, None, both(one.regions, other.regions), views)
+
+
+def join(one: Features, other: Features) -> Features:
+    """The images of both, in pose 0; subjects of different sides are different people, and unknown ones their own."""
+    people = [f"{side} {subject}" for side, features in enumerate((one, other)) for subject in features.ids]
+    return replace(concatenate(one.in_pose(0), other.in_pose(0)), subjects=people)

@@ -1,0 +1,105 @@
+"""Windows of training images as they are searched: which of them resembles a window of a query?"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mi_callback.images.windows import WINDOWS, middle_window
+from mi_callback.retrieval.engines import Backend, Index, build_index
+from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.whitening import Mode, Whitening, fit_whitening
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Every window of every training image that shows anatomy, whitened and indexed.
+
+    Attributes:
+        whitenings: Per layer, fitted on the windows of training images.
+        index: Windows, layers side by side, of unit length.
+        rows: Training image of each entry of the index.
+    """
+
+    whitenings: dict[str, Whitening]
+    index: Index
+    rows: Tensor
+
+    @classmethod
+    def fit(cls, train: Features, whitening: Mode, backend: Backend, device: torch.device | str) -> "Regions | None":
+        """Fit on pose 0 of the training features; None where they have no regions."""
+        windows, there = _in_pose(train, 0)
+        if not windows or len(next(iter(windows.values()))) < 2:
+            return None
+        whitenings = {layer: fit_whitening(features.to(device), whitening) for layer, features in windows.items()}
+        return cls._of(windows, there, whitenings, backend)
+
+    @classmethod
+    def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend) -> "Regions":
+        """Under whitenings that were fitted before."""
+        return cls._of(*_in_pose(train, 0), whitenings, backend)
+
+    @classmethod
+    def _of(
+        cls, windows: dict[str, Tensor], there: Tensor, whitenings: dict[str, Whitening], backend: Backend
+    ) -> "Regions":
+        return cls(whitenings, build_index(_whitened(windows, whitenings), backend), there.nonzero()[:, 0])
+
+    def search(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
+        """The k training windows most similar to each window of n queries in every pose.
+
+        Returns:
+            Training rows and cosines (mean over layers), `(n, poses, windows, k)`; −inf where a window shows no anatomy
+            or there are fewer.
+        """
+        poses = len(next(iter(queries.regions.values())))
+        found = [self._search_pose(queries, pose, k) for pose in range(poses)]
+        rows, cosines = (torch.stack([f[part] for f in found], dim=1) for part in range(2))
+        return rows, cosines
+
+    @staticmethod
+    def window(rows: Tensor, cosines: Tensor, chosen: Tensor, poses: Tensor) -> Tensor:
+        """In which window of a query is the copy of a training image? In the middle of those that found it.
+
+        Windows overlap, and one that shows a quarter of the copy may be more similar by chance than the one that shows
+        it all. Each counts by how much more similar the image is to it than the last one that was found, squared: what
+        was found by chance must not move the middle.
+
+        Args:
+            rows, cosines: What `search` found, `(n, poses, windows, k)`.
+            chosen, poses: Training rows `(n, c)` and the pose of the query in which each was found; −1 for none.
+
+        Returns:
+            Windows `(n, c)`; −1 for none.
+        """
+        each = torch.arange(len(rows))[:, None]
+        ours, alike = rows[each, poses] == chosen[..., None, None], cosines[each, poses]
+        ours = ours & alike.isfinite()
+        last = alike.masked_fill(alike.isinf(), torch.inf).amin(dim=3, keepdim=True)
+        excess = torch.where(ours, alike - last + 1e-3, 0.0).amax(dim=3)  # where it is the only one, it counts too
+        return middle_window(excess.square()).masked_fill(chosen < 0, -1)
+
+    def _search_pose(self, queries: Features, pose: int, k: int) -> tuple[Tensor, Tensor]:
+        windows, there = _in_pose(queries, pose)
+        cosine, entry = self.index.search(_whitened(windows, self.whitenings), k)
+        cosines = torch.full((*there.shape, k), -torch.inf)
+        rows = torch.zeros((*there.shape, k), dtype=torch.long)
+        most = entry.shape[1]  # fewer than k where there are fewer training windows
+        cosines[..., :most][there], rows[..., :most][there] = cosine.cpu(), self.rows[entry.cpu()]
+        return rows, cosines
+
+
+def _in_pose(images: Features, pose: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Windows that show anatomy `{layer: (m, d)}`, and which of all `(n, windows)` these are."""
+    windows = {layer: features[pose] for layer, features in images.regions.items()}
+    if not windows:
+        return {}, torch.zeros(len(images), WINDOWS, dtype=torch.bool)
+    there = ~next(iter(windows.values()))[..., 0].isnan()
+    return {layer: features[there].float() for layer, features in windows.items()}, there
+
+
+def _whitened(windows: dict[str, Tensor], whitenings: dict[str, Whitening]) -> Tensor:
+    """`{layer: (m, d)}` → unit vectors `(m, d in all)` whose products are mean cosines."""
+    device = next(iter(whitenings.values())).mean.device
+    parts = [whitenings[layer](features.to(device)) for layer, features in windows.items()]
+    return torch.cat(parts, dim=1) / len(parts) ** 0.5

@@ -1,0 +1,1 @@
+"""What may be concluded. Numbers in, numbers out."""

@@ -1,0 +1,51 @@
+"""Filters equal their definitions, pixel by pixel."""
+
+import itertools
+
+import pytest
+import torch
+
+from mi_callback.images.filters import along_each, box_mean, gaussian, local_contrast
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 8), (20, 20), (1, 1, 1), (4, 5, 8), (9, 6, 7)])
+def test_a_box_mean_is_the_mean_of_the_pixels_that_the_window_holds(shape, generator):
+    images = torch.rand(2, *shape, generator=generator)
+    found = box_mean(images, 5, len(shape))
+    for place in itertools.product(*map(range, shape)):
+        window = (slice(max(0, at - 2), at + 3) for at in place)
+        expected = images[(slice(None), *window)].flatten(1).mean(dim=1)
+        assert torch.allclose(found[(slice(None), *place)], expected, atol=1e-6)
+
+
+def test_a_gaussian_blur_is_the_weighted_mean_of_all_pixels(generator):
+    for shape in ((7, 11), (7, 11, 4)):
+        image = torch.rand(shape, generator=generator)
+        axes = torch.meshgrid(*(torch.arange(float(side)) for side in shape), indexing="ij")
+        found = gaussian(image, 1.5, len(shape))
+        for share in (0, 0.5, 1):
+            place = tuple(int(share * (side - 1)) for side in shape)
+            distance = sum((axis - at) ** 2 for axis, at in zip(axes, place, strict=True))
+            weight = torch.exp(-distance / (2 * 1.5**2))
+            assert found[place] == pytest.approx(float((weight * image).sum() / weight.sum()), abs=1e-6)
+
+
+def test_a_matrix_goes_along_the_axis_at_its_place(generator):
+    image = torch.rand(2, 3, 4, 5, generator=generator)
+    matrices = [torch.rand(new, old, generator=generator) for new, old in ((6, 3), (2, 4), (7, 5))]
+    expected = torch.einsum("nzyx,Zz,Yy,Xx->nZYX", image, *matrices)
+    assert torch.allclose(along_each(image, matrices), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (24, 20, 48)])
+def test_local_contrast_is_free_of_bias_fields_where_there_is_structure(generator, shape):
+    image = 0.5 + 0.3 * torch.randn(1, 1, *shape, generator=generator)
+    ramp = torch.linspace(0.7, 1.4, 48)
+    plain, biased = local_contrast(image, 6.0, 1e-4), local_contrast(image * ramp, 6.0, 1e-4)
+    assert torch.corrcoef(torch.stack([plain.flatten(), biased.flatten()]))[0, 1] > 0.99
+    assert torch.corrcoef(torch.stack([image.flatten(), (image * ramp).flatten()]))[0, 1] < 0.95
+
+
+def test_flat_images_have_no_local_contrast():
+    for dims in (2, 3):
+        assert local_contrast(torch.full((1, 1, *(16,) * dims), 0.7), 4.0, 0.05).abs().max() < 1e-3

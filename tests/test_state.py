@@ -1,0 +1,414 @@
+"""A fitted state comes back bit for bit, or is refused with what differs."""
+
+import json
+import stat
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mi_callback import MemorizationDetector, build_encoder
+from mi_callback import state as store
+from mi_callback.encoders import HookedEncoder
+from mi_callback.errors import CalibrationError, StateError
+from mi_callback.retrieval.extraction import extract
+from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.views import VIEWS, views_of_queries
+from mi_callback.scores import Scores
+
+
+def images(n: int, seed: int) -> Tensor:
+    noise = torch.rand(n, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(noise, (16, 16), mode="bilinear")
+
+
+TRAIN, HELD_OUT, GENERATED = images(24, 1), images(20, 2), torch.cat([images(6, 3), images(24, 1)[:2]])
+TRAIN_SUBJECTS = [f"sub-{i // 2:02d}" for i in range(24)]
+HELD_OUT_SUBJECTS = [f"sub-h{i // 2:02d}" for i in range(20)]
+
+
+def unfitted(**options) -> MemorizationDetector:
+    options = {"encoder": build_encoder("pixels", sides=(4, 8), size=32), "verify": False, "alpha": 0.1} | options
+    return MemorizationDetector(**options)
+
+
+def fitted(**options) -> MemorizationDetector:
+    detector = unfitted(**options)
+    held_out = None if options.get("null") in ("cross_fit", "train_halves") else HELD_OUT
+    subjects = {"held_out": held_out, "held_out_subjects": HELD_OUT_SUBJECTS} if held_out is not None else {}
+    return detector.fit(TRAIN, subjects=TRAIN_SUBJECTS, **subjects)
+
+
+def assert_equal(first: Scores, second: Scores) -> None:
+    for field in fields(Scores):
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(one, Tensor):
+            assert one.dtype == other.dtype, field.name
+            assert torch.equal(one.nan_to_num(-9), other.nan_to_num(-9)), field.name
+        else:
+            assert one == other, field.name
+
+
+def network(seed: int) -> HookedEncoder:
+    torch.manual_seed(seed)
+    return HookedEncoder(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), {"1": "BCHW"}, size=16)
+
+
+# Round trip ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"null": "cross_fit"},
+        {"null": "train_halves", "whitening": "standard"},
+        {"aggregation": "minimum"},
+        {"aggregation": {"levels.0": 1.0, "levels.1": 2.0}},
+        {"poses": "dihedral"},
+        {"whitening": "none"},
+    ],
+    ids=["held-out", "cross-fit", "halves", "minimum", "weighted", "dihedral", "plain"],
+)
+def test_scores_after_save_and_load_are_bit_equal(tmp_path: Path, options: dict):
+    saved = fitted(**options)
+    saved.save(tmp_path / "state.safetensors")
+    assert_equal(saved.score(GENERATED), unfitted(**options).load(tmp_path / "state.safetensors").score(GENERATED))
+
+
+def test_scores_with_verification_are_bit_equal_after_save_and_load(tmp_path: Path):
+    options = {"verify": True, "candidates": 2, "encoder": network(0)}
+    saved = fitted(**options)
+    saved.save(tmp_path / "state")
+    restored = unfitted(**options).load(tmp_path / "state").score(GENERATED)
+    assert restored.verified.isfinite().all()
+    assert_equal(saved.score(GENERATED), restored)
+
+
+def test_features_of_regions_come_back_and_find_the_same(tmp_path: Path):
+    options = {"verify": True, "candidates": 2, "encoder": network(0)}
+    saved = fitted(**options)
+    saved.save(tmp_path / "state")
+    restored = unfitted(**options).load(tmp_path / "state")
+    for one, other in ((saved.train, restored.train), (saved.held_out, restored.held_out)):
+        assert list(one.regions) == list(other.regions) == ["1"]
+        for layer, windows in one.regions.items():
+            assert other.regions[layer].dtype == torch.float16
+            assert torch.equal(windows.nan_to_num(-9), other.regions[layer].nan_to_num(-9))
+    first, second = (d.reference.regions for d in (saved, restored))
+    assert torch.equal(first.rows, second.rows)
+    assert torch.equal(first.index.bank, second.index.bank)
+    # A quarter of a training image in the middle of another: what regions are for.
+    pasted = GENERATED.clone()
+    pasted[:, :, 4:12, 4:12] = TRAIN[:8, :, 4:12, 4:12]
+    one, other = saved.score(pasted), restored.score(pasted)
+    assert (one.window >= 0).any()
+    assert_equal(one, other)
+
+
+def test_views_come_back(tmp_path: Path):
+    options = {"verify": True, "candidates": 2}
+    saved = fitted(**options)
+    saved.save(tmp_path / "state")
+    restored = unfitted(**options).load(tmp_path / "state")
+    for one, other in ((saved.train, restored.train), (saved.held_out, restored.held_out)):
+        assert list(one.views) == list(other.views)
+        for name, view in one.views.items():
+            assert list(view) == list(other.views[name]) == list(one.layers)
+            for layer, features in view.items():
+                assert torch.equal(features[:1], other.views[name][layer])
+                assert not torch.equal(features[0], one.layers[layer][0])
+    assert list(restored.train.views) == list(VIEWS)
+    assert list(restored.held_out.views) == views_of_queries(2)
+    assert list(restored.reference.views) == list(saved.reference.views) == list(VIEWS)
+
+
+def test_a_state_without_regions_comes_back_without(tmp_path: Path):
+    options = {"verify": True, "candidates": 2, "encoder": network(0), "regions": False}
+    saved = fitted(**options)
+    saved.save(tmp_path / "state")
+    restored = unfitted(**options).load(tmp_path / "state")
+    assert saved.train.regions == restored.train.regions == {}
+    assert restored.reference.regions is None
+    assert_equal(saved.score(GENERATED), restored.score(GENERATED))
+
+
+def test_a_detector_without_subjects_comes_back_without_subjects(tmp_path: Path):
+    saved = unfitted().fit(TRAIN, held_out=HELD_OUT)
+    saved.save(tmp_path / "state")
+    restored = unfitted().load(tmp_path / "state")
+    assert restored.train.subjects is None
+    assert restored.null.subjects is None
+    assert_equal(saved.score(GENERATED), restored.score(GENERATED))
+
+
+def test_subjects_sources_thumbnails_and_null_come_back(tmp_path: Path):
+    saved = fitted()
+    saved.save(tmp_path / "state")
+    restored = unfitted().load(tmp_path / "state")
+    assert restored.train.subjects == TRAIN_SUBJECTS
+    assert torch.equal(restored.train.thumbnails, saved.train.thumbnails)
+    assert list(restored.null.subjects) == HELD_OUT_SUBJECTS
+    assert restored.null.kind == "held_out"
+    assert torch.equal(restored.null.similarity, saved.null.similarity)
+
+
+def assert_same_side(first: Features, second: Features) -> None:
+    assert first.subjects == second.subjects
+    assert torch.equal(first.thumbnails, second.thumbnails)
+    assert list(first.layers) == list(second.layers)
+    for layer, bank in first.layers.items():
+        assert len(bank) == 1  # pose 0 alone is kept
+        assert torch.equal(bank, second.layers[layer])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_held_out_images_come_back_with_their_subjects(tmp_path: Path, known: bool):
+    saved = fitted() if known else unfitted().fit(TRAIN, held_out=HELD_OUT)
+    saved.save(tmp_path / "state")
+    restored = unfitted().load(tmp_path / "state")
+    assert restored.held_out.subjects == (HELD_OUT_SUBJECTS if known else None)
+    assert_same_side(saved.held_out, restored.held_out)
+    assert_same_side(saved.train, restored.train)
+    assert saved.set_scores(GENERATED) == restored.set_scores(GENERATED)
+
+
+def test_without_held_out_images_none_come_back(tmp_path: Path):
+    fitted(null="cross_fit").save(tmp_path / "state")
+    assert unfitted(null="cross_fit").load(tmp_path / "state").held_out is None
+
+
+def test_images_to_plant_come_back_and_are_found_again(tmp_path: Path):
+    saved = fitted()
+    saved.save(tmp_path / "state")
+    restored = unfitted().load(tmp_path / "state")
+    assert restored.planted.rows == saved.planted.rows == list(range(24))
+    for one, other in zip(restored.planted.images, TRAIN, strict=True):
+        assert torch.equal(one, other)
+    changes = ["exact", "noise_0.02", "flip_vertical"]
+    first, second = saved.power(n=8, changes=changes), restored.power(n=8, changes=changes)
+    assert first.table() == second.table()
+    assert restored.score(GENERATED).power == second
+
+
+def test_a_power_that_was_measured_before_is_measured_again_after_load(tmp_path: Path):
+    saved = fitted()
+    saved.power(n=4, changes=["exact"])
+    saved.save(tmp_path / "state")
+    assert unfitted().load(tmp_path / "state").score(GENERATED).power is None
+
+
+def test_a_detector_fitted_from_features_comes_back_with_nothing_to_plant(tmp_path: Path):
+    source = fitted()
+    features = extract(HELD_OUT, source.encoder, source.poses, subjects=HELD_OUT_SUBJECTS)
+    unfitted().fit_features(source.train, features).save(tmp_path / "state")
+    restored = unfitted().load(tmp_path / "state")
+    assert restored.planted is None
+    assert_equal(restored.score(GENERATED), source.score(GENERATED))
+
+
+@pytest.mark.parametrize("null", ["held_out", "cross_fit"])
+def test_what_the_null_says_of_duplicates_and_of_its_smaller_reference_comes_back(tmp_path: Path, null: str):
+    # 40 training subjects in 30 folds: a null image misses another subject than its own.
+    train, subjects = images(80, 1), [f"sub-{i // 2:02d}" for i in range(80)]
+    held_out = HELD_OUT if null == "held_out" else None
+    saved = unfitted(null=null).fit(train, subjects=subjects, held_out=held_out)
+    saved.save(tmp_path / "state")
+    restored = unfitted(null=null).load(tmp_path / "state")
+    assert saved.null.correction == (1.0 if null == "held_out" else pytest.approx(39 / 38))
+    assert saved.duplicate < 1
+    assert (restored.duplicate, restored.null.correction) == (saved.duplicate, saved.null.correction)
+    # A sample and its slightly changed twin are one group before and after.
+    twins = torch.cat([GENERATED, GENERATED[:1] + 1e-3])
+    first, second = saved.score(twins), restored.score(twins)
+    assert first.group[0] == first.group[8]
+    assert torch.equal(first.group, second.group)
+    assert_equal(first, second)
+
+
+def test_a_contrast_after_load_is_that_before(tmp_path: Path):
+    saved = fitted(contrast=True)
+    saved.save(tmp_path / "state")
+    first, second = (d.score(GENERATED).contrast for d in (saved, unfitted(contrast=True).load(tmp_path / "state")))
+    assert (first.p_value, first.least, first.leaked) == (second.p_value, second.least, second.leaked)
+    assert torch.equal(first.in_train, second.in_train)
+
+
+def test_a_contrast_without_held_out_images_in_the_state_is_refused(tmp_path: Path):
+    fitted(null="cross_fit").save(tmp_path / "state")
+    with pytest.raises((StateError, CalibrationError), match="held-out"):
+        unfitted(null="cross_fit", contrast=True).load(tmp_path / "state").score(GENERATED)
+
+
+def test_the_level_of_the_flags_may_change_between_save_and_load(tmp_path: Path):
+    # alpha, fdr and the scale of ONI are applied to scores; nothing that was fitted depends on them.
+    fitted(alpha=0.1).save(tmp_path / "state")
+    restored = unfitted(alpha=0.2, fdr=0.3, oni_scale="paper").load(tmp_path / "state")
+    assert_equal(restored.score(GENERATED), fitted(alpha=0.2, fdr=0.3, oni_scale="paper").score(GENERATED))
+
+
+def test_saving_over_an_older_state_replaces_it(tmp_path: Path):
+    fitted(null="cross_fit").save(tmp_path / "state")
+    fitted().save(tmp_path / "state")
+    assert unfitted().load(tmp_path / "state").null.kind == "held_out"
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_missing_folders_are_made(tmp_path: Path):
+    fitted().save(tmp_path / "a" / "b" / "state")
+    assert (tmp_path / "a" / "b" / "state").is_file()
+
+
+# Patient data --------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_readable_by_its_owner_alone(tmp_path: Path):
+    path = tmp_path / "state.safetensors"
+    path.touch(mode=0o644)
+    (tmp_path / "state.safetensors.part").touch(mode=0o666)
+    fitted().save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"whitening": "standard"}, "whitening"),
+        ({"aggregation": "mean"}, "aggregation"),
+        ({"poses": "none"}, "poses"),
+        ({"null": "cross_fit"}, "null"),
+        ({"candidates": 3}, "candidates"),
+        ({"null_size": 5}, "null_size"),
+        ({"seed": 1}, "seed"),
+        ({"verify": True}, "verify"),
+        ({"regions": False}, "regions"),
+        ({"views": False}, "views"),
+        ({"encoder": build_encoder("pixels", sides=(4, 9), size=32)}, "encoder"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused_by_name(tmp_path: Path, other: dict, named: str):
+    fitted().save(tmp_path / "state")
+    with pytest.raises(StateError, match=rf"state differs in \['{named}'\]\. Fit again"):
+        unfitted(**other).load(tmp_path / "state")
+
+
+def test_every_difference_is_named(tmp_path: Path):
+    fitted().save(tmp_path / "state")
+    with pytest.raises(StateError, match=r"differs in \['candidates', 'seed', 'whitening'\]"):
+        unfitted(whitening="none", seed=3, candidates=1).load(tmp_path / "state")
+
+
+def test_a_state_of_other_encoder_weights_is_refused(tmp_path: Path):
+    fitted(encoder=network(0)).save(tmp_path / "state")
+    unfitted(encoder=network(0)).load(tmp_path / "state")
+    with pytest.raises(StateError, match=r"differs in \['encoder'\]"):
+        unfitted(encoder=network(1)).load(tmp_path / "state")
+
+
+def test_a_state_of_other_data_is_refused(tmp_path: Path):
+    store.save(fitted(), tmp_path / "state", "these")
+    store.load(unfitted(), tmp_path / "state", "these")
+    store.load(unfitted(), tmp_path / "state")
+    with pytest.raises(StateError, match=r"differs in \['data'\]"):
+        store.load(unfitted(), tmp_path / "state", "those")
+
+
+def test_a_refused_state_leaves_the_detector_as_it_was(tmp_path: Path):
+    fitted(seed=1).save(tmp_path / "state")
+    detector = fitted()
+    before = detector.score(GENERATED)
+    with pytest.raises(StateError):
+        detector.load(tmp_path / "state")
+    assert_equal(before, detector.score(GENERATED))
+
+
+def test_an_unfitted_detector_cannot_be_saved(tmp_path: Path):
+    with pytest.raises(StateError, match=r"needed a fitted detector to save; call fit"):
+        unfitted().save(tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(StateError, match=r"needed the fitted state .*absent; there is no such file"):
+        unfitted().load(tmp_path / "absent")
+
+
+def header_of(path: Path) -> dict:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["mi_callback"])
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "half", "other tensors", "no JSON", "JSON without settings", "list"])
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path, kind: str):
+    path = tmp_path / "state"
+    fitted().save(path)
+    tensors, content = load_file(path), path.read_bytes()
+    match kind:
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_text("{'not': 'a state'}" * 100)
+        case "half":
+            path.write_bytes(content[: len(content) // 2])
+        case "other tensors":
+            save_file({"weight": torch.ones(3)}, path)
+        case "no JSON":
+            save_file(tensors, path, metadata={"mi_callback": "{"})
+        case "JSON without settings":
+            save_file(tensors, path, metadata={"mi_callback": json.dumps({"format": 1})})
+        case "list":
+            save_file(tensors, path, metadata={"mi_callback": "[]"})
+    with pytest.raises(StateError, match=r"needed a state written by MemorizationDetector\.save; .*state is none"):
+        unfitted().load(path)
+
+
+def test_a_state_of_another_format_is_refused(tmp_path: Path):
+    path = tmp_path / "state"
+    fitted().save(path)
+    header = header_of(path) | {"format": store.FORMAT + 1}
+    save_file(load_file(path), path, metadata={"mi_callback": json.dumps(header)})
+    with pytest.raises(StateError, match=r"differs in \['format'\]"):
+        unfitted().load(path)
+
+
+# Fingerprint of data -------------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_changes_with_any_pixel_and_with_nothing_else():
+    once = store.fingerprint([TRAIN], [HELD_OUT])
+    assert store.fingerprint([TRAIN.clone()], [HELD_OUT.clone()]) == once
+    for i in (0, 11, 23):
+        changed = TRAIN.clone()
+        changed[i, 0, 15, 15] += 1e-6
+        assert not torch.equal(changed, TRAIN)
+        assert store.fingerprint([changed], [HELD_OUT]) != once
+
+
+def test_the_fingerprint_changes_with_subjects_order_and_side():
+    once = store.fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS}], None)
+    others = [
+        store.fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS[::-1]}], None),
+        store.fingerprint([{"image": TRAIN}], None),
+        store.fingerprint([{"image": TRAIN.flip(0), "subject": TRAIN_SUBJECTS}], None),
+        store.fingerprint(None, [{"image": TRAIN, "subject": TRAIN_SUBJECTS}]),
+        store.fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS}], [HELD_OUT]),
+    ]
+    assert len({once, *others}) == 6
+
+
+def test_the_fingerprint_tells_shapes_and_types_of_the_same_bytes_apart():
+    flat = torch.arange(256, dtype=torch.int32)
+    prints = {
+        store.fingerprint([flat.view(4, 1, 8, 8)]),
+        store.fingerprint([flat.view(4, 1, 4, 16)]),
+        store.fingerprint([flat.view(torch.float32).view(4, 1, 8, 8)]),
+    }
+    assert len(prints) == 3

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-statistics check bench-detection bench-volumes clean
+.PHONY: help demo test test-statistics check docs bench-detection bench-volumes clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -19,6 +19,9 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mi_callback
+
+docs: $(VENV)/docs.stamp  ## build the documentation into outputs/docs; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs outputs/docs
 
 test-statistics: $(VENV)/dev.stamp  ## test false-flag rates and error control at length, write examples/statistics/RESULTS.md (hours)
 	$(BIN)/python examples/statistics/run.py

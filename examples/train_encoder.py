@@ -28,8 +28,9 @@ from mi_callback.encoders.bundled import SIZE, TAPPED, WEIGHTS, WIDTHS, CopyNet
 from mi_callback.encoders.pooling import generalised_mean
 from mi_callback.images import perturbations as change
 from mi_callback.images.files import SliceFolder, split_by_subject
+from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.poses import orbit
-from mi_callback.images.preprocessing import check_images, normalise_intensity, preprocess
+from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.retrieval.extraction import extract
 from mi_callback.retrieval.features import Features

@@ -61,18 +61,19 @@ def _run(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://mi_callback.conf", config_name="encoders")
 def _run_encoders(config: DictConfig) -> None:
-    from mi_callback.auditing.listing import listing, listing_table
+    from mi_callback.auditing.listing import listing_table
     from mi_callback.auditing.ranking import rank, ranking_table
+    from mi_callback.encoders.listing import list_encoders
 
     if config.train is None and (misplaced := [key for key in ("held_out", "encoders") if config[key] is not None]):
         print(f"mi-encoders: needed train=DIR for {' and '.join(misplaced)}; see mi-encoders --help", file=sys.stderr)
         sys.exit(1)
     try:
         if config.name is not None:
-            print(*listing([config.name]))
+            print(*list_encoders([config.name]))
         if config.train is None:
             if config.name is None:
-                print(listing_table(listing()))
+                print(listing_table(list_encoders()))
             return
         options = {key: config[key] for key in ("train", "held_out", "axis", "volumes", "colour", "power", "images")}
         encoders = None if config.encoders is None else OmegaConf.to_container(config.encoders, resolve=True)

@@ -17,8 +17,9 @@ from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError
 from mi_callback.images.batches import read_batches
 from mi_callback.images.poses import POSES, Orbit, orbit
-from mi_callback.images.preprocessing import THUMBNAIL_SIDE, check_images, thumbnails
+from mi_callback.images.preprocessing import check_images
 from mi_callback.images.reservoir import Reservoir
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.registration import schedule
 from mi_callback.registration.copied_fraction import copied_fraction
 from mi_callback.registration.schedule import Alignment
@@ -454,7 +455,7 @@ class MemorizationDetector:
         # One at a time: their sizes may differ.
         batches = list(read_batches(Subset(generated, rows), 1, None, image_key, None))
         images = [check_images(batch.images.cpu(), self.encoder.channels, self.dims) for batch in batches]
-        shown = torch.cat([self.train.thumbnails[:0], *(thumbnails(image, self.side) for image in images)])
+        shown = torch.cat([self.train.thumbnails[:0], *(make_thumbnails(image, self.side) for image in images)])
         return shown, [None if batch.sources is None else batch.sources[0] for batch in batches]
 
     def _align(self, shown: Tensor, scores: Scores, rows: list[int]) -> tuple[Tensor, Alignment]:

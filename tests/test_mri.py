@@ -7,8 +7,9 @@ import torch
 
 from mi_callback import MemorizationDetector
 from mi_callback.images.files import SliceFolder, split_by_subject
+from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS
-from mi_callback.images.preprocessing import check_images, normalise_intensity
+from mi_callback.images.preprocessing import check_images
 from mi_callback.retrieval.features import Features
 
 pytestmark = pytest.mark.mri

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mi_callback.images.files import SliceFolder, split_by_subject
-from mi_callback.images.preprocessing import check_images, letterbox, normalise_intensity
+from mi_callback.images.intensity import normalise_intensity
+from mi_callback.images.preprocessing import check_images
+from mi_callback.images.resizing import letterbox
 
 ENCODER_SHARE = 0.5
 """Share of subjects that the bundled encoder was trained on (examples/train_encoder.py); they stay out of the demo."""

@@ -23,8 +23,9 @@ from torch import Tensor
 from mi_callback import MemorizationDetector, __version__, build_encoder
 from mi_callback.detection.matching import Match
 from mi_callback.images.files import SliceFolder, split_by_subject
+from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS, affine, blur, remap, t2_like
-from mi_callback.images.preprocessing import check_images, normalise_intensity
+from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.registration.copied_fraction import copied_fraction, usual_shares
 from mi_callback.retrieval.features import Features

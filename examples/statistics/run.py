@@ -25,8 +25,9 @@ from torch import Tensor
 from mi_callback import MemorizationDetector, __version__
 from mi_callback.errors import CalibrationError
 from mi_callback.images.files import SliceFolder, split_by_subject
+from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import affine, blur, gaussian_noise
-from mi_callback.images.preprocessing import check_images, normalise_intensity
+from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.retrieval.features import Features, concatenate
 from mi_callback.statistics.multiplicity import reject

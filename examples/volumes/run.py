@@ -16,8 +16,9 @@ from torch import Tensor
 from mi_callback import MemorizationDetector, __version__, build_encoder
 from mi_callback.auditing.volumes import score_volumes
 from mi_callback.images.files import VolumeFolder, split_by_subject
+from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import VOLUME_PASTES, VOLUME_PERTURBATIONS
-from mi_callback.images.preprocessing import check_images, normalise_intensity
+from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.scores import Scores
 from mi_callback.statistics.certificates import clopper_pearson

@@ -12,10 +12,10 @@ from scipy import stats
 from torch import Tensor
 
 from mi_callback.auditing.folders import Volumes, reader, warn_of_unknown_subjects
-from mi_callback.auditing.listing import RESTRICTED
 from mi_callback.detection.nulls import thin
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Card, Encoder, available, build_encoder, entry
+from mi_callback.encoders.listing import RESTRICTED
 from mi_callback.errors import CalibrationError, DataError, EncoderError, MemorizationError
 from mi_callback.images.batches import read_batches
 from mi_callback.images.files import SliceFolder

@@ -12,13 +12,13 @@ from torch import Tensor
 from mi_callback.detection import leaks
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError, StateError
-from mi_callback.images.poses import orbit, then
+from mi_callback.images.poses import compose, orbit
 from mi_callback.scores import Scores
 from mi_callback.statistics.multiplicity import groups_of_duplicates, reject
 from mi_callback.statistics.null import ROUNDING, Null, memorization_index, overfit_novelty_index
 from mi_callback.types import Subjects
 
-_REVERSED = {pose: then(pose, "flip_depth") for pose in orbit("flips")}
+_REVERSED = {pose: compose(pose, "flip_depth") for pose in orbit("flips")}
 """Pose of slices → that of a volume whose slices are in reverse order."""
 
 DUPLICATE = 0.5

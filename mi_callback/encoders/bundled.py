@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mi_callback.encoders.base import HookedEncoder, Layer
 from mi_callback.encoders.checkpoints import load_weights, read_checkpoint
+from mi_callback.encoders.hooked import HookedEncoder
+from mi_callback.encoders.pooling import Layer
 
 SIZE = 96
 WIDTHS = (24, 48, 96, 192)

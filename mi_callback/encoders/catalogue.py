@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
-from mi_callback.encoders.base import Card, Encoder
+from mi_callback.encoders.protocol import Card, Encoder
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ CATALOGUE: dict[str, Entry] = {
         needs="checkpoint='MRI_CORE_vitb.pth'",
     ),
     "module": Entry(
-        "mi_callback.encoders.base:HookedEncoder",
+        "mi_callback.encoders.hooked:HookedEncoder",
         Card(licence="the network's", citation="the network's", source="the user's own", modality="the network's"),
         needs="network=…, layers={…}, size=…",
     ),
@@ -167,7 +167,7 @@ CATALOGUE: dict[str, Entry] = {
         ),
     ),
     "monai_resnet": Entry(
-        "mi_callback.encoders.monai_networks:build_monai_resnet",
+        "mi_callback.encoders.monai:build_monai_resnet",
         Card(
             licence="see the checkpoint's authors",
             citation="network: He et al. 2016, arXiv 1512.03385; weights: the checkpoint's",
@@ -178,7 +178,7 @@ CATALOGUE: dict[str, Entry] = {
         dims=3,
     ),
     "medicalnet": Entry(
-        "mi_callback.encoders.monai_networks:build_medicalnet",
+        "mi_callback.encoders.monai:build_medicalnet",
         Card(
             licence="MIT",
             citation="Chen, Ma and Zheng, Med3D: Transfer Learning for 3D Medical Image Analysis, arXiv 1904.00625",
@@ -189,7 +189,7 @@ CATALOGUE: dict[str, Entry] = {
         dims=3,
     ),
     "monai_vit": Entry(
-        "mi_callback.encoders.monai_networks:build_monai_vit",
+        "mi_callback.encoders.monai:build_monai_vit",
         Card(
             licence="see the checkpoint's authors",
             citation="network: Dosovitskiy et al. 2021, arXiv 2010.11929; weights: the checkpoint's",
@@ -200,7 +200,7 @@ CATALOGUE: dict[str, Entry] = {
         dims=3,
     ),
     "swin_unetr": Entry(
-        "mi_callback.encoders.monai_networks:build_swin_unetr",
+        "mi_callback.encoders.monai:build_swin_unetr",
         Card(
             licence="see github.com/Project-MONAI/MONAI-extra-test-data",
             citation="Tang et al., Self-Supervised Pre-Training of Swin Transformers for 3D Medical Image Analysis, "
@@ -212,7 +212,7 @@ CATALOGUE: dict[str, Entry] = {
         dims=3,
     ),
     "monai_bundle": Entry(
-        "mi_callback.encoders.monai_networks:build_monai_bundle",
+        "mi_callback.encoders.monai:build_monai_bundle",
         Card(
             licence="see the bundle's LICENSE",
             citation="the bundle's: docs/README.md and configs/metadata.json",
@@ -223,17 +223,17 @@ CATALOGUE: dict[str, Entry] = {
         dims=3,
     ),
     "torchscript": Entry(
-        "mi_callback.encoders.exported:build_torchscript",
+        "mi_callback.encoders.compiled:build_torchscript",
         Card(licence="see the file's authors", citation="the file's", source="the user's own"),
         needs="checkpoint='network.pt', size=…, trusted=True",
     ),
     "exported": Entry(
-        "mi_callback.encoders.exported:build_exported",
+        "mi_callback.encoders.compiled:build_exported",
         Card(licence="see the file's authors", citation="the file's", source="the user's own"),
         needs="checkpoint='network.pt2', size=…, trusted=True",
     ),
     "sscd": Entry(
-        "mi_callback.encoders.exported:build_torchscript",
+        "mi_callback.encoders.compiled:build_torchscript",
         Card(
             licence="MIT",
             citation="Pizzi et al., A Self-Supervised Descriptor for Image Copy Detection, CVPR 2022, arXiv 2202.10261",

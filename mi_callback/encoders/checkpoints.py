@@ -163,3 +163,8 @@ def first_line(error: Exception) -> str:
     """What an error says, without the pages that some add to it; its type where it says nothing."""
     told = str(error).strip()
     return told.splitlines()[0] if told else type(error).__name__
+
+
+def describe_error(error: Exception) -> str:
+    told = first_line(error).rstrip(".")
+    return told if told == type(error).__name__ else f"{type(error).__name__}: {told}"

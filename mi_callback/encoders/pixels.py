@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mi_callback.encoders.base import HookedEncoder
+from mi_callback.encoders.hooked import HookedEncoder
 
 
 class Pyramid(nn.Module):

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mi_callback.encoders.base import Card, Encoder
 from mi_callback.encoders.pooling import Layer
+from mi_callback.encoders.protocol import Card, Encoder
+from mi_callback.encoders.registry import build_encoder
 from mi_callback.errors import EncoderError
 from mi_callback.images.windows import WINDOWS_PER_SIDE, window_weights
 from mi_callback.types import LayerFeatures
@@ -99,6 +100,4 @@ def build_slices(
     encoder: Encoder | str = "bundled", axes: Sequence[int] = (0, 1, 2), slices: int = 24, **options: Any
 ) -> SliceEncoder:
     """Encode volumes slice by slice with an encoder of images, by name with its `options`, or as it is."""
-    from mi_callback.encoders import build_encoder  # the registry knows this family
-
     return SliceEncoder(build_encoder(encoder, **options), axes, slices)

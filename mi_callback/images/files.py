@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mi_callback.errors import DataError
-from mi_callback.images.preprocessing import letterbox
+from mi_callback.images.resizing import letterbox
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz")

@@ -4,7 +4,7 @@ Images and volumes alike: the last `dims` axes are those of space.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ def box_mean(images: Tensor, window: int, dims: int = 2) -> Tensor:
     return images
 
 
-def gaussian(images: Tensor, sigma: float, dims: int = 2) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: float, dims: int = 2) -> Tensor:
     """Gaussian blur, `sigma` in pixels, of `(…, h, w)`; the kernel is renormalised at the border."""
-    return along_each(images, [_gaussian(side, sigma) for side in images.shape[-dims:]])
+    return apply_along_axes(images, [_gaussian(side, sigma) for side in images.shape[-dims:]])
 
 
 def local_contrast(images: Tensor, sigma: float, floor: float) -> Tensor:
@@ -33,11 +33,11 @@ def local_contrast(images: Tensor, sigma: float, floor: float) -> Tensor:
     Where the deviation is below `floor`, there is no structure, and it is not enlarged.
     """
     dims = images.ndim - 2
-    deviation = images - gaussian(images, sigma, dims)
-    return deviation / (gaussian(deviation.square(), sigma, dims).clamp_min(0).sqrt() + floor)
+    deviation = images - gaussian_blur(images, sigma, dims)
+    return deviation / (gaussian_blur(deviation.square(), sigma, dims).clamp_min(0).sqrt() + floor)
 
 
-def along_each(images: Tensor, filters: Sequence[Tensor]) -> Tensor:
+def apply_along_axes(images: Tensor, filters: Sequence[Tensor]) -> Tensor:
     """A matrix `(new, old)` along each of the last axes, as many as there are matrices."""
     *outer, vertical, horizontal = (matrix.to(images) for matrix in filters)
     images = vertical @ images @ horizontal.T
@@ -60,3 +60,31 @@ def _gaussian(side: int, sigma: float) -> Tensor:
 def _distance(side: int) -> Tensor:
     place = torch.arange(side, dtype=torch.float32)
     return (place[:, None] - place).abs()
+
+
+def standardise(images: Tensor, mask: Tensor) -> Tensor:
+    """Zero mean and unit variance where the mask is 1."""
+    space = tuple(range(2, images.ndim))
+    total = mask.sum(dim=space, keepdim=True).clamp_min(1)
+    centred = images - (images * mask).sum(dim=space, keepdim=True) / total
+    variance = (centred.square() * mask).sum(dim=space, keepdim=True) / total
+    return centred / (variance + 1e-6).sqrt()
+
+
+def gradient(images: Tensor, mask: Tensor) -> list[Tensor]:
+    """Slope along x, y and z, per pixel, of `(p, 1, *spatial)`; 0 where a neighbour is outside of the mask.
+
+    What lies there is another image's, and one pixel of it at the border would pull at the whole.
+    """
+    axes = range(-1, 1 - images.ndim, -1)
+    known = reduce(_least_of_neighbours, axes, mask)
+    return [torch.gradient(images, dim=axis)[0] * known for axis in axes]
+
+
+def _least_of_neighbours(images: Tensor, axis: int) -> Tensor:
+    """The least of each value and those before and after it."""
+    least, most = images.clone(), images.shape[axis] - 1
+    for here, there in ((0, 1), (1, 0)):
+        part = least.narrow(axis, here, most)
+        torch.minimum(part, images.narrow(axis, there, most), out=part)
+    return least

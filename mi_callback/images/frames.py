@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.images.preprocessing import resize
+from mi_callback.images.resizing import resize
 
 COARSE = 24
 """Side, in pixels, at which centre and spread are measured: noise averages out."""
@@ -20,7 +20,7 @@ REACH = 1.7
 """Half side of the frame, in standard deviations of where brightness lies (root mean square over the axes)."""
 
 
-def framed(images: Tensor) -> Tensor:
+def frame_by_moments(images: Tensor) -> Tensor:
     """Images `(n, c, h, w)` or volumes `(n, c, d, h, w)` → what lies in the frame of each, with all sides the longest.
 
     Flips and quarter turns of the image are those of what is framed. What lies outside of the image is as dark as its

@@ -53,7 +53,7 @@ def orbit(name: Orbit, dims: int = 2) -> list[str]:
     return _ORBITS[dims][name]
 
 
-def looked_up(count: int, dims: int) -> list[str]:
+def first_poses(count: int, dims: int) -> list[str]:
     """The poses of queries that were encoded in `count` of them."""
     return list(_ORBITS[dims].values())[-1][:count]
 
@@ -64,7 +64,7 @@ def undo(pose: str, images: Tensor) -> Tensor:
 
 
 @lru_cache
-def then(first: str, second: str) -> str:
+def compose(first: str, second: str) -> str:
     """The pose that is `first` and after it `second`."""
     grid = torch.arange(8).view(2, 2, 2)
     wanted = POSES[second](POSES[first](grid))

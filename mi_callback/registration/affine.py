@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.images.warping import gradient, shrink, standardise, terms, warp
+from mi_callback.images.filters import gradient, standardise
+from mi_callback.images.resizing import shrink
+from mi_callback.images.warping import homogeneous_coordinates, warp
 
 LEVELS = ((0.25, 10), (0.5, 4), (1.0, 4))
 """Side of each pyramid level, as a share of the images', and Gauss-Newton iterations there."""
@@ -197,7 +199,7 @@ def _gauss_newton(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor, it
 
 def _jacobian(fixed: Tensor, mask: Tensor) -> Tensor:
     """d image / d parameters of x ↦ x + A (x, y, …, 1), in normalised coordinates: `(p, dims · (dims + 1), pixels)`."""
-    side, sums = fixed.shape[-1], terms(*fixed.shape[2:]).to(fixed)
+    side, sums = fixed.shape[-1], homogeneous_coordinates(*fixed.shape[2:]).to(fixed)
     slopes = gradient(standardise(fixed, mask), mask)
     return torch.cat([slope.flatten(2) * side / 2 * sums for slope in slopes], dim=1)
 

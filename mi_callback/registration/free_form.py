@@ -5,8 +5,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mi_callback.images.filters import along_each
-from mi_callback.images.warping import gradient, shrink, sign_of, standardise, warp
+from mi_callback.images.filters import apply_along_axes, gradient, standardise
+from mi_callback.images.resizing import shrink
+from mi_callback.images.warping import warp
 
 SIDE = {2: 48, 3: 24}
 """Side, in pixels, at which the warp is fitted, by the number of dimensions."""
@@ -55,9 +56,9 @@ def refine(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor
     for _ in range(ITERATIONS):
         moved, inside = warp(moving, theta, _field(controls, line))
         ours, theirs = (standardise(images, inside * mask) for images in (fixed, moved))
-        sign = sign_of((ours * theirs * inside * mask).flatten(1).sum(dim=1), theirs)
+        sign = _contrast_sign((ours * theirs * inside * mask).flatten(1).sum(dim=1), theirs)
         residual = ((ours - theirs * sign) * inside)[:, 0]
-        pull = along_each(torch.stack([slope * residual for slope in slopes], dim=1), [line.T] * dims).flatten(2)
+        pull = apply_along_axes(torch.stack([slope * residual for slope in slopes], dim=1), [line.T] * dims).flatten(2)
         pull = pull - scale[:, None, None] * controls.flatten(2) @ penalty
         controls = controls + torch.cholesky_solve(pull.flatten(1)[..., None], factor)[..., 0].view_as(controls)
     return _field(controls, _line(size, count).to(fixed))
@@ -65,7 +66,7 @@ def refine(fixed: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor
 
 def _field(controls: Tensor, line: Tensor) -> Tensor:
     """Displacements of control points `(p, dims, *controls)` → those of pixels `(p, dims, *spatial)`."""
-    return along_each(controls, [line] * (controls.ndim - 2))
+    return apply_along_axes(controls, [line] * (controls.ndim - 2))
 
 
 def _normal_equations(slopes: list[Tensor], line: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ def _products(weight: Tensor, line: Tensor) -> Tensor:
     """Weighted sum over pixels of every spline times every other, `(p, *spatial)` → `(p, n, n)`; axis by axis."""
     dims, count = weight.ndim - 1, line.shape[1]
     pairs = (line[:, :, None] * line[:, None]).flatten(1)  # one axis: spline a times spline b at each pixel
-    sums = along_each(weight, [pairs.T] * dims).view(-1, *(count, count) * dims)
+    sums = apply_along_axes(weight, [pairs.T] * dims).view(-1, *(count, count) * dims)
     ours, theirs = range(1, 2 * dims, 2), range(2, 2 * dims + 1, 2)
     return sums.permute(0, *ours, *theirs).reshape(len(weight), count**dims, count**dims)
 
@@ -111,3 +112,8 @@ def _penalty(count: int, dims: int) -> Tensor:
             product = torch.kron(product, form if other == axis else identity)
         total += product
     return total
+
+
+def _contrast_sign(correlation: Tensor, images: Tensor) -> Tensor:
+    """−1 for pairs whose contrast is inverted, else 1, as a factor for `images`: `(p,)` → `(p, 1, …)`."""
+    return torch.where(correlation < 0, -1.0, 1.0).view(-1, *(1 for _ in images.shape[1:]))

@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mi_callback.images.filters import along_each, box_mean
+from mi_callback.images.filters import apply_along_axes, box_mean
 
 WINDOW = {2: 5, 3: 5}
 """Side, in pixels, of the neighbourhoods of the LNCC, by the number of dimensions."""
@@ -65,7 +65,7 @@ class Agreement:
         windows, weighted by structure: a copy is close everywhere, and people who merely look alike differ somewhere.
         """
         over_regions = [_regions(side) for side in self.structure.shape[2:]]
-        pooled = along_each(self._unexplained(where), over_regions)
+        pooled = apply_along_axes(self._unexplained(where), over_regions)
         there, unexplained = pooled.flatten(2).unbind(dim=1)
         # Images without structure have none that decides.
         enough = there >= LEAST_STRUCTURE * self.structure.flatten(1).mean(dim=1).clamp_min(0.02)[:, None]

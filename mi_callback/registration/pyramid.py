@@ -6,10 +6,11 @@ Images are `(p, 1, *spatial)` in [0, 1], masks 1 where the generated image count
 import torch
 from torch import Tensor
 
-from mi_callback.images.contrast_curves import apply_curve, fit_curve, no_curve
-from mi_callback.images.edges import edges
-from mi_callback.images.filters import gaussian, local_contrast
-from mi_callback.images.warping import shrink, warp
+from mi_callback.images.contrast.curves import apply_curve, fit_curve, identity_curve
+from mi_callback.images.contrast.edges import edge_strength
+from mi_callback.images.filters import gaussian_blur, local_contrast
+from mi_callback.images.resizing import shrink
+from mi_callback.images.warping import warp
 from mi_callback.registration.affine import align_coarsely, align_further, at_level, search, unmoved
 from mi_callback.registration.free_form import refine
 from mi_callback.registration.local_correlation import Agreement, detail_kept, local_correlation
@@ -98,7 +99,7 @@ def finely(
     shape = (-1, *(1 for _ in reference.shape[1:]))
     aligned, inside = (torch.where(better.view(shape), ours, theirs) for ours, theirs in zip(bent, moved, strict=True))
     agreement, coarse = warped.where(better, plain), _compare(generated, aligned, inside, COARSE)
-    curve = no_curve(generated).expand(len(theta), -1) if curve is None else curve
+    curve = identity_curve(generated).expand(len(theta), -1) if curve is None else curve
     return theta, curve, _in_either(fine.amax(dim=0), agreement, coarse), agreement, aligned[:, 0]
 
 
@@ -106,14 +107,14 @@ def _coarse(generated: Tensor, reference: Tensor, mask: Tensor, by_edges: bool) 
     """Images, or edges of them, drawn on the middle level, and masks as the coarsest level sees them."""
     (where,) = at_level(COARSEST, mask)
     if by_edges:
-        generated, reference = (edges(image, EDGES) for image in at_level(MIDDLE, generated, reference))
+        generated, reference = (edge_strength(image, EDGES) for image in at_level(MIDDLE, generated, reference))
     side = where.shape[-1]
     return shrink(generated, side), shrink(reference, side), where
 
 
 def _by_turns(fixed: Tensor, moving: Tensor, mask: Tensor, reference: Tensor, theta: Tensor) -> Tensor:
     """Maps after the middle level: of edges, then of images under the curve that fits, in turn."""
-    theta = align_further(MIDDLE, edges(fixed, EDGES), edges(moving, EDGES), mask, theta)
+    theta = align_further(MIDDLE, edge_strength(fixed, EDGES), edge_strength(moving, EDGES), mask, theta)
     for _ in range(ROUNDS):
         curve = _best_curve(fixed, moving, mask, theta)
         (recoloured,) = at_level(MIDDLE, apply_curve(reference, curve))
@@ -175,7 +176,7 @@ def _structure(generated: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 
 def _compare(generated: Tensor, aligned: Tensor, inside: Tensor, blur: float) -> Agreement:
     dims = generated.ndim - 2
-    return local_correlation(gaussian(generated, blur, dims), gaussian(aligned, blur, dims), inside)
+    return local_correlation(gaussian_blur(generated, blur, dims), gaussian_blur(aligned, blur, dims), inside)
 
 
 def _in_either(best: Tensor, fine: Agreement, coarse: Agreement) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mi_callback.images.contrast_curves import no_curve
+from mi_callback.images.contrast.curves import identity_curve
 from mi_callback.images.windows import window_masks
 from mi_callback.registration.affine import STARTS
 from mi_callback.registration.local_correlation import LEVELS
@@ -138,7 +138,7 @@ def register(
         aligned=aligned,
         lncc_map=torch.empty_like(aligned),
         theta=theta,
-        curve=no_curve(agreement).repeat(pairs, 1),
+        curve=identity_curve(agreement).repeat(pairs, 1),
     )
     for rows, drawn, images in batches(compared, finest):
         place = torch.searchsorted(compared, rows.cpu())

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.images.contrast_curves import apply_curve, look_alike
+from mi_callback.images.contrast.curves import apply_curve, look_alike
 from mi_callback.images.filters import box_mean
 from mi_callback.images.poses import undo
 from mi_callback.registration.copied_fraction import copied_fraction

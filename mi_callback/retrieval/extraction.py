@@ -10,8 +10,9 @@ from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images.batches import _as_ids, read_batches
 from mi_callback.images.poses import POSES
-from mi_callback.images.preprocessing import THUMBNAIL_SIDE, check_images, preprocess, thumbnails
+from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.images.windows import structured_windows
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.views import views_of
@@ -71,7 +72,7 @@ def extract(
             keep.offer(checked)
         for some in checked.split(len(checked) if dims == 2 else VOLUMES_AT_ONCE):
             some = some.to(device)
-            thumbs.append(thumbnails(some, THUMBNAIL_SIDE[dims]).cpu())
+            thumbs.append(make_thumbnails(some, THUMBNAIL_SIDE[dims]).cpu())
             whole, windows = encode(some, encoder, changes, regional)
             pooled = {"layers": whole, "regions": windows}
             for name in views:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mi_callback.errors import StateError
-from mi_callback.images.poses import POSES, looked_up, then
+from mi_callback.images.poses import POSES, compose, first_poses
 from mi_callback.retrieval.aggregation import Aggregation, aggregate
 from mi_callback.retrieval.engines import Backend, Index, build_index
 from mi_callback.retrieval.features import Features
@@ -132,7 +132,7 @@ class Reference:
         """
         if list(queries.layers) != self.layers:
             raise StateError(f"needed features of the layers {self.layers}; {list(queries.layers)} came.")
-        orbit = looked_up(len(next(iter(queries.layers.values()))), queries.dims)
+        orbit = first_poses(len(next(iter(queries.layers.values()))), queries.dims)
         looks = [("identity", self, queries), *self._looks(queries, recoloured=False)]
         nearest, own, rows, scores, turned = self._look(looks, orbit, aggregation, candidates)
         aggregated = aggregate(nearest, aggregation, self.layers)
@@ -198,7 +198,7 @@ class Reference:
             for _, reference, seen in looks
             for position in range(len(orbit))
         ]
-        turned = torch.tensor([list(POSES).index(then(pose, after)) for after, *_ in looks for pose in orbit])
+        turned = torch.tensor([list(POSES).index(compose(pose, after)) for after, *_ in looks for pose in orbit])
         nearest, own = (torch.stack([f[part] for f in found]) for part in (0, 1))
         rows, scores = (torch.stack([f[part] for f in found], dim=1) for part in (2, 3))
         return nearest, own, rows, scores, turned

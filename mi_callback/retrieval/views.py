@@ -11,12 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mi_callback.images.edges import edges
-from mi_callback.images.filters import gaussian
-from mi_callback.images.frames import framed
+from mi_callback.images.contrast.edges import edge_strength
+from mi_callback.images.filters import gaussian_blur
+from mi_callback.images.frames import frame_by_moments
+from mi_callback.images.intensity import Intensity, normalise_intensity
 from mi_callback.images.perturbations import affine
 from mi_callback.images.poses import POSES
-from mi_callback.images.preprocessing import THUMBNAIL_SIDE, Intensity, normalise_intensity, resize
+from mi_callback.images.resizing import resize
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,12 @@ VIEWS: dict[str, View] = {
     "magnified": View(lambda x, _: _resampled(x, scale_x=1.4, scale_y=1.4)),
     "quarter_turn": View(lambda x, _: POSES["rotation_90"](x), "rotation_270"),
     "other_contrast": View(lambda x, intensity: _as_other_contrast(x, intensity), recoloured=True),
-    "softened": View(lambda x, _: gaussian(x, SOFTENED * max(x.shape[-2:]))),
-    "framed": View(lambda x, _: framed(x), beside="framed"),
+    "softened": View(lambda x, _: gaussian_blur(x, SOFTENED * max(x.shape[-2:]))),
+    "framed": View(lambda x, _: frame_by_moments(x), beside="framed"),
     "edges": View(lambda x, intensity: edges_as_images(x, intensity), recoloured=True, beside="edges"),
     "edges_left": View(lambda x, intensity: _turned_edges(x, intensity, -LEANING), recoloured=True, beside="edges"),
     "edges_right": View(lambda x, intensity: _turned_edges(x, intensity, LEANING), recoloured=True, beside="edges"),
-    "framed_edges": View(lambda x, y: framed(edges_as_images(x, y)), recoloured=True, beside="framed_edges"),
+    "framed_edges": View(lambda x, y: frame_by_moments(edges_as_images(x, y)), recoloured=True, beside="framed_edges"),
 }
 """Name → view beside the images as they are."""
 
@@ -108,7 +110,7 @@ def edges_as_images(images: Tensor, intensity: Intensity) -> Tensor:
     low, contrast = _range(images, intensity)
     whole = isinstance(intensity, str)
     grey = normalise_intensity(images, "quantile") if whole else ((images - low) / contrast).clamp(0, 1)
-    drawn = edges(grey, scale)
+    drawn = edge_strength(grey, scale)
     return low + drawn / _extreme(drawn, "amax").clamp_min(torch.finfo(drawn.dtype).tiny) * contrast
 
 

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from mi_callback.errors import DataError
+from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import changes_of
-from mi_callback.images.preprocessing import check_images, normalise_intensity, resize
+from mi_callback.images.preprocessing import check_images
+from mi_callback.images.resizing import resize
 from mi_callback.statistics.certificates import clopper_pearson
 
 ENOUGH = 0.5

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mi_callback.auditing.listing import listing, listing_table, seconds_per_image, weights
+from mi_callback.auditing.listing import listing_table
 from mi_callback.auditing.ranking import Ranked, _in_order, label, rank, ranking_table
 from mi_callback.encoders import HookedEncoder, available, entry
 from mi_callback.encoders.catalogue import CATALOGUE, Entry
+from mi_callback.encoders.listing import count_weights, list_encoders, time_encoder
 from mi_callback.errors import CalibrationError, DataError, EncoderError
 from mi_callback.reporting.tables import text_table
 from mi_callback.statistics.power import Power
@@ -68,7 +69,7 @@ def command(folder, *arguments):
 
 
 def test_the_list_shows_every_encoder_and_its_licence():
-    rows = listing(measure=False)
+    rows = list_encoders(measure=False)
     assert {row.name for row in rows} == set(available())
     table = listing_table(rows)
     for name in available():
@@ -80,7 +81,7 @@ def test_the_list_shows_every_encoder_and_its_licence():
 
 
 def test_those_that_need_nothing_are_measured_and_the_others_are_not():
-    by_name = {row.name: row for row in listing(["bundled", "slices", "mri_core"])}
+    by_name = {row.name: row for row in list_encoders(["bundled", "slices", "mri_core"])}
     assert 1e6 < by_name["bundled"].parameters < 1.5e6
     assert by_name["bundled"].megabytes == pytest.approx(4.4, abs=0.3)
     assert "images/s" in by_name["bundled"].speed
@@ -92,12 +93,12 @@ def test_those_that_need_nothing_are_measured_and_the_others_are_not():
 def test_weights_and_speed_are_of_the_encoder():
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
     encoder = HookedEncoder(network, {"1": "BCHW"}, size=16)
-    assert weights(encoder)[0] == 4 * 9 + 4 + 8
-    assert seconds_per_image(encoder) > 0
+    assert count_weights(encoder)[0] == 4 * 9 + 4 + 8
+    assert time_encoder(encoder) > 0
 
 
 def test_an_entry_in_full():
-    (row,) = listing(["mri_core"])
+    (row,) = list_encoders(["mri_core"])
     card = entry("mri_core").card
     for said in (
         card.citation,
@@ -106,19 +107,19 @@ def test_an_entry_in_full():
         "build_encoder(\"mri_core\", checkpoint='MRI_CORE_vitb.pth')",
     ):
         assert said in str(row)
-    (restricted,) = listing(["curia"])
+    (restricted,) = list_encoders(["curia"])
     assert "asks for an agreement" in str(restricted)
     assert restricted.call == 'build_encoder("curia")'
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
 def test_the_call_of_every_entry_is_python(name):
-    compile(listing([name], measure=False)[0].call.replace("…", "0"), name, "eval")
+    compile(list_encoders([name], measure=False)[0].call.replace("…", "0"), name, "eval")
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(EncoderError, match="'nothing' came"):
-        listing(["nothing"])
+        list_encoders(["nothing"])
 
 
 def test_one_that_should_be_built_and_cannot_says_why(monkeypatch):
@@ -126,7 +127,7 @@ def test_one_that_should_be_built_and_cannot_says_why(monkeypatch):
         raise RuntimeError("no such luck")
 
     monkeypatch.setitem(CATALOGUE, "broken", Entry(broken))
-    (row,) = listing(["broken"])
+    (row,) = list_encoders(["broken"])
     assert row.error == "RuntimeError: no such luck"
     assert "no such luck" in listing_table([row])
 

@@ -7,7 +7,7 @@ import torch
 
 from mi_callback.detection.leaks import copies_in_null, few_enough, merge, merge_identical, suspects, without_leaks
 from mi_callback.errors import DataError
-from mi_callback.images.preprocessing import thumbnails
+from mi_callback.images.thumbnails import make_thumbnails
 from mi_callback.retrieval.features import Features
 
 
@@ -57,12 +57,14 @@ def test_a_flipped_image_is_the_same_but_for_rounding(shape, generator):
     images = torch.rand(6, 1, *shape, generator=generator)
     side = 33 if len(shape) == 2 else 24
     flips = [tuple(range(-k, 0)) for k in range(1, len(shape) + 1)]
-    train = features(thumbnails(images, side))
-    held_out = features(torch.cat([thumbnails(images[k : k + 1].flip(axes), side) for k, axes in enumerate(flips)]))
+    train = features(make_thumbnails(images, side))
+    held_out = features(
+        torch.cat([make_thumbnails(images[k : k + 1].flip(axes), side) for k, axes in enumerate(flips)])
+    )
     rounded = held_out.thumbnails.clone()
     for k in range(len(flips)):
         rounded[k].flatten()[::97] += 1 - 2 * (rounded[k].flatten()[::97] > 128).to(torch.uint8)
-    others = features(thumbnails(torch.rand(3, 1, *shape, generator=generator), side))
+    others = features(make_thumbnails(torch.rand(3, 1, *shape, generator=generator), side))
     for mixed in (held_out.thumbnails, rounded):
         with pytest.warns(UserWarning, match=f"{len(flips)} of {len(flips) + 3} held-out images"):
             left = without_leaks(train, features(torch.cat([mixed, others.thumbnails])))

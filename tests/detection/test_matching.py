@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mi_callback.detection.matching import LOOKED_UP, Matcher
 from mi_callback.images.perturbations import affine
 from mi_callback.images.poses import POSES, orbit
-from mi_callback.images.preprocessing import THUMBNAIL_SIDE, thumbnails
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.registration.local_correlation import LEVELS
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import AGAIN, Reference
@@ -30,7 +30,7 @@ def people(n: int) -> torch.Tensor:
 
 def features(images: torch.Tensor, vectors: torch.Tensor) -> Features:
     """Images with made-up features `(poses, n, d)`."""
-    return Features({"all": vectors}, thumbnails(images, SIDE), None, None)
+    return Features({"all": vectors}, make_thumbnails(images, SIDE), None, None)
 
 
 def matcher(**options) -> Matcher:
@@ -218,7 +218,7 @@ def test_siblings_of_what_was_found_by_edges_are_compared_under_a_curve_too(reco
     images, train, query = recoloured
     # Row 6 is another slice of that person and found by its edges; the copied one is a candidate by grey values alone.
     images = torch.cat([images[:6], 0.75 * images[5:6] + 0.25 * images[6:7], images[7:]])
-    train = replace(train, thumbnails=thumbnails(images, SIDE), subjects=[f"s{i // 4}" for i in range(8)])
+    train = replace(train, thumbnails=make_thumbnails(images, SIDE), subjects=[f"s{i // 4}" for i in range(8)])
     found_by = torch.eye(8)
     found_by[5] = -1.0
     train = replace(train, views={"edges": {"all": found_by[None]}})

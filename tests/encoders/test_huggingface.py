@@ -281,7 +281,7 @@ def test_a_size_that_would_leave_pixels_unseen_is_refused(folders):
 
 
 def test_a_size_that_the_model_refuses_is_told_when_it_is_built(folders, monkeypatch):
-    monkeypatch.setattr("mi_callback.encoders.huggingface._options", lambda *_: {})
+    monkeypatch.setattr("mi_callback.encoders.huggingface.backbone.position_options", lambda *_: {})
     with pytest.raises(
         EncoderError, match=r"needed hidden states from this vit for images of shape \(3, 32, 32\).*pass size"
     ):

@@ -17,7 +17,7 @@ from torch import nn
 
 from mi_callback.encoders import Layer, build_encoder, entry
 from mi_callback.encoders.checkpoints import initialised
-from mi_callback.encoders.monai_networks import (
+from mi_callback.encoders.monai import (
     build_medicalnet,
     build_monai_bundle,
     build_monai_resnet,

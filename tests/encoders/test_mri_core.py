@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from mi_callback.encoders import build_encoder
 from mi_callback.encoders.mri_core import build_mri_core
-from mi_callback.encoders.mri_core_reference import RowProfiles
-from mi_callback.encoders.vit import VisionTransformer
+from mi_callback.encoders.mri_core.paper_code import RowProfiles
+from mi_callback.encoders.mri_core.vision_transformer import VisionTransformer
 from mi_callback.errors import EncoderError
 
 WIDTH, HIDDEN, DEPTH, HEADS = 128, 192, 12, 2

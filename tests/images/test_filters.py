@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from mi_callback.images.filters import along_each, box_mean, gaussian, local_contrast
+from mi_callback.images.filters import apply_along_axes, box_mean, gaussian_blur, local_contrast
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 8), (20, 20), (1, 1, 1), (4, 5, 8), (9, 6, 7)])
@@ -22,7 +22,7 @@ def test_a_gaussian_blur_is_the_weighted_mean_of_all_pixels(generator):
     for shape in ((7, 11), (7, 11, 4)):
         image = torch.rand(shape, generator=generator)
         axes = torch.meshgrid(*(torch.arange(float(side)) for side in shape), indexing="ij")
-        found = gaussian(image, 1.5, len(shape))
+        found = gaussian_blur(image, 1.5, len(shape))
         for share in (0, 0.5, 1):
             place = tuple(int(share * (side - 1)) for side in shape)
             distance = sum((axis - at) ** 2 for axis, at in zip(axes, place, strict=True))
@@ -34,7 +34,7 @@ def test_a_matrix_goes_along_the_axis_at_its_place(generator):
     image = torch.rand(2, 3, 4, 5, generator=generator)
     matrices = [torch.rand(new, old, generator=generator) for new, old in ((6, 3), (2, 4), (7, 5))]
     expected = torch.einsum("nzyx,Zz,Yy,Xx->nZYX", image, *matrices)
-    assert torch.allclose(along_each(image, matrices), expected, atol=1e-5)
+    assert torch.allclose(apply_along_axes(image, matrices), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (24, 20, 48)])

@@ -93,7 +93,7 @@ def test_point_operations_are_their_formulas():
     images = smooth(1)
     for value, bright, dark, inverted in zip(
         images.flatten().tolist(),
-        P.intensity(images, 1.3).flatten().tolist(),
+        P.scale_intensity(images, 1.3).flatten().tolist(),
         P.gamma(images, 1.4).flatten().tolist(),
         P.invert(images).flatten().tolist(),
         strict=True,
@@ -271,7 +271,7 @@ def test_halves_and_quarters_are_halves_and_quarters():
 NEUTRAL = {
     "affine": lambda x: P.affine(x),
     "crop": lambda x: P.crop(x, 1.0),
-    "intensity": lambda x: P.intensity(x, 1.0),
+    "scale_intensity": lambda x: P.scale_intensity(x, 1.0),
     "gamma": lambda x: P.gamma(x, 1.0),
     "gaussian_noise": lambda x: P.gaussian_noise(x, 0.0, seeded()),
     "rician_noise": lambda x: P.rician_noise(x, 0.0, seeded()),
@@ -298,7 +298,7 @@ DETERMINISTIC = {
     "shift": (lambda x, s: P.affine(x, shift_x=s), (0.0, 0.1, -0.2)),
     "shear": (lambda x, s: P.affine(x, shear=s), (0.0, 0.1, -0.2)),
     "crop": (P.crop, (0.7, 0.9, 1.0)),
-    "intensity": (P.intensity, (0.5, 1.0, 1.5)),
+    "scale_intensity": (P.scale_intensity, (0.5, 1.0, 1.5)),
     "gamma": (P.gamma, (0.5, 1.0, 2.0)),
     "blur": (P.blur, (0.8, 1.5, 2.5)),
     "k_space_truncation": (P.k_space_truncation, (0.3, 0.6, 1.0)),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_callback.errors import DataError
-from mi_callback.images.poses import POSES, looked_up, orbit, then, undo
+from mi_callback.images.poses import POSES, compose, first_poses, orbit, undo
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_an_orbit_has_its_size_and_begins_with_the_image_as_it_came(name, dims, 
     poses = orbit(name, dims)
     assert len(set(poses)) == len(poses) == size
     assert poses[0] == "identity"
-    assert looked_up(size, dims) == poses
+    assert first_poses(size, dims) == poses
 
 
 # Promise
@@ -109,7 +109,7 @@ def test_an_unknown_orbit_is_refused_with_the_known_ones(name):
     [*itertools.product(FLAT, repeat=2), *itertools.product(orbit("flips", 3), repeat=2)],
 )
 def test_one_pose_after_another_is_a_pose(image, first, second):
-    assert torch.equal(POSES[then(first, second)](image), POSES[second](POSES[first](image)))
+    assert torch.equal(POSES[compose(first, second)](image), POSES[second](POSES[first](image)))
 
 
 def test_quarter_turns_are_no_poses_of_volumes():

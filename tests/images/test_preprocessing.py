@@ -8,14 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from mi_callback.errors import DataError
-from mi_callback.images.preprocessing import (
-    check_images,
-    letterbox,
-    normalise_intensity,
-    preprocess,
-    resize,
-    thumbnails,
-)
+from mi_callback.images.intensity import normalise_intensity
+from mi_callback.images.preprocessing import check_images, preprocess
+from mi_callback.images.resizing import letterbox, resize
+from mi_callback.images.thumbnails import make_thumbnails
 
 
 @pytest.fixture
@@ -176,10 +172,10 @@ def test_three_channels_stay_three_different_channels(generator):
 
 
 def test_thumbnails_are_bytes_that_use_their_whole_range(images):
-    small = thumbnails(images, 12)
+    small = make_thumbnails(images, 12)
     assert small.shape == (4, 12, 12)
     assert small.dtype == torch.uint8
-    whole = thumbnails(images, 24)  # not downsampled: black and white survive
+    whole = make_thumbnails(images, 24)  # not downsampled: black and white survive
     assert whole.amin() == 0
     assert whole.amax() == 255
     for image, found in zip(images, whole, strict=True):
@@ -206,9 +202,9 @@ MARGINS = {
 @pytest.mark.parametrize("gain", [1, 700])
 @pytest.mark.parametrize("margin", MARGINS)
 def test_thumbnails_of_volumes_know_no_margins(margin, gain):
-    plain = thumbnails(gain * blob(), 16)
+    plain = make_thumbnails(gain * blob(), 16)
     assert plain.shape == (1, 16, 16, 16)
-    padded = thumbnails(gain * F.pad(blob(), MARGINS[margin]), 16)
+    padded = make_thumbnails(gain * F.pad(blob(), MARGINS[margin]), 16)
     assert (padded.float() - plain.float()).abs().max() <= 1
     expected = normalise_intensity(blob(), "quantile") * 255
     assert (plain.float() - resize(expected, (16,) * 3)[:, 0]).abs().max() <= 0.5
@@ -227,7 +223,7 @@ def test_noise_in_the_air_does_not_hide_where_the_anatomy_ends(generator, air):
     }[air]
     if air == "hot_voxel":
         changed[..., 1, 1, 1] = 1.0
-    found, expected = (thumbnails(one, 16).float() for one in (changed, anatomy))
+    found, expected = (make_thumbnails(one, 16).float() for one in (changed, anatomy))
     # The box may be larger by a voxel on each side.
     assert (found - expected).abs().mean() < (20 if air in ("noise", "rician") else 1)
 
@@ -235,23 +231,23 @@ def test_noise_in_the_air_does_not_hide_where_the_anatomy_ends(generator, air):
 def test_thumbnails_of_odd_volumes_are_what_little_there_is():
     dark = torch.zeros(1, 1, 9, 12, 10)
     dark[..., 4, 5, 6] = 1.0
-    assert len(thumbnails(dark, 8).unique()) == 1  # one voxel fills the cube
-    assert (thumbnails(1 - dark, 8) < 255).any()  # one dark voxel in the light
+    assert len(make_thumbnails(dark, 8).unique()) == 1  # one voxel fills the cube
+    assert (make_thumbnails(1 - dark, 8) < 255).any()  # one dark voxel in the light
     line = torch.zeros(1, 1, 9, 12, 10)
     line[..., 4, :, 6] = torch.linspace(0.5, 1, 12)
-    found = thumbnails(line, 8)[0].float()
+    found = make_thumbnails(line, 8)[0].float()
     assert found[:, 0].max() < found[:, -1].min()
     assert (found == found[:1, :, :1]).all()
     large = torch.rand(1, 1, 40, 2, 60, generator=torch.Generator().manual_seed(0))
-    assert thumbnails(large, 8).shape == (1, 8, 8, 8)
+    assert make_thumbnails(large, 8).shape == (1, 8, 8, 8)
     both = torch.cat([blob(), blob().flip(2)])
-    assert torch.equal(thumbnails(both, 8), torch.cat([thumbnails(one[None], 8) for one in both]))
+    assert torch.equal(make_thumbnails(both, 8), torch.cat([make_thumbnails(one[None], 8) for one in both]))
 
 
 @pytest.mark.parametrize("flip", [(-1,), (-2,), (-3,), (-1, -2, -3)])
 def test_a_flipped_volume_has_the_flipped_thumbnail(flip):
     volume = F.pad(blob(), (8, 2, 0, 5, 3, 1))
-    assert torch.equal(thumbnails(volume.flip(flip), 16), thumbnails(volume, 16).flip(flip))
+    assert torch.equal(make_thumbnails(volume.flip(flip), 16), make_thumbnails(volume, 16).flip(flip))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float16, torch.float64, torch.bool])

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from mi_callback.images.preprocessing import THUMBNAIL_SIDE
-from mi_callback.images.warping import shrink, standardise, warp
+from mi_callback.images.filters import standardise
+from mi_callback.images.resizing import shrink
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE
+from mi_callback.images.warping import warp
 from mi_callback.images.windows import window_masks
 from mi_callback.registration.affine import (
     LEAST_OVERLAP,

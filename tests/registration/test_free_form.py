@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mi_callback.images.filters import gradient, standardise
 from mi_callback.images.perturbations import VOLUME_PERTURBATIONS, elastic
-from mi_callback.images.preprocessing import THUMBNAIL_SIDE
-from mi_callback.images.warping import gradient, shrink, standardise, warp
+from mi_callback.images.resizing import shrink
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE
+from mi_callback.images.warping import warp
 from mi_callback.registration import free_form
 from mi_callback.registration.free_form import (
     CONTROLS,

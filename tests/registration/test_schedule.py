@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from mi_callback.images.filters import gaussian
+from mi_callback.images.filters import gaussian_blur
 from mi_callback.images.perturbations import remap, t2_like
-from mi_callback.images.preprocessing import THUMBNAIL_SIDE
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE
 from mi_callback.registration import pyramid, schedule
 from mi_callback.registration.local_correlation import (
     LEAST_STRUCTURE,
@@ -208,16 +208,19 @@ def test_detail_is_what_less_blur_shows_beyond_more_blur_whatever_the_gain():
 
     def kept(generated: torch.Tensor, aligned: torch.Tensor) -> torch.Tensor:
         return detail_kept(
-            *(local_correlation(gaussian(generated, blur), gaussian(aligned, blur), whole) for blur in (FINE, COARSE))
+            *(
+                local_correlation(gaussian_blur(generated, blur), gaussian_blur(aligned, blur), whole)
+                for blur in (FINE, COARSE)
+            )
         )
 
     assert torch.allclose(kept(images, images), torch.ones(4))
     assert torch.allclose(kept(0.7 * images + 0.1, 1 - images), torch.ones(4), atol=0.02)
-    blurred = torch.stack([kept(gaussian(images, sigma), images) for sigma in sigmas])
+    blurred = torch.stack([kept(gaussian_blur(images, sigma), images) for sigma in sigmas])
     assert (blurred.diff(dim=0) < 0).all()
     assert blurred.max() < 1
     for sigma, found in zip(sigmas, blurred, strict=True):
-        assert torch.allclose(kept(images, gaussian(images, sigma)) * found, torch.ones(4), atol=0.1)
+        assert torch.allclose(kept(images, gaussian_blur(images, sigma)) * found, torch.ones(4), atol=0.1)
     assert torch.allclose(kept(torch.full_like(images, 0.5), torch.zeros_like(images)), torch.ones(4), atol=1e-3)
 
 
@@ -226,7 +229,7 @@ def test_lncc_is_that_of_fine_detail_or_what_coarse_detail_counts(generator):
     changed = reference.clone()
     changed[1:3] += 0.1 * torch.randn(2, SIDE, SIDE, generator=generator)
     changed[2, :, SIDE // 2 :] = others[2, :, SIDE // 2 :]
-    changed[3] = 0.8 * gaussian(reference[3], 1.2) + 0.2 * others[3]
+    changed[3] = 0.8 * gaussian_blur(reference[3], 1.2) + 0.2 * others[3]
     generated = as_bytes(changed)
     found = register(generated, as_bytes(reference))
     decided, blurred = [], []
@@ -234,7 +237,7 @@ def test_lncc_is_that_of_fine_detail_or_what_coarse_detail_counts(generator):
         fine, coarse = (
             replace(
                 local_correlation(
-                    *(gaussian(image[None, None], blur) for image in (generated[i] / 255, found.aligned[i])),
+                    *(gaussian_blur(image[None, None], blur) for image in (generated[i] / 255, found.aligned[i])),
                     torch.ones(1, 1, SIDE, SIDE),
                 ),
                 overlap=(found.lncc_map[i] > 0).float()[None, None],
@@ -334,7 +337,9 @@ def test_detail_that_blurred_strangers_miss_counts_against_them(monkeypatch):
     found = {}
     for least in (0.0, SHARP):
         monkeypatch.setattr(pyramid, "SHARP", least)
-        found[least] = [register(as_bytes(image), as_bytes(reference)).lncc for image in (sharp, gaussian(sharp, 1.0))]
+        found[least] = [
+            register(as_bytes(image), as_bytes(reference)).lncc for image in (sharp, gaussian_blur(sharp, 1.0))
+        ]
     (sharp_if_not, blurred_if_not), (sharp_lncc, blurred_lncc) = found.values()
     assert torch.equal(sharp_lncc, sharp_if_not)
     assert (blurred_if_not > sharp_if_not + 0.04).all()

@@ -12,7 +12,7 @@ from mi_callback import MemorizationDetector, build_encoder
 from mi_callback.errors import DataError, StateError
 from mi_callback.images.perturbations import affine, implant, paste
 from mi_callback.images.poses import POSES, orbit, undo
-from mi_callback.images.preprocessing import THUMBNAIL_SIDE, thumbnails
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.registration.schedule import register
 from mi_callback.reporting import evidence as module
 from mi_callback.reporting.evidence import Geometry, collect, difference, draw, draw_gallery, planes, write
@@ -186,7 +186,7 @@ def test_nothing_is_said_where_the_training_image_has_no_pixels(detector):
 
 def test_windows_that_a_warp_moved_out_are_not_shown_as_unlike(detector, mixed):
     images, scores = mixed
-    pair = thumbnails(images[4:5], SIDE)
+    pair = make_thumbnails(images[4:5], SIDE)
     alignment = register(pair, pair)
     edited = torch.full_like(alignment.lncc_map, 0.8)
     edited[:, :2, 40:50] = 0  # at the edge: outside
@@ -337,7 +337,7 @@ def test_the_match_of_a_volume_is_shown_in_the_frame_of_the_generated_one(of_vol
     for row, one in found.items():
         assert one.generated.shape == one.reference.shape == one.aligned.shape == one.lncc_map.shape == (2 * side,) * 2
         assert torch.equal(
-            one.generated.nan_to_num(-1), planes(thumbnails(copies[[row]], side)[0] / 255).nan_to_num(-1)
+            one.generated.nan_to_num(-1), planes(make_thumbnails(copies[[row]], side)[0] / 255).nan_to_num(-1)
         )
         assert one.generated[side:, side:].isnan().all()
         assert correlation(one.generated, one.aligned) > 0.98

@@ -13,8 +13,9 @@ from mi_callback.errors import DataError, EncoderError
 from mi_callback.images.batches import IMAGE_KEYS, SUBJECT_KEYS, read_batch
 from mi_callback.images.files import SliceFolder
 from mi_callback.images.poses import POSES, orbit
-from mi_callback.images.preprocessing import check_images, preprocess, thumbnails
+from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
+from mi_callback.images.thumbnails import make_thumbnails
 from mi_callback.images.windows import WINDOWS, structured_windows, window_weights
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, encode, extract
 from mi_callback.retrieval.features import Features, concatenate, join
@@ -116,7 +117,7 @@ def test_features_of_a_view_are_the_encoder_of_it_in_every_pose_where_queries_ta
 
 def test_thumbnails_are_those_of_the_image_as_it_came(images, encoder):
     found = extract(images, encoder, ["flip_horizontal"])
-    assert torch.equal(found.thumbnails, thumbnails(check_images(images), found.thumbnails.shape[1]))
+    assert torch.equal(found.thumbnails, make_thumbnails(check_images(images), found.thumbnails.shape[1]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
@@ -601,7 +602,7 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
         for position, pose in enumerate(turned):
             ready = preprocess(POSES[pose](seen), (8, 8, 8), intensity="minmax")
             assert torch.allclose(found.views[name]["mean"][position], Recorder()(ready)["mean"], atol=1e-5)
-    assert torch.equal(found.thumbnails, thumbnails(check_images(volumes, dims=3), 48))
+    assert torch.equal(found.thumbnails, make_thumbnails(check_images(volumes, dims=3), 48))
 
 
 def test_images_for_an_encoder_of_volumes_are_refused_and_the_other_way_round(images, encoder):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mi_callback.errors import CalibrationError, StateError
-from mi_callback.images.poses import POSES, orbit, then
+from mi_callback.images.poses import POSES, compose, orbit
 from mi_callback.images.windows import WINDOWS, middle_window
 from mi_callback.retrieval.aggregation import EPSILON
 from mi_callback.retrieval.features import Features
@@ -432,7 +432,7 @@ def test_a_query_that_resembles_a_view_is_matched_to_its_image_in_the_pose_that_
     train = seen(40)
     queries = resembling(train, name, pose)
     found = Reference.fit(train, "shrunk").search(queries, "geometric")
-    back = list(POSES).index(then(list(POSES)[pose], VIEWS[name].pose))
+    back = list(POSES).index(compose(list(POSES)[pose], VIEWS[name].pose))
     assert found.match.tolist() == found.candidates[:, 0].tolist() == [4, 7, 21]
     assert found.pose.tolist() == found.candidate_poses[:, 0].tolist() == [back] * 3
     assert found.similarity.min() > 0.999

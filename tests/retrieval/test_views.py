@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mi_callback.images.frames import framed
+from mi_callback.images.frames import frame_by_moments
 from mi_callback.images.perturbations import affine
 from mi_callback.images.poses import POSES
 from mi_callback.retrieval.views import VIEWS, VOLUME_VIEWS, views_of, views_of_queries
@@ -99,7 +99,7 @@ def test_a_view_of_volumes_is_that_of_every_slice(generator, name):
 
 def test_frames_of_volumes_are_those_of_the_volumes(generator):
     volumes = torch.rand(2, 1, 12, 10, 8, generator=generator)
-    assert torch.equal(VOLUME_VIEWS["framed"].of(volumes, "minmax"), framed(volumes))
+    assert torch.equal(VOLUME_VIEWS["framed"].of(volumes, "minmax"), frame_by_moments(volumes))
 
 
 @pytest.mark.parametrize(("name", "degrees"), [("edges_left", -12.0), ("edges_right", 12.0)])

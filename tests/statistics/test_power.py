@@ -7,8 +7,9 @@ import torch
 from scipy.stats import binomtest
 
 from mi_callback.errors import DataError
+from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS, VOLUME_PASTES, VOLUME_PERTURBATIONS
-from mi_callback.images.preprocessing import check_images, normalise_intensity
+from mi_callback.images.preprocessing import check_images
 from mi_callback.statistics.power import ENOUGH, Power, measure
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mi_callback.images.warping import standardise
+from mi_callback.images.filters import standardise
 
 KNOTS = 17
 """Knots of a curve, evenly spread over the grey values; linear between them."""
@@ -58,7 +58,7 @@ def apply_curve(images: Tensor, curve: Tensor) -> Tensor:
     return torch.lerp(curve.gather(1, left), curve.gather(1, left + 1), share).clamp(0, 1).view_as(images)
 
 
-def no_curve(like: Tensor) -> Tensor:
+def identity_curve(like: Tensor) -> Tensor:
     """The curve that leaves images as they are, `(KNOTS,)`, where `like` is."""
     return torch.linspace(0, 1, KNOTS).to(like)
 

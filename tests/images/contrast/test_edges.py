@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from mi_callback.images.edges import edges
+from mi_callback.images.contrast.edges import edge_strength
+from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import remap
-from mi_callback.images.preprocessing import normalise_intensity, resize
+from mi_callback.images.resizing import resize
 from mi_callback.retrieval.views import edges_as_images
 
 
@@ -27,7 +28,7 @@ def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_edges_lie_where_grey_values_change_and_nowhere_else(dims):
     side = 24 if dims == 3 else 64
-    along = edges(steps(side, dims), 1.0)[(0, 0, *(side // 2,) * (dims - 1))]
+    along = edge_strength(steps(side, dims), 1.0)[(0, 0, *(side // 2,) * (dims - 1))]
     first, second = side // 3, 2 * side // 3
     peaks = [k for k in range(1, side - 1) if along[k] >= along[k - 1] and along[k] > along[k + 1] and along[k] > 0.5]
     assert len(peaks) == 2
@@ -37,11 +38,11 @@ def test_edges_lie_where_grey_values_change_and_nowhere_else(dims):
 
 
 def test_faint_edges_are_nearly_as_strong_as_strong_ones():
-    along = edges(steps(), 1.0)[0, 0, 32]
+    along = edge_strength(steps(), 1.0)[0, 0, 32]
     strong, faint = along[18:25].max(), along[39:46].max()
     assert faint > 0.9 * strong  # a quarter of the step
     noise = 0.4 + 0.0005 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert edges(noise, 1.0).mean() < 0.3 * strong
+    assert edge_strength(noise, 1.0).mean() < 0.3 * strong
 
 
 # Invariants
@@ -51,7 +52,7 @@ def test_faint_edges_are_nearly_as_strong_as_strong_ones():
 def test_gain_offset_and_sign_of_the_contrast_hardly_matter(gain):
     image = steps()
     changed = gain * image + (1 - gain) / 2
-    ours, theirs = edges(image, 1.0), edges(changed, 1.0)
+    ours, theirs = edge_strength(image, 1.0), edge_strength(changed, 1.0)
     assert correlation(ours, theirs) > 0.995
     assert theirs.max() == pytest.approx(float(ours.max()), rel=0.1)
 
@@ -63,7 +64,7 @@ def test_another_contrast_curve_leaves_edges_where_they_were():
     changed = remap(image, generator)
     grey, drawn = (
         [abs(correlation(*pair)) for pair in zip(one, other, strict=True)]
-        for one, other in ((image, changed), (edges(image, 1.0), edges(changed, 1.0)))
+        for one, other in ((image, changed), (edge_strength(image, 1.0), edge_strength(changed, 1.0)))
     )
     assert min(drawn) > 0.6
     assert sum(drawn) > sum(grey) + 6 * 0.2
@@ -71,15 +72,15 @@ def test_another_contrast_curve_leaves_edges_where_they_were():
 
 def test_images_and_channels_do_not_depend_on_each_other():
     images = torch.rand(3, 2, 20, 20, generator=torch.Generator().manual_seed(1))
-    together = edges(images, 1.0)
+    together = edge_strength(images, 1.0)
     for i in range(3):
         for c in range(2):
-            assert torch.allclose(together[i, c], edges(images[i : i + 1, c : c + 1], 1.0)[0, 0], atol=1e-5)
+            assert torch.allclose(together[i, c], edge_strength(images[i : i + 1, c : c + 1], 1.0)[0, 0], atol=1e-5)
 
 
 def test_a_volume_of_one_slice_has_the_edges_of_that_slice():
     image = steps(24)
-    assert torch.allclose(edges(image[:, :, None], 1.0)[:, :, 0], edges(image, 1.0), atol=1e-5)
+    assert torch.allclose(edge_strength(image[:, :, None], 1.0)[:, :, 0], edge_strength(image, 1.0), atol=1e-5)
 
 
 # As an encoder sees them
@@ -117,4 +118,4 @@ def test_edges_are_as_fine_whatever_the_size_of_the_images():
 
 
 def test_an_image_without_edges_is_finite():
-    assert edges(torch.full((1, 1, 16, 16), 0.5), 1.0).abs().max() < 0.01
+    assert edge_strength(torch.full((1, 1, 16, 16), 0.5), 1.0).abs().max() < 0.01

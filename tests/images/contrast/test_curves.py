@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_callback.images.contrast_curves import KNOTS, apply_curve, fit_curve, look_alike, no_curve
+from mi_callback.images.contrast.curves import KNOTS, apply_curve, fit_curve, identity_curve, look_alike
 from mi_callback.images.perturbations import remap, t2_like
 
 
@@ -28,7 +28,7 @@ def test_black_and_white_are_the_first_and_the_last_knot_and_results_stay_grey_v
 
 def test_no_curve_leaves_images_as_they_are():
     images = grey()
-    assert torch.allclose(apply_curve(images, no_curve(images).expand(3, -1)), images, atol=1e-6)
+    assert torch.allclose(apply_curve(images, identity_curve(images).expand(3, -1)), images, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [t2_like, lambda x: remap(x, torch.Generator().manual_seed(2)), lambda x: 1 - x])

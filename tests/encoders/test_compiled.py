@@ -16,7 +16,7 @@ from torch import nn
 
 from mi_callback.encoders import build_encoder, entry
 from mi_callback.encoders.checkpoints import file_digest, initialised
-from mi_callback.encoders.exported import build_exported, build_torchscript
+from mi_callback.encoders.compiled import build_exported, build_torchscript
 from mi_callback.errors import EncoderError
 
 SIZE = (12, 16)

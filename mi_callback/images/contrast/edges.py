@@ -6,7 +6,7 @@ Under another contrast curve what was dark may be bright, and what was grey dark
 import torch
 from torch import Tensor
 
-from mi_callback.images.filters import gaussian
+from mi_callback.images.filters import gaussian_blur
 
 AROUND = 4
 """Scale of the neighbourhood in which edges are made equally strong, relative to that of the edges."""
@@ -15,7 +15,7 @@ FAINT = 0.003
 """Slope, per pixel, of edges that stay faint: of noise in what is empty."""
 
 
-def edges(images: Tensor, scale: float) -> Tensor:
+def edge_strength(images: Tensor, scale: float) -> Tensor:
     """Strength of the edges of images `(n, c, *spatial)` in [0, 1], relative to those around, of the same shape.
 
     Whatever the gain, offset and sign of the contrast; never negative, and at most about 3.
@@ -26,7 +26,7 @@ def edges(images: Tensor, scale: float) -> Tensor:
     """
     dims = images.ndim - 2
     along = [axis for axis in range(2, images.ndim) if images.shape[axis] > 1]  # one slice has no slope across it
-    slopes = torch.gradient(gaussian(images, scale, dims), dim=along)
+    slopes = torch.gradient(gaussian_blur(images, scale, dims), dim=along)
     slope = torch.stack(slopes).square().sum(dim=0).sqrt()
     # The root brings faint edges closer to strong ones.
-    return (slope / (gaussian(slope, AROUND * scale, dims) + FAINT)).sqrt()
+    return (slope / (gaussian_blur(slope, AROUND * scale, dims) + FAINT)).sqrt()

@@ -1,28 +1,28 @@
-"""MRI-CORE (Dong et al. 2025): a ViT-B/16 trained on MRI slices of many anatomies, from its published checkpoint."""
+"""The builder of MRI-CORE: the network as it was trained, or as the code of the memorization-index paper runs it."""
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from mi_callback.encoders.base import HookedEncoder
 from mi_callback.encoders.catalogue import CATALOGUE
-from mi_callback.encoders.checkpoints import load_weights, read_checkpoint, strip_prefix
-from mi_callback.encoders.mri_core_reference import SIZE, RowProfiles
+from mi_callback.encoders.checkpoints import load_weights, read_checkpoint
+from mi_callback.encoders.hooked import HookedEncoder
+from mi_callback.encoders.mri_core.checkpoint import (
+    fold_layer_scale,
+    network_sizes,
+    teacher_backbone,
+    unused,
+    unused_by_paper_code,
+)
+from mi_callback.encoders.mri_core.paper_code import SIZE, RowProfiles
+from mi_callback.encoders.mri_core.vision_transformer import PATCH, VisionTransformer
 from mi_callback.encoders.pooling import Layer, Pooling
-from mi_callback.encoders.vit import HEAD, PATCH, VisionTransformer
 from mi_callback.errors import EncoderError
 
 Mode = Literal["native", "reference_compat"]
-
-_CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
-_BLOCK = re.compile(r"^blocks\.(\d+)\.")
-_SCALED = {"ls1": "attn.proj", "ls2": "mlp.fc2"}
-"""The linear map whose output each LayerScale scales."""
 
 
 def build_mri_core(
@@ -39,7 +39,7 @@ def build_mri_core(
 
     `reference_compat` gives what the public code of the memorization-index paper computes from the same file, faults
     included: row profiles of 15 numbers, layers `profiles.3`, …. For comparison with that paper only; what it does, and
-    how far that was verified, says `mri_core_reference`.
+    how far that was verified, says `paper_code`.
 
     Depth, width and native image size are those of the checkpoint; heads have 64 channels. Of the file, the backbone of
     the teacher is read, with blocks in the chunks of DINOv2 or without; student, heads and optimizer are left alone.
@@ -91,68 +91,14 @@ def build_mri_core(
 
 
 def _network(checkpoint: str | Path, sha256: str | None, mode: Mode) -> VisionTransformer | RowProfiles:
-    weights = _backbone(read_checkpoint(checkpoint, sha256))
-    width, hidden, depth, grid = _sizes(weights)
+    weights = teacher_backbone(read_checkpoint(checkpoint, sha256))
+    width, hidden, depth, grid = network_sizes(weights)
     network: VisionTransformer | RowProfiles
     with torch.device("meta"):  # no random initial weights: they would move the global random state
         if mode == "native":
             network = VisionTransformer(width, hidden, depth, grid)
-            weights = _fold_layer_scale(weights)
+            weights = fold_layer_scale(weights)
         else:
             network = RowProfiles(width, hidden, depth)
-    load_weights(network, weights, checkpoint, unused=_unused if mode == "native" else _unused_by_the_reference)
+    load_weights(network, weights, checkpoint, unused=unused if mode == "native" else unused_by_paper_code)
     return network
-
-
-def _backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The teacher's backbone, blocks numbered through, float32.
-
-    DINOv2 may save `blocks.<chunk>.<i>.…`; i counts through the chunks, so that the chunk can go.
-    """
-    below = strip_prefix(weights, "teacher.backbone.", "backbone.")
-    found = {_CHUNK.sub("blocks.", key): value.float() for key, value in below.items()}
-    if len(found) < len(below):
-        raise EncoderError(f"needed blocks numbered through all chunks; of {len(below)} keys {len(found)} differ.")
-    return found
-
-
-def _sizes(weights: Mapping[str, Tensor]) -> tuple[int, int, int, int]:
-    """Width, hidden width, depth and grid; those of ViT-B/16 at 224 px where the keys that tell are missing."""
-
-    def length(key: str, axis: int, otherwise: int) -> int:
-        return weights[key].shape[axis] if key in weights and weights[key].ndim > axis else otherwise
-
-    width, tokens = length("patch_embed.proj.weight", 0, 768), length("pos_embed", 1, 197)
-    blocks = {int(found[1]) for key in weights if (found := _BLOCK.match(key))}
-    grid = math.isqrt(max(tokens - 1, 0))
-    if width % HEAD or grid < 1 or tokens != 1 + grid**2:
-        raise EncoderError(
-            f"needed a width that is a multiple of {HEAD} and positions of a class token and a square of patches; "
-            f"patch_embed.proj.weight has {width} and pos_embed {tokens}."
-        )
-    return width, length("blocks.0.mlp.fc1.weight", 0, 4 * width), max(blocks, default=11) + 1, grid
-
-
-def _fold_layer_scale(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """LayerScale (`ls1.gamma`, `ls2.gamma`) multiplied into the linear map before it: the same, without the layer."""
-    folded = dict(weights)
-    for key in weights:
-        block, _, scale = key.removesuffix(".gamma").rpartition(".")
-        linear = f"{block}.{_SCALED.get(scale)}"
-        if not key.endswith(".gamma") or f"{linear}.weight" not in weights or f"{linear}.bias" not in weights:
-            continue
-        gamma = folded.pop(key)
-        if gamma.shape != weights[f"{linear}.bias"].shape:
-            raise EncoderError(f"needed {key} of the shape of {linear}.bias; it has {tuple(gamma.shape)}.")
-        folded[f"{linear}.weight"] = weights[f"{linear}.weight"] * gamma[:, None]
-        folded[f"{linear}.bias"] = weights[f"{linear}.bias"] * gamma
-    return folded
-
-
-def _unused(key: str) -> bool:
-    return key == "mask_token"  # stands for masked patches, in training only
-
-
-def _unused_by_the_reference(key: str) -> bool:
-    """What the paper's loader drops without a word, LayerScale too if there is any."""
-    return key in ("mask_token", "cls_token", "pos_embed", "norm.weight", "norm.bias") or key.endswith(".gamma")

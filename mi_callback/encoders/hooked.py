@@ -1,56 +1,19 @@
-"""What every encoder is: declared layers, declared input, pooled features out."""
+"""An encoder of any network: named submodules are tapped during its forward, and what they return is pooled."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mi_callback.encoders.pooling import NDIM, Layer, Layout, Pooling, map_shape, pool, pool_windows
+from mi_callback.encoders.protocol import Card
 from mi_callback.errors import EncoderError
-from mi_callback.images.preprocessing import Intensity
+from mi_callback.images.intensity import Intensity
 from mi_callback.types import LayerFeatures
-
-
-@dataclass(frozen=True)
-class Card:
-    """What users must know before they use an encoder's weights.
-
-    Attributes:
-        licence: SPDX name, or what the authors say. Of the weights, not of this package.
-        citation: Where the encoder was published.
-        source: Where its weights come from.
-        modality: What it was trained on.
-        restricted: Whether the licence excludes some uses (commercial ones, say) or asks for an agreement first.
-    """
-
-    licence: str = "not stated"
-    citation: str = "not stated"
-    source: str = "the user's own"
-    modality: str = "not stated"
-    restricted: bool = False
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """Preprocessed images `(n, channels, *size)` → `{layer: (n, d)}`. Any `torch.nn.Module` with these works.
-
-    Optional: `card` (a `Card`), and `with_regions(images)` as `HookedEncoder` has it.
-    """
-
-    name: str
-    layers: Mapping[str, Layer]
-    size: tuple[int, ...]
-    """Height and width, or depth, height and width: as many as the images have spatial dimensions."""
-    channels: int
-    intensity: Intensity
-
-    def __call__(self, images: Tensor) -> LayerFeatures: ...
-
-    def fingerprint(self) -> str: ...
 
 
 class HookedEncoder(nn.Module):

@@ -1,7 +1,7 @@
 """The plain vision transformer (Dosovitskiy et al., ICLR 2021), its parameters named as DINO and DINOv2 name them.
 
 Written out because it must be taken apart: blocks are tapped one by one, hold nothing that a checkpoint of that layout
-lacks, and can attend otherwise (`mri_core_reference`).
+lacks, and can attend otherwise (`paper_code`).
 """
 
 import torch

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mi_callback.encoders.base import HookedEncoder, Outputs
 from mi_callback.encoders.checkpoints import checked_file, file_digest, first_line
+from mi_callback.encoders.hooked import HookedEncoder, Outputs
 from mi_callback.encoders.pooling import Layer, Layout
 from mi_callback.errors import EncoderError
 

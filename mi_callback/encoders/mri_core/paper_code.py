@@ -25,7 +25,7 @@ their proportions kept. Single-contrast slices of 240 × 240 px are the same in 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mi_callback.encoders.vit import Block, PatchEmbed
+from mi_callback.encoders.mri_core.vision_transformer import Block, PatchEmbed
 
 SIZE = 240
 GRID = 15

@@ -1,0 +1,1 @@
+"""Images that show one anatomy in different contrasts."""

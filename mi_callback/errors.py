@@ -1,5 +1,11 @@
 """The error family. Every message says what was needed, what came, and what to do."""
 
+from collections.abc import Collection
+from enum import Enum, EnumType
+from typing import Any, TypeVar, overload
+
+Kind = TypeVar("Kind", bound=Enum)
+
 
 class MemorizationError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -23,3 +29,45 @@ class SamplerError(MemorizationError, TypeError):
 
 class StateError(MemorizationError, RuntimeError):
     """A call out of order, or stored state that belongs to other data or another encoder."""
+
+
+@overload
+def choice(name: str, value: object, kinds: type[Kind], error: type[MemorizationError] = ...) -> Kind: ...
+
+
+@overload
+def choice(name: str, value: object, kinds: Collection[str], error: type[MemorizationError] = ...) -> str: ...
+
+
+def choice(
+    name: str, value: object, kinds: type[Enum] | Collection[str], error: type[MemorizationError] = DataError
+) -> Any:
+    """The kind that a user asked for, where it is one.
+
+    Args:
+        name: Of the option, for the message.
+        value: What came: a member of `kinds`, or its value.
+        kinds: An `Enum`, most often a `StrEnum`, or names.
+        error: Raised for anything else.
+
+    Returns:
+        The member of the `Enum`, or the name.
+
+    Raises:
+        MemorizationError: `error`, which lists the kinds that there are.
+
+    Example:
+        >>> from enum import StrEnum
+        >>> class Orbit(StrEnum):
+        ...     NONE = "none"
+        ...     FLIPS = "flips"
+        >>> choice("poses", "flips", Orbit)
+        <Orbit.FLIPS: 'flips'>
+        >>> choice("poses", "mirrored", Orbit)
+        Traceback (most recent call last):
+        mi_callback.errors.DataError: needed poses out of ['none', 'flips']; 'mirrored' came.
+    """
+    known = [kind.value if isinstance(kind, Enum) else kind for kind in kinds]
+    if value not in known:
+        raise error(f"needed {name} out of {known}; {value!r} came.")
+    return kinds(value) if isinstance(kinds, EnumType) else value

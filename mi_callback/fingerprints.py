@@ -1,0 +1,71 @@
+"""A short text that changes with every constant of a configuration, so that states of other constants are refused."""
+
+import json
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from hashlib import blake2b
+from typing import Any
+
+from mi_callback.errors import StateError
+
+
+def fingerprint(*configs: Any) -> str:
+    """Digest of frozen dataclasses of configuration: the same on every machine and in every version of Python.
+
+    Names of classes and of fields count, and so does every value to its last bit; the order of fields does not.
+
+    Args:
+        configs: Frozen dataclasses. Their fields are numbers, texts, None, members of an `Enum`, other frozen
+            dataclasses, and tuples, lists or dictionaries of all these.
+
+    Returns:
+        32 hexadecimal digits: BLAKE2b of the canonical JSON, `canonical_json(configs)`.
+
+    Raises:
+        StateError: If something else is met: what may change after it was hashed, or has no unambiguous text.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Window:
+        ...     side: int = 5
+        >>> fingerprint(Window()) == fingerprint(Window(side=5))
+        True
+        >>> fingerprint(Window()) == fingerprint(Window(side=7))
+        False
+    """
+    return blake2b(canonical_json(configs).encode(), digest_size=16).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value that `fingerprint` takes: keys sorted, no blanks, floats as `repr` writes them.
+
+    Example:
+        >>> canonical_json({"b": 0.1, "a": (1, None)})
+        '{"a":[1,null],"b":0.1}'
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _plain(value: Any) -> Any:
+    """The same in types that JSON knows."""
+    if isinstance(value, Enum):
+        return {type(value).__name__: value.name}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and all(type(key) is str for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, dict):  # the number 2 is another key than the text "2"
+        return sorted(([_plain(key), _plain(item)] for key, item in value.items()), key=json.dumps)
+    if _is_frozen(value):
+        return {type(value).__name__: {field.name: _plain(getattr(value, field.name)) for field in fields(value)}}
+    raise StateError(
+        f"needed frozen dataclasses of numbers, texts, enums, tuples and dictionaries; a {type(value).__name__} came: "
+        "declare it with @dataclass(frozen=True), or convert it to a plain type."
+    )
+
+
+def _is_frozen(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type) and value.__dataclass_params__.frozen  # type: ignore[attr-defined]

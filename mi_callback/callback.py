@@ -18,6 +18,7 @@ from mi_callback.errors import DataError, StateError
 from mi_callback.lightning.loaders import all_loaders, evaluation_loader, is_random, same_items
 from mi_callback.lightning.loggers import PREFIX, log_media
 from mi_callback.lightning.sampling import draw, find_sampler, rng_kept
+from mi_callback.reporting import closest_pairs
 from mi_callback.scores import Scores
 from mi_callback.statistics.null import smallest_p, subjects_needed
 from mi_callback.statistics.power import Power
@@ -361,7 +362,7 @@ class MemorizationCallback(Callback):
         """The n likeliest copies beside their matches, worst first: `(n, 1, size, 2 size)` in [0, 1]."""
         if self.scores is None or self.samples is None or self.detector is None:
             raise StateError("needed a scored validation; none was scored yet.")
-        return self.detector.pairs(self.samples, self.scores, n)
+        return closest_pairs(self.detector, self.samples, self.scores, n)
 
     # Ranks ---------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset
 
 from mi_callback import state as store
 from mi_callback.detection import leaks, nulls
@@ -15,15 +14,9 @@ from mi_callback.detection.matching import Matcher
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError
-from mi_callback.images.batches import read_batches
 from mi_callback.images.poses import POSES, Orbit, orbit
-from mi_callback.images.preprocessing import check_images
 from mi_callback.images.reservoir import Reservoir
-from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
-from mi_callback.registration import schedule
 from mi_callback.registration.copied_fraction import copied_fraction
-from mi_callback.registration.schedule import Alignment
-from mi_callback.reporting.evidence import Evidence, collect, planes
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
@@ -133,7 +126,6 @@ class MemorizationDetector:
         self.whitening: Mode = whitening
         self.aggregation: Aggregation = aggregation
         self.dims = len(self.encoder.size)
-        self.side = THUMBNAIL_SIDE[self.dims]
         self.poses = orbit(poses, self.dims)
         self.null_choice: NullKind = null
         self.verify, self.candidates, self.regions, self.views = verify, candidates, regions, views
@@ -393,78 +385,6 @@ class MemorizationDetector:
         pool = self._pool
         found = self.match(generated, pool.reference, pool.images.thumbnails)
         return contrast(found.similarity, pool.subject[found.row], pool.trained, flagged, self.fdr or 0.1, self.seed)
-
-    def pairs(self, generated: Tensor, scores: Scores, n: int) -> Tensor:
-        """The n generated images most likely to be copies beside their matches, worst first.
-
-        Args:
-            generated: The images that `scores` belong to, `(m, c, *spatial)`, or a Dataset of them.
-
-        Returns:
-            `(n, 1, size, 2 size)` in [0, 1]: generated, in the pose in which the match was found, and the training
-            image aligned to it; of volumes their middle planes (`evidence.planes`). Patient data.
-        """
-        worst = scores.closest(n)
-        thumbs, _ = self._shown(generated, scores, worst, None)
-        posed, alignment = self._align(thumbs, scores, worst)
-        sides = (posed.float() / 255, alignment.aligned)
-        shown = [torch.stack([planes(image) for image in images]) for images in sides]
-        return torch.cat(shown, dim=2)[:, None].nan_to_num()
-
-    def evidence(
-        self, generated: Any, scores: Scores, n: int | None = None, image_key: SubjectKey = None
-    ) -> list[Evidence]:
-        """What each flag is proved with, most certain first: see `reporting.evidence`, which draws it. Patient data.
-
-        Args:
-            generated: The images that `scores` belong to, `(m, c, *spatial)`, or a Dataset of them, of which only
-                flagged ones are read.
-            n: Flags at most; all of them when None.
-            image_key: Where items hold their image.
-
-        Raises:
-            StateError: If the detector is not fitted.
-            DataError: If the images cannot be indexed, are not as many as the scores, or n is negative.
-        """
-        if n is not None and n < 0:
-            raise DataError(f"needed a number of flags of at least 0, or None for all; {n!r} came.")
-        rows = [i for i in scores.closest(len(scores)) if scores.flagged[i]][:n]
-        shown, files = self._shown(generated, scores, rows, image_key)
-        if not rows:
-            return []
-        _, alignment = self._align(shown, scores, rows)
-        assert self.train is not None
-        assert self.null is not None
-        match, sources = scores.match[rows], self.train.sources
-        match_files = [None if sources is None else sources[i] for i in match.tolist()]
-        return collect(scores, rows, shown, self.train.thumbnails[match], alignment, self.null, files, match_files)
-
-    def _shown(
-        self, generated: Any, scores: Scores, rows: list[int], image_key: SubjectKey
-    ) -> tuple[Tensor, list[str | None]]:
-        """Thumbnails of the generated images at `rows`, as they came, uint8 `(k, side, side)`, and their files."""
-        if self.train is None:
-            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-        if isinstance(generated, (list, tuple, IterableDataset)) or not hasattr(generated, "__getitem__"):
-            raise DataError(
-                f"needed images by position, a tensor (m, c, *spatial) or a Dataset; {type(generated).__name__} came. "
-                "Batches: torch.cat(batches)."
-            )
-        if len(generated) != len(scores):
-            raise DataError(f"needed the images that were scored ({len(scores)}); {len(generated)} came.")
-        # One at a time: their sizes may differ.
-        batches = list(read_batches(Subset(generated, rows), 1, None, image_key, None))
-        images = [check_images(batch.images.cpu(), self.encoder.channels, self.dims) for batch in batches]
-        shown = torch.cat([self.train.thumbnails[:0], *(make_thumbnails(image, self.side) for image in images)])
-        return shown, [None if batch.sources is None else batch.sources[0] for batch in batches]
-
-    def _align(self, shown: Tensor, scores: Scores, rows: list[int]) -> tuple[Tensor, Alignment]:
-        """Thumbnails of the generated images at `rows` as posed when they were matched, and their matches aligned."""
-        assert self.train is not None
-        posed = torch.stack([POSES[scores.pose[i]](image) for i, image in zip(rows, shown, strict=True)])
-        window, by_edges = (None if how is None else how[rows] for how in (scores.window, scores.by_edges))
-        matches = self.train.thumbnails[scores.match[rows]]
-        return posed, schedule.register(posed, matches, window=window, by_edges=by_edges)
 
     # State -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mi_callback import MemorizationDetector, build_encoder
 from mi_callback.errors import CalibrationError, DataError, EncoderError, StateError
 from mi_callback.images.preprocessing import preprocess
+from mi_callback.reporting import closest_pairs, collect_evidence
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
 from mi_callback.statistics import power as power_module
 from mi_callback.statistics.multiplicity import reject
@@ -410,7 +411,7 @@ def test_training_images_are_kept_as_thumbnails_at_registration_size():
     detector = make().fit(TRAIN, held_out=HELD_OUT)
     assert detector.train.thumbnails.shape == (60, 96, 96)
     assert detector.train.thumbnails.dtype == torch.uint8
-    pairs = detector.pairs(TRAIN[:5], detector.score(TRAIN[:5]), 3)
+    pairs = closest_pairs(detector, TRAIN[:5], detector.score(TRAIN[:5]), 3)
     assert pairs.shape == (3, 1, 96, 192)
     torch.testing.assert_close(pairs[..., :96], pairs[..., 96:], atol=0.02, rtol=0)
 
@@ -568,10 +569,10 @@ def test_volumes_go_the_whole_way(of_volumes, tmp_path):
     assert scores.verified[3:].max() < scores.verified[:3].min()
     assert scores.contrast is not None
     assert detector.set_scores(copies)["fid"] > 0
-    pairs = detector.pairs(copies, scores, 2)
+    pairs = closest_pairs(detector, copies, scores, 2)
     assert pairs.shape == (2, 1, 96, 192)
     assert (pairs[..., :96] - pairs[..., 96:]).abs().mean() < 0.03
-    assert [one.row for one in detector.evidence(copies, scores, 1)] == scores.closest(1)
+    assert [one.row for one in collect_evidence(detector, copies, scores, 1)] == scores.closest(1)
     detector.save(tmp_path / "state")
     loaded = MemorizationDetector(**options).load(tmp_path / "state")
     again = loaded.score(copies)

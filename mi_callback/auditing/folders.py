@@ -13,7 +13,7 @@ from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError
 from mi_callback.images.files import Slice, SliceFolder, VolumeFolder
-from mi_callback.reporting.evidence import write as write_evidence
+from mi_callback.reporting import collect_evidence, write_evidence
 from mi_callback.scores import Scores
 
 Volumes = Literal["slices", "whole"]
@@ -53,7 +53,7 @@ def audit(
             `clean` and the certificate rest on. Not measured for volumes judged by their slices.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
         evidence: Flagged images, most certain first, that are drawn into `evidence/` in `out`, each beside its match
-            (patient data: see `mi_callback.reporting.evidence`); 0 for none.
+            (patient data: see `mi_callback.reporting`); 0 for none.
         detector: Arguments of `MemorizationDetector`.
 
     Raises:
@@ -91,7 +91,7 @@ def audit(
         write(scores, listed, real, Path(out), fitted.set_scores(synthetic) if set_scores else {})
         if evidence:
             flags = scores if shown is None else shown
-            proofs = fitted.evidence(synthetic, flags, evidence)
+            proofs = collect_evidence(fitted, synthetic, flags, evidence)
             write_evidence(proofs, Path(out) / "evidence", left_out=flags.n_flagged - len(proofs))
     return scores
 

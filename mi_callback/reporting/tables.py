@@ -1,4 +1,4 @@
-"""Rows of text as a table whose long cells are wrapped."""
+"""Text in narrow places: tables whose long cells are wrapped, ids cut in the middle."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -30,3 +30,14 @@ def text_table(
         if row is cells[0]:
             lines.append("  ".join("-" * width for width in taken))
     return "\n".join(lines)
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """At most `most` characters on one line, the middle left out: both ends of an id tell people apart.
+
+    Example:
+        >>> shortened("a-long-identifier-of-a-person", 12)
+        'a-lon…person'
+    """
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[len(text) - most // 2 :]}"

@@ -56,7 +56,7 @@ def test_copies_are_named_in_the_files(folders, tmp_path):
 def test_the_number_of_flags_drawn_is_chosen(folders, tmp_path, monkeypatch, most, files):
     said = []
     monkeypatch.setattr(
-        "mi_callback.reporting.evidence.draw_gallery", lambda shown, left_out: said.append(left_out) or Figure()
+        "mi_callback.reporting.files.draw_gallery", lambda shown, left_out: said.append(left_out) or Figure()
     )
     where = folders / "train", folders / "synthetic", folders / "held", tmp_path
     scores = audit(*where, size=(32, 32), power=0, evidence=most, **OPTIONS)

@@ -93,7 +93,7 @@ class MemorizationDetector:
         encoder: str | Encoder = "bundled",
         whitening: Mode = "shrunk",
         aggregation: Aggregation = "geometric",
-        poses: Orbit = "flips",
+        poses: Orbit | str = "flips",
         null: NullKind = "auto",
         verify: bool = True,
         candidates: int = 8,

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from enum import Enum, EnumType
 from typing import Any, TypeVar, overload
 
-Kind = TypeVar("Kind", bound=Enum)
+_Member = TypeVar("_Member", bound=Enum)
 
 
 class MemorizationError(Exception):
@@ -32,7 +32,7 @@ class StateError(MemorizationError, RuntimeError):
 
 
 @overload
-def choice(name: str, value: object, kinds: type[Kind], error: type[MemorizationError] = ...) -> Kind: ...
+def choice(name: str, value: object, kinds: type[_Member], error: type[MemorizationError] = ...) -> _Member: ...
 
 
 @overload

@@ -1,16 +1,17 @@
-"""Names for the shapes that travel along the line; `n` images, `m` references, `d` channels."""
+"""Names for the shapes that travel along the line; `n` images, `m` references, `d` channels of a feature."""
 
 from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
 from typing import Any
 
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-Images = Float[Tensor, "n channels h w"]
-"""Images in any intensity range, before preprocessing."""
+Images = Float[Tensor, "n c *spatial"]
+"""Images `(n, c, h, w)` or volumes `(n, c, d, h, w)`, in any intensity range, before preprocessing."""
 
-Thumbnails = UInt8[Tensor, "n size size"]
-"""Quantile-scaled images at registration size; patient data."""
+Thumbnails = UInt8[Tensor, "n *spatial"]
+"""Quantile-scaled images `(n, h, w)` or volumes `(n, d, h, w)` at registration size; patient data."""
 
 LayerFeatures = dict[str, Float[Tensor, "n d"]]
 """One matrix of pooled features per encoder layer, in layer order."""
@@ -29,3 +30,10 @@ Batches = Iterable[Any]
 
 SubjectKey = str | Callable[[Any], Sequence[Any]] | None
 """Where the subject ids of a batch are: a dictionary key, a function of the batch, or found automatically."""
+
+
+class Kind(StrEnum):
+    """A choice that users name by a string. It compares, hashes and prints as that string, in fingerprints too."""
+
+    def __repr__(self) -> str:
+        return repr(self.value)

@@ -612,5 +612,5 @@ def test_volumes_of_several_sizes_and_without_held_out_ones_are_scored(of_volume
 
 
 def test_quarter_turns_are_refused_for_an_encoder_of_volumes(of_volumes):
-    with pytest.raises(DataError, match=r"needed poses out of \['none', 'flips'\] for 3 dimensions"):
+    with pytest.raises(DataError, match=r"needed poses for 3 dimensions out of \['none', 'flips'\]"):
         MemorizationDetector(**(of_volumes[0] | {"poses": "dihedral"}))

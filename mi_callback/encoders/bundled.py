@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mi_callback.encoders.checkpoints import load_weights, read_checkpoint
@@ -13,9 +14,16 @@ from mi_callback.encoders.hooked import HookedEncoder
 from mi_callback.encoders.pooling import Layer
 
 SIZE = 96
+"""Input side, in pixels, at which it was trained."""
+
 WIDTHS = (24, 48, 96, 192)
+"""Channels of its stages."""
+
 TAPPED = ("stages.1", "stages.2", "stages.3")
+"""Stages whose pooled maps are features: the last three, as the training of the weights pooled them."""
+
 WEIGHTS = "bundled.safetensors"
+"""File in `weights/`."""
 
 
 class CopyNet(nn.Module):
@@ -28,8 +36,8 @@ class CopyNet(nn.Module):
         super().__init__()
         self.stages = nn.Sequential(*(Stage(i, o) for i, o in zip((1, *widths), widths, strict=False)))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """`(n, 1, h, w)` in [0, 1] → the four stage maps."""
+    def forward(self, images: Float[Tensor, "n 1 h w"]) -> list[Float[Tensor, "n widths rows columns"]]:
+        """The maps of the stages for images in [0, 1]."""
         maps = []
         for stage in self.stages:
             images = stage(images)
@@ -50,7 +58,7 @@ class Stage(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels_out)
         nn.init.zeros_(self.norm2.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n before h w"]) -> Float[Tensor, "n after h/2 w/2"]:
         x = F.relu(self.norm(self.reduce(x)))
         return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
 

@@ -166,5 +166,6 @@ def first_line(error: Exception) -> str:
 
 
 def describe_error(error: Exception) -> str:
+    """The type of an error and the first line of what it says."""
     told = first_line(error).rstrip(".")
     return told if told == type(error).__name__ else f"{type(error).__name__}: {told}"

@@ -26,7 +26,8 @@ from mi_callback.encoders.hooked import HookedEncoder, Outputs
 from mi_callback.encoders.pooling import Layer, Layout
 from mi_callback.errors import EncoderError
 
-Layers = Mapping[str, Layout | Layer]
+Layers = Mapping[str, Layer | Layout | str]
+"""What a network returns, with its layouts."""
 
 
 def build_torchscript(

@@ -3,17 +3,16 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mi_callback.encoders.pooling import NDIM, Layer, Layout, Pooling, map_shape, pool, pool_windows
-from mi_callback.encoders.protocol import Card
-from mi_callback.errors import EncoderError
-from mi_callback.images.intensity import Intensity
-from mi_callback.types import LayerFeatures
+from mi_callback.encoders.pooling import Layer, Layout, Pooling, map_shape, pool, pool_windows
+from mi_callback.encoders.protocol import Card, RegionalFeatures
+from mi_callback.errors import EncoderError, choice
+from mi_callback.images.intensity import Intensity, Scaling
+from mi_callback.types import Images, LayerFeatures
 
 
 class HookedEncoder(nn.Module):
@@ -24,19 +23,26 @@ class HookedEncoder(nn.Module):
 
     Args:
         network: Takes `(n, channels, *size)`; must give the same answer to the same image (eval mode).
-        layers: Dotted submodule name → layout (`"BCHW"`) or `Layer`.
+        layers: Dotted submodule name → `Layer`, or its layout (`"BCHW"`).
         size: Input height and width, or depth, height and width; one number stands for a square. Images are fitted to
             it with their proportions kept.
         channels: Input channels; single-channel images are repeated.
         intensity: Scaling that the network expects: `minmax`, `quantile`, `zscore`, `none`, or a window (low, high)
-            that becomes [0, 1], in Hounsfield units, say (see `preprocessing.normalise_intensity`).
-        pooling: `mean`; `gem` (generalised mean, p = 3, of the positive part); `mean_std`; `cls` (first token).
+            that becomes [0, 1], in Hounsfield units, say (see `images.intensity`).
+        pooling: `mean`, `gem`, `mean_std` or `cls` (see `pooling.Pooling`).
         name: Shown in reports and stored with fitted state.
         mean, std: Subtracted from and divided into the scaled images, one number or one per channel.
         card: Licence and citation of the weights.
 
     Raises:
-        EncoderError: If a layer does not exist in the network, or what is declared contradicts itself.
+        EncoderError: If a layer does not exist in the network, a kind is unknown, or what is declared contradicts
+            itself.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> encoder = HookedEncoder(network, {"1": "BCHW"}, size=32, intensity="quantile")
+        >>> {layer: tuple(found.shape) for layer, found in encoder(torch.rand(5, 1, 32, 32)).items()}
+        {'1': (5, 8)}
     """
 
     mean: Tensor
@@ -45,34 +51,23 @@ class HookedEncoder(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        layers: Mapping[str, Layout | Layer],
+        layers: Mapping[str, Layer | Layout | str],
         size: int | Sequence[int],
         channels: int = 1,
         intensity: Intensity | Sequence[float] = "minmax",
-        pooling: Pooling = "mean",
+        pooling: Pooling | str = "mean",
         name: str = "module",
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
         card: Card | None = None,
     ) -> None:
         super().__init__()
-        if not layers:
-            raise EncoderError("needed at least one layer to tap; none was named. Example: layers={'layer4': 'BCHW'}.")
-        self.layers = {key: layer if isinstance(layer, Layer) else Layer(layer) for key, layer in layers.items()}
-        modules = dict(network.named_modules())
-        missing = [key for key in self.layers if key not in modules]
-        if missing:
-            known = [key for key in modules if key][:40]
-            raise EncoderError(f"needed submodules {missing}; the network has none of that name. It has: {known}.")
-        wrong = [layer.layout for layer in self.layers.values() if layer.layout not in NDIM]
-        if wrong:
-            raise EncoderError(f"needed layouts out of {list(NDIM)}; {wrong} came.")
+        self.layers = _check_layers(layers, network)
         self.network = network.eval().requires_grad_(False)
-        self.size: tuple[int, ...] = (size, size) if isinstance(size, int) else tuple(size)
-        if len(self.size) not in (2, 3) or min(self.size) < 1:
-            raise EncoderError(f"needed a size of (height, width) or (depth, height, width); {size!r} came.")
-        self.intensity: Intensity = intensity if isinstance(intensity, str) else _window(intensity)  # type: ignore[assignment]
-        self.channels, self.pooling, self.name, self.card = channels, pooling, name, card or Card()
+        self.size = _check_size(size)
+        self.intensity: Intensity = _check_intensity(intensity)
+        self.pooling = choice("pooling", pooling, Pooling, EncoderError)
+        self.channels, self.name, self.card = channels, name, card or Card()
         self.register_buffer("mean", self._per_channel("mean", mean), persistent=False)
         self.register_buffer("std", self._per_channel("std", std), persistent=False)
 
@@ -80,21 +75,26 @@ class HookedEncoder(nn.Module):
         """Stays in eval mode whatever its owner does: batch statistics would make features depend on the batch."""
         return super().train(False)
 
-    def forward(self, images: Tensor) -> LayerFeatures:
+    def forward(self, images: Images) -> LayerFeatures:
+        """Pooled features of preprocessed images, layer by layer.
+
+        Raises:
+            EncoderError: If a layer was not reached, or returned something else than was declared.
+        """
         return {key: pool(output, self.layers[key], self.pooling, key) for key, output in self._outputs(images).items()}
 
-    def with_regions(self, images: Tensor) -> tuple[LayerFeatures, LayerFeatures]:
-        """As `forward`, and the same pooled over each window of `regions`: `{layer: (n, windows, d)}`.
+    def with_windows(self, images: Images) -> RegionalFeatures:
+        """As `forward`, and the same pooled over each window of `images.windows`.
 
-        Layers without a map (`BC`, or pooling `cls`) have no regions.
+        Layers without a map (`BC`, or pooling `cls`) have no windows.
         """
         whole, parts = LayerFeatures(), LayerFeatures()
         for key, output in self._outputs(images).items():
             layer = self.layers[key]
             whole[key] = pool(output, layer, self.pooling, key)
-            if self.pooling != "cls" and (shape := map_shape(output, layer, self.size)) is not None:
+            if self.pooling is not Pooling.CLS and (shape := map_shape(output, layer, self.size)) is not None:
                 parts[key] = pool_windows(output, layer, self.pooling, shape)
-        return whole, parts
+        return RegionalFeatures(whole, parts)
 
     @torch.no_grad()
     def _outputs(self, images: Tensor) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class HookedEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Hash of weights, layers and input convention: changes when any feature could."""
-        declared = {key: asdict(layer) for key, layer in self.layers.items()}
+        declared = {key: vars(layer) for key, layer in self.layers.items()}
         # repr: layers without weights (a pooling size, say) change features too.
         taken = (self.size, self.channels, self.intensity, self.mean.tolist(), self.std.tolist())
         spec = (self.name, repr(self.network), declared, *taken, self.pooling)
@@ -166,7 +166,7 @@ class Outputs(nn.Module):
         self.network = network
         self.outputs = nn.ModuleList(nn.Identity() for _ in range(count))
 
-    def forward(self, images: Tensor) -> None:
+    def forward(self, images: Images) -> None:
         returned = self.network(images)
         returned = list(returned) if isinstance(returned, (tuple, list)) else [returned]
         if len(returned) < len(self.outputs):
@@ -179,7 +179,28 @@ class _AllLayersReached(Exception):
     """Ends a forward whose remaining layers nobody asked for."""
 
 
-def _window(levels: Sequence[float]) -> tuple[float, float]:
+def _check_layers(layers: Mapping[str, Layer | Layout | str], network: nn.Module) -> dict[str, Layer]:
+    if not layers:
+        raise EncoderError("needed at least one layer to tap; none was named. Example: layers={'layer4': 'BCHW'}.")
+    modules = dict(network.named_modules())
+    if missing := [key for key in layers if key not in modules]:
+        known = [key for key in modules if key][:40]
+        raise EncoderError(f"needed submodules {missing}; the network has none of that name. It has: {known}.")
+    return {key: layer if isinstance(layer, Layer) else Layer(layer) for key, layer in layers.items()}
+
+
+def _check_size(size: int | Sequence[int]) -> tuple[int, ...]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (2, 3) or min(sides) < 1:
+        raise EncoderError(f"needed a size of (height, width) or (depth, height, width); {size!r} came.")
+    return sides
+
+
+def _check_intensity(intensity: Intensity | Sequence[float]) -> Intensity:
+    """A scaling that exists, or a window of two rising levels, which may come as any sequence."""
+    if isinstance(intensity, str):
+        return choice("intensity", intensity, Scaling, EncoderError)
+    levels = tuple(intensity)
     if len(levels) != 2 or not levels[0] < levels[1]:
-        raise EncoderError(f"needed an intensity window (low, high) with low < high; {tuple(levels)} came.")
+        raise EncoderError(f"needed an intensity window (low, high) with low < high; {levels} came.")
     return float(levels[0]), float(levels[1])

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from jaxtyping import Float
 from torch import Tensor
 
 from mi_callback.encoders.pooling import Layer
 from mi_callback.images.intensity import Intensity
-from mi_callback.types import LayerFeatures
+from mi_callback.types import Images, LayerFeatures
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,31 @@ class Card:
 class Encoder(Protocol):
     """Preprocessed images `(n, channels, *size)` → `{layer: (n, d)}`. Any `torch.nn.Module` with these works.
 
-    Optional: `card` (a `Card`), and `with_regions(images)` as `HookedEncoder` has it.
+    Optional: `card` (a `Card`), and `with_windows(images)` as `HookedEncoder` has it.
+
+    Attributes:
+        name: Shown in reports and stored with fitted state.
+        layers: Name → layer, in the order in which features come.
+        size: Height and width, or depth, height and width: as many as the images have spatial dimensions.
+        channels: Input channels; single-channel images are repeated.
+        intensity: Scaling of the grey values that it was trained with.
     """
 
     name: str
     layers: Mapping[str, Layer]
     size: tuple[int, ...]
-    """Height and width, or depth, height and width: as many as the images have spatial dimensions."""
     channels: int
     intensity: Intensity
 
-    def __call__(self, images: Tensor) -> LayerFeatures: ...
+    def __call__(self, images: Images) -> LayerFeatures: ...
 
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """A hash that changes when any feature could."""
+        ...
+
+
+class RegionalFeatures(NamedTuple):
+    """Features of whole images, and of each window of theirs where a layer has a map in space."""
+
+    whole: LayerFeatures
+    windows: dict[str, Float[Tensor, "n windows d"]]

@@ -7,38 +7,73 @@ from collections.abc import Sequence
 from functools import lru_cache, reduce
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def box_mean(images: Tensor, window: int, dims: int = 2) -> Tensor:
-    """Mean over `window` pixels along each axis, an odd number, fewer at the border, of `(…, h, w)`."""
+def box_mean(images: Float[Tensor, "*any"], window: int, dims: int = 2) -> Float[Tensor, "*any"]:
+    """Mean of the pixels around each one.
+
+    Args:
+        images: `(…, h, w)` or `(…, d, h, w)`.
+        window: Side of what is around a pixel, an odd number; fewer pixels count at the border.
+        dims: How many of the last axes are those of space.
+    """
     for axis in range(-dims, 0):
         side = images.shape[axis]
         total = images.clone()
         for away in range(1, min(window // 2 + 1, side)):
             total.narrow(axis, 0, side - away).add_(images.narrow(axis, away, side - away))
             total.narrow(axis, away, side - away).add_(images.narrow(axis, 0, side - away))
-        images = total.div_(_held(side, window).to(images).view(-1, *(1,) * (-1 - axis)))
+        images = total.div_(_pixels_in_window(side, window).to(images).view(-1, *(1,) * (-1 - axis)))
     return images
 
 
-def gaussian_blur(images: Tensor, sigma: float, dims: int = 2) -> Tensor:
-    """Gaussian blur, `sigma` in pixels, of `(…, h, w)`; the kernel is renormalised at the border."""
-    return apply_along_axes(images, [_gaussian(side, sigma) for side in images.shape[-dims:]])
+def gaussian_blur(images: Float[Tensor, "*any"], sigma: float, dims: int = 2) -> Float[Tensor, "*any"]:
+    """Gaussian blur; the kernel is not cut off, and renormalised at the border.
+
+    Args:
+        images: `(…, h, w)` or `(…, d, h, w)`.
+        sigma: Standard deviation of the kernel, in pixels, above 0.
+        dims: How many of the last axes are those of space.
+    """
+    return apply_along_axes(images, [_gaussian_matrix(side, sigma) for side in images.shape[-dims:]])
 
 
-def local_contrast(images: Tensor, sigma: float, floor: float) -> Tensor:
-    """Deviation of `(p, 1, *spatial)` in [0, 1] from the local mean in local standard deviations: free of bias fields.
+def local_contrast(images: Float[Tensor, "p 1 *spatial"], sigma: float, floor: float) -> Float[Tensor, "p 1 *spatial"]:
+    """Deviation from the local mean, in local standard deviations: free of bias fields.
 
-    Where the deviation is below `floor`, there is no structure, and it is not enlarged.
+    Args:
+        images: Images or volumes in [0, 1].
+        sigma: Scale, in pixels, of what is local.
+        floor: Added to the standard deviation: where it is smaller there is no structure, and noise is not enlarged.
     """
     dims = images.ndim - 2
     deviation = images - gaussian_blur(images, sigma, dims)
     return deviation / (gaussian_blur(deviation.square(), sigma, dims).clamp_min(0).sqrt() + floor)
 
 
-def apply_along_axes(images: Tensor, filters: Sequence[Tensor]) -> Tensor:
-    """A matrix `(new, old)` along each of the last axes, as many as there are matrices."""
+def standardise(images: Float[Tensor, "p c *spatial"], mask: Float[Tensor, "p 1 *spatial"]) -> Tensor:
+    """Zero mean and unit variance where the mask is 1, of each image and channel; a variance of 1e-6 is added."""
+    space = tuple(range(2, images.ndim))
+    total = mask.sum(dim=space, keepdim=True).clamp_min(1)
+    centred = images - (images * mask).sum(dim=space, keepdim=True) / total
+    variance = (centred.square() * mask).sum(dim=space, keepdim=True) / total
+    return centred / (variance + 1e-6).sqrt()
+
+
+def gradient(images: Float[Tensor, "p 1 *spatial"], mask: Float[Tensor, "p 1 *spatial"]) -> list[Tensor]:
+    """Slope along x, y and z, per pixel; 0 where a neighbour is outside of the mask.
+
+    What lies there is another image's, and one pixel of it at the border would pull at the whole.
+    """
+    axes = range(-1, 1 - images.ndim, -1)
+    known = reduce(_least_of_neighbours, axes, mask)
+    return [torch.gradient(images, dim=axis)[0] * known for axis in axes]
+
+
+def apply_along_axes(images: Float[Tensor, "*old"], filters: Sequence[Float[Tensor, "new old"]]) -> Tensor:
+    """A matrix along each of the last axes, as many as there are matrices."""
     *outer, vertical, horizontal = (matrix.to(images) for matrix in filters)
     images = vertical @ images @ horizontal.T
     for matrix in outer:  # of volumes the depth, the third axis from the end
@@ -47,38 +82,19 @@ def apply_along_axes(images: Tensor, filters: Sequence[Tensor]) -> Tensor:
 
 
 @lru_cache
-def _held(side: int, window: int) -> Tensor:
-    """Pixels that the window around each one holds, `(side,)`."""
+def _pixels_in_window(side: int, window: int) -> Float[Tensor, " side"]:
+    """Pixels of a line that the window around each one holds."""
     return (_distance(side) <= window // 2).float().sum(dim=1)
 
 
 @lru_cache
-def _gaussian(side: int, sigma: float) -> Tensor:
+def _gaussian_matrix(side: int, sigma: float) -> Float[Tensor, "side side"]:
     return torch.softmax(-0.5 * (_distance(side) / sigma) ** 2, dim=1)
 
 
-def _distance(side: int) -> Tensor:
+def _distance(side: int) -> Float[Tensor, "side side"]:
     place = torch.arange(side, dtype=torch.float32)
     return (place[:, None] - place).abs()
-
-
-def standardise(images: Tensor, mask: Tensor) -> Tensor:
-    """Zero mean and unit variance where the mask is 1."""
-    space = tuple(range(2, images.ndim))
-    total = mask.sum(dim=space, keepdim=True).clamp_min(1)
-    centred = images - (images * mask).sum(dim=space, keepdim=True) / total
-    variance = (centred.square() * mask).sum(dim=space, keepdim=True) / total
-    return centred / (variance + 1e-6).sqrt()
-
-
-def gradient(images: Tensor, mask: Tensor) -> list[Tensor]:
-    """Slope along x, y and z, per pixel, of `(p, 1, *spatial)`; 0 where a neighbour is outside of the mask.
-
-    What lies there is another image's, and one pixel of it at the border would pull at the whole.
-    """
-    axes = range(-1, 1 - images.ndim, -1)
-    known = reduce(_least_of_neighbours, axes, mask)
-    return [torch.gradient(images, dim=axis)[0] * known for axis in axes]
 
 
 def _least_of_neighbours(images: Tensor, axis: int) -> Tensor:

@@ -6,25 +6,28 @@ better than that of a stranger. Images that are both framed by the centre and th
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
+from mi_callback.images.config import FRAME
 from mi_callback.images.resizing import resize
-
-COARSE = 24
-"""Side, in pixels, at which centre and spread are measured: noise averages out."""
-
-DARK = 0.1
-"""Share of an image that is taken for background, whose brightness weighs nothing."""
-
-REACH = 1.7
-"""Half side of the frame, in standard deviations of where brightness lies (root mean square over the axes)."""
+from mi_callback.types import Images
 
 
-def frame_by_moments(images: Tensor) -> Tensor:
-    """Images `(n, c, h, w)` or volumes `(n, c, d, h, w)` → what lies in the frame of each, with all sides the longest.
+def frame_by_moments(images: Images) -> Images:
+    """What lies in the frame of each image: centred on its brightness, and as wide as that is spread.
+
+    With brightness w (above the background) at places r, the centre is c = Σ w r / Σ w, and the half side of the frame
+    is `FRAME.reach` times √(Σ w |r − c|² / (dims Σ w)), at least one pixel.
 
     Flips and quarter turns of the image are those of what is framed. What lies outside of the image is as dark as its
     darkest pixel.
+
+    Args:
+        images: Images or volumes; their channels share a frame.
+
+    Returns:
+        Squares or cubes, with all sides the longest of the images.
 
     References:
         Hu, "Visual pattern recognition by moment invariants", IRE Trans. Information Theory 1962 (normalisation by
@@ -32,7 +35,7 @@ def frame_by_moments(images: Tensor) -> Tensor:
     """
     n, dims, sides = len(images), images.ndim - 2, torch.tensor(images.shape[2:], dtype=torch.float32)
     centre, spread = _moments(images)
-    half = (REACH * spread).clamp_min(1.0)
+    half = (FRAME.reach * spread).clamp_min(1.0)
     # `affine_grid` counts axes from the last, in half sides of what it samples from.
     scale = half[:, None] / (sides / 2)
     theta = torch.cat([torch.diag_embed(scale.flip(1)), (2 * centre / sides - 1).flip(1)[:, :, None]], dim=2)
@@ -41,18 +44,23 @@ def frame_by_moments(images: Tensor) -> Tensor:
     return F.grid_sample(images - darkest, grid, align_corners=False) + darkest
 
 
-def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre `(n, dims)` of brightness and its spread about it `(n,)`, in pixels from the corner, on the CPU."""
-    dims, sides = images.ndim - 2, images.shape[2:]
-    coarse = resize(images.mean(dim=1, keepdim=True), [COARSE] * dims)[:, 0].cpu().double()
-    flat = coarse.flatten(1)
-    background = flat.kthvalue(max(1, round(DARK * flat.shape[1])), dim=1).values
-    weight = (coarse - background.view(-1, *[1] * dims)).clamp_min(0)
-    weight = weight / weight.flatten(1).sum(dim=1).clamp_min(torch.finfo(torch.float64).tiny).view(-1, *[1] * dims)
+def _moments(images: Images) -> tuple[Float[Tensor, "n dims"], Float[Tensor, " n"]]:
+    """Centre of brightness, and its spread about it, in pixels from the corner, on the CPU."""
+    weight = _brightness(images)
     centre, variance = [], []
-    for axis, side in enumerate(sides):
-        place = (torch.arange(COARSE, dtype=torch.float64) + 0.5) * side / COARSE
+    for axis, side in enumerate(images.shape[2:]):
+        place = (torch.arange(FRAME.coarse, dtype=torch.float64) + 0.5) * side / FRAME.coarse
         along = weight.movedim(1 + axis, 1).flatten(2).sum(dim=2)
         centre.append(along @ place)
         variance.append((along * (place - centre[-1][:, None]).square()).sum(dim=1))
     return torch.stack(centre, dim=1).float(), torch.stack(variance).mean(dim=0).sqrt().float()
+
+
+def _brightness(images: Images) -> Float[Tensor, " n *coarse"]:
+    """How bright an image is above its background at each place, coarsely, as shares of the whole."""
+    dims = images.ndim - 2
+    coarse = resize(images.mean(dim=1, keepdim=True), [FRAME.coarse] * dims)[:, 0].cpu().double()
+    flat = coarse.flatten(1)
+    background = flat.kthvalue(max(1, round(FRAME.dark * flat.shape[1])), dim=1).values
+    weight = (coarse - background.view(-1, *[1] * dims)).clamp_min(0)
+    return weight / weight.flatten(1).sum(dim=1).clamp_min(torch.finfo(torch.float64).tiny).view(-1, *[1] * dims)

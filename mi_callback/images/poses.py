@@ -1,15 +1,23 @@
-"""Poses in which a query is looked up: a flipped copy is a copy. What flips do not show `views` do."""
+"""Poses in which a query is looked up: a flipped copy is a copy. What flips do not show, the views of retrieval do."""
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
-from mi_callback.errors import DataError
+from mi_callback.errors import choice
+from mi_callback.types import Kind
 
-Orbit = Literal["none", "flips", "dihedral"]
+
+class Orbit(Kind):
+    """A set of poses: none but the identity; flips (4 of images, 8 of volumes); all 8 of the square, images alone."""
+
+    NONE = "none"
+    FLIPS = "flips"
+    DIHEDRAL = "dihedral"
+
 
 POSES: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -28,7 +36,6 @@ POSES: dict[str, Callable[[Tensor], Tensor]] = {
 """Name → change of the *query*, on `(…, h, w)` or `(…, d, h, w)`, exact on the pixel grid. Quarter turns swap h and w,
 and those named after the depth are for volumes alone."""
 
-
 _INVERSE = {"rotation_90": "rotation_270", "rotation_270": "rotation_90"}
 """Poses that are not their own inverse."""
 
@@ -37,35 +44,46 @@ _TURNS = ["rotation_90", "rotation_270", "transpose", "anti_transpose"]
 _DEPTH = ["flip_depth", "flip_depth_horizontal", "flip_depth_vertical", "flip_all"]
 
 _ORBITS: dict[int, dict[str, list[str]]] = {
-    2: {"none": _FLIPS[:1], "flips": _FLIPS, "dihedral": _FLIPS + _TURNS},
-    3: {"none": _FLIPS[:1], "flips": _FLIPS + _DEPTH},
+    2: {Orbit.NONE: _FLIPS[:1], Orbit.FLIPS: _FLIPS, Orbit.DIHEDRAL: _FLIPS + _TURNS},
+    3: {Orbit.NONE: _FLIPS[:1], Orbit.FLIPS: _FLIPS + _DEPTH},
 }
 
 
-def orbit(name: Orbit, dims: int = 2) -> list[str]:
-    """Names of the poses in an orbit of images (2) or volumes (3), identity first; each orbit begins with the smaller.
+def orbit(name: Orbit | str, dims: int = 2) -> list[str]:
+    """Names of the poses in an orbit, the identity first; each orbit begins with the smaller one.
+
+    Args:
+        name: An `Orbit`, or its name.
+        dims: 2 for images, 3 for volumes.
 
     Raises:
-        DataError: If there is no such orbit.
+        DataError: If there is no such orbit of so many dimensions.
+
+    Example:
+        >>> orbit("flips")
+        ['identity', 'flip_horizontal', 'flip_vertical', 'rotation_180']
     """
-    if name not in _ORBITS[dims]:
-        raise DataError(f"needed poses out of {list(_ORBITS[dims])} for {dims} dimensions; {name!r} came.")
-    return _ORBITS[dims][name]
+    return _ORBITS[dims][choice(f"poses for {dims} dimensions", name, _ORBITS[dims])]
 
 
 def first_poses(count: int, dims: int) -> list[str]:
-    """The poses of queries that were encoded in `count` of them."""
+    """The poses of queries that were encoded in `count` of them: the first of the largest orbit."""
     return list(_ORBITS[dims].values())[-1][:count]
 
 
-def undo(pose: str, images: Tensor) -> Tensor:
-    """Images `(…, h, w)` in a pose → as they were before."""
+def undo(pose: str, images: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Images `(…, h, w)`, or volumes, in a pose → as they were before."""
     return POSES[_INVERSE.get(pose, pose)](images)
 
 
 @lru_cache
 def compose(first: str, second: str) -> str:
-    """The pose that is `first` and after it `second`."""
+    """The pose that is `first` and after it `second`.
+
+    Example:
+        >>> compose("flip_horizontal", "flip_vertical")
+        'rotation_180'
+    """
     grid = torch.arange(8).view(2, 2, 2)
     wanted = POSES[second](POSES[first](grid))
     return next(name for name, pose in POSES.items() if torch.equal(pose(grid), wanted))

@@ -1,7 +1,11 @@
 """A random sample of a stream of images."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from mi_callback.types import Images
 
 
 class Reservoir:
@@ -21,14 +25,14 @@ class Reservoir:
         self._seen = 0
 
     @classmethod
-    def of(cls, rows: list[int], images: list[Tensor]) -> "Reservoir":
+    def of(cls, rows: Sequence[int], images: Sequence[Tensor]) -> "Reservoir":
         """One that was filled before."""
         reservoir = cls(len(rows))
-        reservoir.rows, reservoir.images = rows, images
+        reservoir.rows, reservoir.images = list(rows), list(images)
         return reservoir
 
-    def offer(self, images: Tensor) -> None:
-        """The next images of the stream, `(n, c, h, w)`."""
+    def offer(self, images: Images) -> None:
+        """The next images of the stream."""
         for image in images:
             if len(self.rows) < self.size:
                 self.rows.append(self._seen)

@@ -6,16 +6,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from mi_callback.types import Images
 
 
 def letterbox(images: Images, size: Sequence[int]) -> Images:
-    """Fit images or volumes into `size`, (h, w) or (d, h, w), with their proportions kept, centred, borders filled with
-    each one's minimum.
+    """Fit images or volumes into a size, centred, with their proportions kept, borders as dark as each one's minimum.
 
-    Downsampling is antialiased, so a thumbnail does not depend on the phase of the pixel grid.
+    Downsampling is antialiased, so a thumbnail does not depend on the phase of the pixel grid. Images of that size stay
+    as they are.
+
+    Args:
+        images: Images or volumes.
+        size: (h, w) or (d, h, w).
+
+    Returns:
+        Images `(n, c, *size)`.
     """
     shape = images.shape[2:]
     if tuple(shape) == tuple(size):
@@ -31,8 +39,8 @@ def letterbox(images: Images, size: Sequence[int]) -> Images:
     return canvas
 
 
-def resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Images or volumes `(n, c, *spatial)` in another size: bilinear, antialiased.
+def resize(images: Images, size: Sequence[int]) -> Images:
+    """Images or volumes in another size, (h, w) or (d, h, w): (tri)linear, antialiased.
 
     Torch does not antialias volumes: their slices come first, and then the depth.
     """
@@ -49,8 +57,8 @@ def resize(images: Tensor, size: Sequence[int]) -> Tensor:
     return columns.unflatten(-1, (height, width))
 
 
-def shrink(images: Tensor, side: int) -> Tensor:
-    """Images or volumes `(p, c, *spatial)` with sides of `side` pixels, which divides theirs: means of each block."""
+def shrink(images: Float[Tensor, "p c *spatial"], side: int) -> Float[Tensor, "p c *smaller"]:
+    """Images or volumes with sides of `side` pixels, which divides theirs: means of each block."""
     # Sums of slices: several times faster than pooling on a CPU.
     for axis in range(2, images.ndim):
         blocks = images.unflatten(axis, (side, -1)).unbind(dim=axis + 1)

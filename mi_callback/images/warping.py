@@ -1,18 +1,36 @@
-"""Images and volumes under a map of coordinates, which are (x, y) or (x, y, z)."""
+"""Images and volumes under a map of coordinates: an affine map, and a displacement before it.
+
+Coordinates are normalised as torch's `grid_sample` takes them with `align_corners=False`: (x, y) or (x, y, z), from −1
+to 1 between the outer edges of the first and the last pixel.
+"""
 
 from functools import lru_cache, reduce
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 
-def warp(images: Tensor, theta: Tensor, displacement: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Images `(p, c, *spatial)` under a displacement and then an affine map, and 1 where these stay inside them.
+class Warped(NamedTuple):
+    """Images that were sampled elsewhere, and 1 where that lies inside of them, 0 outside."""
+
+    images: Float[Tensor, "p c *spatial"]
+    inside: Float[Tensor, "p 1 *spatial"]
+
+
+def warp(
+    images: Float[Tensor, "p c *spatial"],
+    theta: Float[Tensor, "p dims dims+1"],
+    displacement: Float[Tensor, "p dims *spatial"] | None = None,
+) -> Warped:
+    """What images show at r ↦ A (r + u(r)) + b, linearly interpolated; outside of them, what their border shows.
 
     Args:
-        theta: Maps `(p, dims, dims + 1)` as `affine_grid` takes them.
-        displacement: Along x, y and z, in normalised coordinates, `(p, dims, *spatial)`.
+        images: Images or volumes.
+        theta: Affine maps [A b], from where a pixel of the result lies to where the image shows it.
+        displacement: u, along x, y and z.
     """
     dims = images.ndim - 2
     # As affine_grid does, but with one plane for each coordinate: a hundred times faster on a CPU.
@@ -22,15 +40,12 @@ def warp(images: Tensor, theta: Tensor, displacement: Tensor | None = None) -> t
     places = places.unflatten(2, images.shape[2:])
     inside = reduce(torch.maximum, (along.abs() for along in places.unbind(dim=1))) <= 1
     warped = F.grid_sample(images, places.movedim(1, -1), align_corners=False, padding_mode="border")
-    return warped, inside[:, None].to(images)
+    return Warped(warped, inside[:, None].to(images))
 
 
 @lru_cache
-def homogeneous_coordinates(*shape: int) -> Tensor:
-    """What affine maps are sums of, at each pixel: normalised coordinates x, y and z, and 1; `(dims + 1, pixels)`.
-
-    Coordinates go from −1 to 1 between the outer edges.
-    """
+def homogeneous_coordinates(*shape: int) -> Float[Tensor, "dims+1 pixels"]:
+    """What affine maps are sums of, at each pixel: normalised coordinates x, y and z, and 1."""
     axes = [(torch.arange(side) + 0.5) * 2 / side - 1 for side in shape]
     places = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([*reversed(places), torch.ones_like(places[0])]).flatten(1)

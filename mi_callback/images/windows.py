@@ -4,37 +4,34 @@ import math
 from functools import lru_cache
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_callback.images.config import WINDOW
 from mi_callback.images.filters import box_mean
+from mi_callback.types import Images
 
-WINDOWS_PER_SIDE = 3
+WINDOWS_PER_SIDE = WINDOW.per_side
 """Windows along each side, evenly spread."""
-
-WINDOW_SHARE = 0.5
-"""Side of a window as a share of that of the image."""
 
 WINDOWS = WINDOWS_PER_SIDE**2
 """Windows of an image; a volume has `WINDOWS_PER_SIDE**3`."""
 
-STRUCTURED = 0.25
-"""Contrast, relative to that of the whole image, from which a window says whose anatomy it shows."""
-
 
 @lru_cache
-def window_weights(*shape: int) -> Tensor:
-    """How much each cell of a map of this shape belongs to each window, `(windows, cells)`; the rows sum to 1."""
+def window_weights(*shape: int) -> Float[Tensor, "windows cells"]:
+    """How much each cell of a map of this shape belongs to each window; the rows sum to 1."""
     product = torch.ones(1, 1)
     for cells in shape:
-        product = torch.einsum("ky,lx->klyx", product, _along(cells)).reshape(
+        product = torch.einsum("ky,lx->klyx", product, _weights_along(cells)).reshape(
             len(product) * WINDOWS_PER_SIDE, product.shape[1] * cells
         )
     return product
 
 
 @lru_cache
-def window_masks(side: int, dims: int = 2) -> Tensor:
-    """1 inside each window, 0 outside, and last a mask of the whole image: `(windows + 1, 1, side, side)`.
+def window_masks(side: int, dims: int = 2) -> Float[Tensor, "windows+1 1 *side"]:
+    """1 inside each window of a square or cube, 0 outside, and last a mask of the whole.
 
     Position −1, which stands for no window, is thus the whole.
     """
@@ -42,8 +39,8 @@ def window_masks(side: int, dims: int = 2) -> Tensor:
     return torch.cat([inside, torch.ones_like(inside[:1])]).float()
 
 
-def middle_window(weight: Tensor) -> Tensor:
-    """The window nearest to the mean place of windows that weigh `(…, windows)`, not all nothing: `(…,)`."""
+def middle_window(weight: Float[Tensor, "*any windows"]) -> Int[Tensor, "*any"]:
+    """The window nearest to the mean place of windows with these weights, which are not all 0."""
     dims = round(math.log(weight.shape[-1], WINDOWS_PER_SIDE))
     cells = torch.stack(torch.meshgrid(*[torch.arange(WINDOWS_PER_SIDE)] * dims, indexing="ij"), dim=-1).view(-1, dims)
     place = weight @ cells.to(weight) / weight.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
@@ -51,19 +48,22 @@ def middle_window(weight: Tensor) -> Tensor:
     return (place.round().long().cpu() * steps).sum(dim=-1)
 
 
-def structured_windows(images: Tensor) -> Tensor:
-    """Which windows of images `(n, c, *spatial)` show anatomy rather than background, bool `(n, windows)`."""
+def structured_windows(images: Images) -> Bool[Tensor, "n windows"]:
+    """Which windows show anatomy rather than background: those with enough of the contrast of the whole image.
+
+    Contrast at a place is the standard deviation of grey values around it; gain and offset do not change the answer.
+    """
     grey = images.float().mean(dim=1)
-    dims = grey.ndim - 1
-    contrast = (box_mean(grey.square(), 9, dims) - box_mean(grey, 9, dims).square()).clamp_min(0).sqrt().flatten(1)
-    return contrast @ window_weights(*images.shape[2:]).to(contrast).T >= STRUCTURED * contrast.mean(
-        dim=1, keepdim=True
-    )
+    side, dims = WINDOW.contrast, grey.ndim - 1
+    variance = box_mean(grey.square(), side, dims) - box_mean(grey, side, dims).square()
+    contrast = variance.clamp_min(0).sqrt().flatten(1)
+    of_windows = contrast @ window_weights(*images.shape[2:]).to(contrast).T
+    return of_windows >= WINDOW.structured * contrast.mean(dim=1, keepdim=True)
 
 
-def _along(cells: int) -> Tensor:
-    """Share of each window, of those along one side, that lies in each cell, `(WINDOWS_PER_SIDE, cells)`."""
-    start = torch.linspace(0, 1 - WINDOW_SHARE, WINDOWS_PER_SIDE)[:, None]
+def _weights_along(cells: int) -> Float[Tensor, "windows cells"]:
+    """Share of each window, of those along one side, that lies in each cell."""
+    start = torch.linspace(0, 1 - WINDOW.share, WINDOWS_PER_SIDE)[:, None]
     edge = torch.arange(cells + 1) / cells
-    overlap = torch.minimum(edge[1:], start + WINDOW_SHARE) - torch.maximum(edge[:-1], start)
-    return overlap.clamp_min(0) / WINDOW_SHARE
+    overlap = torch.minimum(edge[1:], start + WINDOW.share) - torch.maximum(edge[:-1], start)
+    return overlap.clamp_min(0) / WINDOW.share

@@ -47,7 +47,7 @@ def extract(
         image_key: The same for the images.
         progress: Label of the progress bar, or None for no bar.
         keep: Takes a sample of the images on the way.
-        regional: Pool over windows too, where the encoder can (`HookedEncoder.with_regions`).
+        regional: Pool over windows too, where the encoder can (`HookedEncoder.with_windows`).
         views: Encode every image in these views (`views.views_of`) too, in every pose those that are of both sides.
 
     Volumes are encoded `VOLUMES_AT_ONCE` at most, whatever the size of a batch.
@@ -118,7 +118,7 @@ def encode(
         turned = [preprocess(change(images), encoder.size, encoder.channels, encoder.intensity) for change in changes]
         # Quarter turns swap height and width, but the input size of the encoder is the same for all.
         batch = torch.cat(turned)
-        with_regions = getattr(encoder, "with_regions", None) if regional else None
+        with_regions = getattr(encoder, "with_windows", None) if regional else None
         pooled, parts = with_regions(batch) if with_regions else (encoder(batch), {})
         background = ~structured_windows(batch)[..., None] if parts else None
     if list(pooled) != list(encoder.layers):

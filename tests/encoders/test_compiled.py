@@ -163,7 +163,7 @@ def test_features_are_what_the_network_returns(tmp_path, generator, kind):
     found = encoder(images)
     assert torch.allclose(found["outputs.0"], maps.mean((2, 3)), atol=1e-6)
     assert torch.allclose(found["outputs.1"], vectors, atol=1e-6)
-    assert encoder.with_regions(images)[1].keys() == {"outputs.0"}
+    assert encoder.with_windows(images)[1].keys() == {"outputs.0"}
 
 
 def test_outputs_that_are_not_named_are_left_out(tmp_path, generator):
@@ -180,7 +180,7 @@ def test_volumes_and_outputs_with_names(tmp_path, generator):
         expected = network(Volumes)(images)["maps"].mean((2, 3, 4))
     for encoder in (scripted, exported):
         assert torch.allclose(encoder(images)["outputs.0"], expected, atol=1e-6)
-        assert encoder.with_regions(images)[1]["outputs.0"].shape == (2, 27, 3)
+        assert encoder.with_windows(images)[1]["outputs.0"].shape == (2, 27, 3)
 
 
 def test_sscd_takes_images_as_imagenet_has_them(tmp_path, generator):

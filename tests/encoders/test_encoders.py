@@ -118,7 +118,7 @@ LAYOUTS = {"bchw": "BCHW", "bhwc": "BHWC", "bnc": Layer("BNC", prefix_tokens=2),
 def test_regions_are_the_map_cropped_by_hand_and_pooled(shape, pooling, generator):
     network = Maps()
     images = torch.rand(3, 1, *shape, generator=generator)
-    _, parts = HookedEncoder(network, LAYOUTS, size=shape, pooling=pooling).with_regions(images)
+    _, parts = HookedEncoder(network, LAYOUTS, size=shape, pooling=pooling).with_windows(images)
     assert list(parts) == ["bchw", "bhwc", "bnc"]
     h, w = shape[0] // 2, shape[1] // 2
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_regions_of_volumes_are_the_map_cropped_by_hand_and_pooled(shape, poolin
     layers = {"bcdhw": "BCDHW", "bdhwc": "BDHWC", "bnc": Layer("BNC", prefix_tokens=1)}
     volumes = torch.rand(2, 1, *shape, generator=generator)
     encoder = HookedEncoder(network, layers, size=shape, pooling=pooling)
-    whole, parts = encoder.with_regions(volumes)
+    whole, parts = encoder.with_windows(volumes)
     assert list(parts) == list(layers)
     assert all(torch.equal(whole[layer], features) for layer, features in encoder(volumes).items())
     with torch.no_grad():
@@ -297,7 +297,7 @@ def test_half_precision_activations_give_float32_features(images):
 def test_whole_features_beside_regions_are_those_without(pooling, generator):
     encoder = HookedEncoder(Maps(), LAYOUTS, size=(16, 8), pooling=pooling)
     images = torch.rand(3, 1, 16, 8, generator=generator)
-    whole, _ = encoder.with_regions(images)
+    whole, _ = encoder.with_windows(images)
     expected = encoder(images)
     assert list(whole) == list(expected)
     assert all(torch.equal(whole[layer], expected[layer]) for layer in expected)
@@ -306,14 +306,14 @@ def test_whole_features_beside_regions_are_those_without(pooling, generator):
 def test_a_class_token_has_no_regions(generator):
     encoder = HookedEncoder(Maps(), {"bnc": LAYOUTS["bnc"]}, size=16, pooling="cls")
     images = torch.rand(3, 1, 16, 16, generator=generator)
-    whole, parts = encoder.with_regions(images)
+    whole, parts = encoder.with_windows(images)
     assert parts == {}
     assert torch.equal(whole["bnc"], encoder(images)["bnc"])
 
 
 def test_vectors_volumes_and_tokens_that_fill_no_rectangle_have_no_regions(generator):
     layers = {"bc": "BC", "bcdhw": "BCDHW", "bnc": Layer("BNC", prefix_tokens=1)}  # 65 tokens beside one: 8 × 8.1
-    whole, parts = HookedEncoder(Maps(), layers, size=16).with_regions(torch.rand(3, 1, 16, 16, generator=generator))
+    whole, parts = HookedEncoder(Maps(), layers, size=16).with_windows(torch.rand(3, 1, 16, 16, generator=generator))
     assert list(whole) == list(layers)
     assert parts == {}
 
@@ -323,7 +323,7 @@ def test_a_change_in_one_corner_is_seen_by_the_windows_that_hold_it_alone(genera
     images = torch.rand(2, 1, 16, 16, generator=generator)
     changed = images.clone()
     changed[..., :4, 12:] = 0  # upper right, beyond where the middle windows end
-    before, after = (encoder.with_regions(x)[1]["bchw"] for x in (images, changed))
+    before, after = (encoder.with_windows(x)[1]["bchw"] for x in (images, changed))
     differs = ((before - after).abs().amax(dim=2) > 1e-6).all(dim=0)
     assert differs.nonzero().flatten().tolist() == [2]
 
@@ -331,7 +331,7 @@ def test_a_change_in_one_corner_is_seen_by_the_windows_that_hold_it_alone(genera
 def test_the_bundled_encoder_has_regions_in_every_layer(generator):
     encoder = build_bundled()
     images = torch.rand(2, 1, 96, 96, generator=generator)
-    whole, parts = encoder.with_regions(images)
+    whole, parts = encoder.with_windows(images)
     assert list(parts) == list(whole) == list(TAPPED)
     assert all(parts[layer].shape == (2, 9, whole[layer].shape[1]) for layer in TAPPED)
     assert all(torch.equal(whole[layer], features) for layer, features in encoder(images).items())
@@ -525,7 +525,7 @@ def test_no_layers_are_refused():
 
 
 def test_an_unknown_layout_is_refused():
-    with pytest.raises(EncoderError, match=r"needed layouts out of .*; \['BWH'\] came"):
+    with pytest.raises(EncoderError, match=r"needed a layout out of .*; 'BWH' came"):
         HookedEncoder(Net(), {"first": "BWH"}, size=8)
 
 
@@ -558,7 +558,7 @@ def test_a_cls_token_that_is_not_there_is_refused(layer, generator):
 
 
 def test_an_unknown_pooling_is_refused(generator):
-    with pytest.raises(EncoderError, match="needed pooling mean, gem, mean_std or cls; 'max' came"):
+    with pytest.raises(EncoderError, match=r"needed pooling out of \['mean', 'gem', 'mean_std', 'cls'\]; 'max' came"):
         pool(torch.rand(2, 3, 4, 4, generator=generator), Layer("BCHW"), "max")
 
 

@@ -186,7 +186,7 @@ def test_maps_show_the_image_as_it_lies(kind, corner, folders, images):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_every_square_map_has_regions(kind, folders, images):
     encoder = build_huggingface(folders(kind))
-    whole, parts = encoder.with_regions(images)
+    whole, parts = encoder.with_windows(images)
     assert list(parts) == list(whole) == list(encoder.layers)
     assert all(parts[layer].shape == (2, 9, whole[layer].shape[1]) for layer in parts)
 

@@ -221,7 +221,7 @@ def test_swin_features_are_those_that_the_decoder_of_swinunetr_gets_before_they_
 def test_volumes_have_27_windows(build, generator):
     encoder = build()
     images = torch.rand(2, 1, *encoder.size, generator=generator)
-    whole, parts = encoder.with_regions(images)
+    whole, parts = encoder.with_windows(images)
     assert parts.keys() == whole.keys()
     for layer, features in parts.items():
         assert features.shape == (2, 27, whole[layer].shape[1])

@@ -262,7 +262,7 @@ def test_published_sizes_make_the_image_encoder_of_segment_anything_without_posi
 def test_the_reference_takes_240_pixels_and_has_no_regions(checkpoint, generator):
     encoder = build_mri_core(checkpoint, mode="reference_compat")
     assert (encoder.size, encoder.channels, encoder.intensity) == ((240, 240), 3, "minmax")
-    assert not encoder.with_regions(torch.rand(1, 3, 240, 240, generator=generator))[1]
+    assert not encoder.with_windows(torch.rand(1, 3, 240, 240, generator=generator))[1]
     assert encoder.fingerprint() != build_mri_core(checkpoint).fingerprint()
 
 
@@ -358,7 +358,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
     [
         ({"layers": (3, 12, -1)}, r"needed layers out of 0 to 11.*\[12, -1\] came"),
         ({"layers": ()}, "at least one layer"),
-        ({"mode": "sam"}, "needed mode native or reference_compat; 'sam' came"),
+        ({"mode": "sam"}, r"needed a mode out of \['native', 'reference_compat'\]; 'sam' came"),
         ({"mode": "reference_compat", "pooling": "cls"}, "needed pooling mean for mode reference_compat.*'cls' came"),
     ],
 )

@@ -18,7 +18,7 @@ class Plane(torch.nn.Module):
     def forward(self, images):
         return {"mean": images.mean(dim=(2, 3)), "max": images.amax(dim=(2, 3))}
 
-    def with_regions(self, images):
+    def with_windows(self, images):
         windows = images.flatten(1) @ window_weights(12, 12).T
         return self(images), {"mean": windows[..., None]}
 
@@ -60,7 +60,7 @@ def test_features_are_the_mean_over_slices_along_each_axis(volumes, slices):
 
 def test_windows_are_those_of_the_volume_whichever_axis_is_sliced(volumes):
     encoder = SliceEncoder(Plane(), axes=(0, 1, 2), slices=12)
-    whole, parts = encoder.with_regions(volumes)
+    whole, parts = encoder.with_windows(volumes)
     assert list(parts) == ["mean across depth", "mean across height", "mean across width"]
     assert list(whole) == list(encoder.layers)
     assert all(torch.equal(whole[layer], features) for layer, features in encoder(volumes).items())

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from mi_callback.images.frames import COARSE, DARK, REACH, frame_by_moments
+from mi_callback.images.config import FRAME
+from mi_callback.images.frames import frame_by_moments
 from mi_callback.images.perturbations import affine
 from mi_callback.images.poses import POSES, orbit
 
-SIDE = COARSE  # what is measured at the side of the image needs no resampling in the definition
+SIDE = FRAME.coarse  # what is measured at the side of the image needs no resampling in the definition
 
 
 def blob(side: int = 96, dims: int = 2) -> torch.Tensor:
@@ -27,7 +28,7 @@ def blob(side: int = 96, dims: int = 2) -> torch.Tensor:
 def test_the_frame_is_centred_on_brightness_and_reaches_as_far_as_it_is_spread(generator):
     image = torch.rand(SIDE, SIDE, generator=generator, dtype=torch.float64)
     values = sorted(image.flatten().tolist())
-    background = values[round(DARK * len(values)) - 1]
+    background = values[round(FRAME.dark * len(values)) - 1]
     total = y = x = 0.0
     weight = [[max(0.0, float(image[i, j]) - background) for j in range(SIDE)] for i in range(SIDE)]
     for i in range(SIDE):
@@ -38,7 +39,7 @@ def test_the_frame_is_centred_on_brightness_and_reaches_as_far_as_it_is_spread(g
     for i in range(SIDE):
         for j in range(SIDE):
             variance += weight[i][j] / total * ((i + 0.5 - y) ** 2 + (j + 0.5 - x) ** 2) / 2
-    half = REACH * math.sqrt(variance)
+    half = FRAME.reach * math.sqrt(variance)
     darkest = float(image.min())
 
     def pixel(i: int, j: int) -> float:

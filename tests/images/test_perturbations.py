@@ -69,7 +69,7 @@ def test_magnification_moves_what_lies_off_centre_away_from_it(scale):
 def test_a_rotation_keeps_the_distance_to_the_centre_whatever_the_proportions(h, w):
     spot = disc(h, w, (h - 1) / 2, (w - 1) / 2 + 15, 2.0)
     y, x = centre(P.affine(spot, rotation=30.0))
-    dy, dx = abs(y - (h - 1) / 2), x - (w - 1) / 2
+    dy, dx = y - (h - 1) / 2, x - (w - 1) / 2  # down and right: clockwise
     assert abs(math.hypot(dy, dx) - 15) < 0.2
     assert abs(math.degrees(math.atan2(dy, dx)) - 30) < 1
 

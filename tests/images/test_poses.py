@@ -96,7 +96,7 @@ def test_a_batch_is_posed_as_its_images_one_by_one(generator, name):
 @pytest.mark.parametrize("name", ["flip", "", None])
 def test_an_unknown_orbit_is_refused_with_the_known_ones(name):
     with pytest.raises(
-        DataError, match=r"needed poses out of \['none', 'flips', 'dihedral'\] for 2 dimensions; .* came"
+        DataError, match=r"needed poses for 2 dimensions out of \['none', 'flips', 'dihedral'\]; .* came"
     ):
         orbit(name)
 
@@ -113,5 +113,5 @@ def test_one_pose_after_another_is_a_pose(image, first, second):
 
 
 def test_quarter_turns_are_no_poses_of_volumes():
-    with pytest.raises(DataError, match=r"needed poses out of \['none', 'flips'\] for 3 dimensions; 'dihedral' came"):
+    with pytest.raises(DataError, match=r"needed poses for 3 dimensions out of \['none', 'flips'\]; 'dihedral' came"):
         orbit("dihedral", 3)

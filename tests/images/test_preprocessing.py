@@ -313,6 +313,7 @@ def test_complex_images_are_refused_with_the_way_out():
 
 def test_an_unknown_intensity_is_refused(images):
     with pytest.raises(
-        DataError, match=r"needed intensity minmax, quantile, zscore, none or \(low, high\); 'log' came"
+        DataError,
+        match=r"needed an intensity window \(low, high\), or intensity out of \['minmax', .*'none'\]; 'log' came",
     ):
         normalise_intensity(images, "log")

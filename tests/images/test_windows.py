@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from mi_callback.images.config import WINDOW
 from mi_callback.images.windows import (
-    STRUCTURED,
-    WINDOW_SHARE,
     WINDOWS,
     WINDOWS_PER_SIDE,
     middle_window,
@@ -22,12 +21,12 @@ def overlap(cell: int, cells: int, window: int) -> float:
     """Share of a window along one side that lies in one cell, by counting fine steps."""
     steps = 2520  # divisible by every number of cells in these tests, and by the quarters at which windows begin
     inside = [
-        WINDOW_SHARE * window / (WINDOWS_PER_SIDE - 1)
+        WINDOW.share * window / (WINDOWS_PER_SIDE - 1)
         <= (step + 0.5) / steps
-        < WINDOW_SHARE * window / (WINDOWS_PER_SIDE - 1) + WINDOW_SHARE
+        < WINDOW.share * window / (WINDOWS_PER_SIDE - 1) + WINDOW.share
         for step in range(cell * steps // cells, (cell + 1) * steps // cells)
     ]
-    return sum(inside) / (WINDOW_SHARE * steps)
+    return sum(inside) / (WINDOW.share * steps)
 
 
 def deviation(image: np.ndarray) -> np.ndarray:
@@ -108,11 +107,11 @@ def test_a_window_is_structured_from_a_quarter_of_the_contrast_of_the_image(lops
         contrast = deviation(image[0].double().numpy())
         windows = itertools.product((0, 8, 16), (0, 8, 16))
         shares.append([contrast[y : y + 16, x : x + 16].mean() / contrast.mean() for y, x in windows])
-        assert found.tolist() == [share >= STRUCTURED for share in shares[-1]]
+        assert found.tolist() == [share >= WINDOW.structured for share in shares[-1]]
     near = np.array(shares)
-    assert ((near < STRUCTURED) & (near > 0.5 * STRUCTURED)).any()
-    assert ((near > STRUCTURED) & (near < 1.5 * STRUCTURED)).any()
-    assert not (abs(near - STRUCTURED) < 1e-3).any()
+    assert ((near < WINDOW.structured) & (near > 0.5 * WINDOW.structured)).any()
+    assert ((near > WINDOW.structured) & (near < 1.5 * WINDOW.structured)).any()
+    assert not (abs(near - WINDOW.structured) < 1e-3).any()
 
 
 def test_channels_count_by_their_mean(lopsided):

@@ -204,7 +204,7 @@ def test_regions_are_those_of_the_encoder_where_there_is_anatomy_and_nan_elsewhe
         for p, pose in enumerate(poses):
             for i in range(7):
                 ready = preprocess(POSES[pose](halves[i : i + 1]), (48, 48), 1, convolutional.intensity)
-                expected = convolutional.with_regions(ready)[1][layer][0]
+                expected = convolutional.with_windows(ready)[1][layer][0]
                 structured = structured_windows(ready)[0]
                 for window in range(WINDOWS):
                     if structured[window]:
@@ -567,7 +567,7 @@ class Recorder(torch.nn.Module):
         self.came.append(len(volumes))
         return {"mean": torch.stack([volumes.mean(dim=(1, 2, 3, 4)), volumes[:, 0, 1, 2, 3]], dim=1)}
 
-    def with_regions(self, volumes):
+    def with_windows(self, volumes):
         return self(volumes), {"mean": (volumes.flatten(1) @ window_weights(8, 8, 8).T)[..., None]}
 
     def fingerprint(self):
@@ -591,7 +591,7 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
         ready = preprocess(POSES[pose](volumes), (8, 8, 8), intensity="minmax")
         assert torch.allclose(found.layers["mean"][position], Recorder()(ready)["mean"], atol=1e-5)
         if regional:
-            windows = Recorder().with_regions(ready)[1]["mean"]
+            windows = Recorder().with_windows(ready)[1]["mean"]
             there = structured_windows(ready)
             assert torch.allclose(found.regions["mean"][position][there].float(), windows[there], atol=1e-3)
             assert found.regions["mean"][position][~there].isnan().all()

@@ -11,6 +11,7 @@ from mi_callback.errors import EncoderError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of natural images in [0, 1], red, green and blue: what most backbones were trained with."""
 
 
 def read_convention(folder: Path) -> Mapping[str, Any]:
@@ -26,13 +27,14 @@ def read_convention(folder: Path) -> Mapping[str, Any]:
 
 
 def convention_size(convention: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width that the processor crops to, or else resizes to; None where it says neither."""
     crops = convention.get("do_center_crop") is not False
     size = (convention.get("crop_size") if crops else None) or convention.get("size")
     return as_pair(size) if size else None
 
 
 def normalisation(convention: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
-    """Mean and std for images in [0, 1]."""
+    """Mean and deviation for images in [0, 1]: the processor's, else ImageNet's for three channels, else 0 and 1."""
     if convention.get("do_normalize") is False:
         return 0.0, 1.0
     if "image_mean" not in convention:
@@ -44,5 +46,5 @@ def normalisation(convention: Mapping[str, Any], channels: int) -> tuple[Any, An
 
 
 def as_numbers(values: float | Sequence[float]) -> list[float]:
-    """Also from a list of OmegaConf."""
+    """A list of one number or several, which may come as a list of OmegaConf."""
     return [float(values)] if isinstance(values, (int, float)) else [float(value) for value in values]

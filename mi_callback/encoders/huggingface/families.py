@@ -24,7 +24,7 @@ class Family:
         masks: Whether it drops and shuffles patches unless told not to.
     """
 
-    layout: Layout
+    layout: Layout | str
     cls: bool = False
     field: str = "hidden_states"
     fixed: bool = False
@@ -62,7 +62,12 @@ FAMILIES: dict[str, Family] = {
 """`model_type` in a model's config.json → its family. Of models with several parts, that of the vision part."""
 
 
-def declare_layer(config: Any, layout: Layout | None, prefix_tokens: int | None) -> tuple[Family, Layer]:
+def declare_layer(config: Any, layout: Layout | str | None, prefix_tokens: int | None) -> tuple[Family, Layer]:
+    """The family of a model and what its hidden states are: known by its `model_type`, else as the user declares.
+
+    Raises:
+        EncoderError: If what is known is declared too, or what is not known is not.
+    """
     kind = config.model_type
     if kind in FAMILIES:
         if layout is not None or prefix_tokens is not None:
@@ -81,6 +86,7 @@ def declare_layer(config: Any, layout: Layout | None, prefix_tokens: int | None)
 
 
 def check_channels(config: Any, asked: int | None) -> int:
+    """The channels that a model takes, which are those that were asked for, if any were."""
     takes = int(getattr(config, "num_channels", 3) or 3)
     if asked not in (None, takes):
         raise EncoderError(f"needed the {takes} channels that this {config.model_type} takes; channels={asked} came.")
@@ -88,11 +94,13 @@ def check_channels(config: Any, asked: int | None) -> int:
 
 
 def trained_size(config: Any) -> tuple[int, int]:
+    """Height and width at which a model was trained; 224 where its config does not say."""
     size = getattr(config, "image_size", None)
     return as_pair(size) if size else (224, 224)
 
 
 def check_size(config: Any, family: Family, sides: tuple[int, int]) -> tuple[int, int]:
+    """The size of the input, if the model takes it and sees all of it."""
     trained = trained_size(config)
     if family.fixed and sides != trained:
         raise EncoderError(
@@ -114,6 +122,7 @@ def position_options(backbone: nn.Module, sides: tuple[int, int]) -> dict[str, A
 
 
 def as_pair(size: int | Sequence[int] | Mapping[str, int]) -> tuple[int, int]:
+    """Height and width from one number, two, or what an image processor's settings call a size."""
     if isinstance(size, Mapping):
         known = ("shortest_edge", "shortest_edge") if "shortest_edge" in size else ("longest_edge", "longest_edge")
         size = [size.get(key, 0) for key in (("height", "width") if "height" in size else known)]

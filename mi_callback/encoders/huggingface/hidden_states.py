@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mi_callback.encoders.checkpoints import describe_error
 from mi_callback.encoders.huggingface.families import Family, as_pair, trained_size
 from mi_callback.errors import EncoderError
+from mi_callback.types import Images
 
 
 class HiddenStates(nn.Module):
@@ -31,15 +32,16 @@ class HiddenStates(nn.Module):
         """Name the hidden states at `positions`."""
         self.hidden = nn.ModuleDict({str(position): nn.Identity() for position in positions})
 
-    def forward(self, images: Tensor) -> None:
+    def forward(self, images: Images) -> None:
+        """Show each wanted hidden state to the module that bears its position."""
         wanted = [int(position) for position in self.hidden]
         # Newer versions of transformers keep the listed ones only; older ones read a list as True and keep them all.
         states = self.states(images, wanted)
         for position, named in zip(wanted, self.hidden.values(), strict=True):
             named(states[position])
 
-    def states(self, images: Tensor, wanted: bool | list[int] = True) -> tuple[Tensor, ...]:
-        """The hidden states of images `(n, channels, h, w)`, in the family's layout."""
+    def states(self, images: Images, wanted: bool | list[int] = True) -> tuple[Tensor, ...]:
+        """The hidden states of images, in the family's layout."""
         if self.standardise:
             spread, centre = torch.std_mean(images, dim=(2, 3), correction=0, keepdim=True)
             images = (images - centre) / spread.clamp_min(1e-6)
@@ -57,7 +59,8 @@ class HiddenStates(nn.Module):
 
 
 @torch.no_grad()
-def try_states(network: HiddenStates, images: Tensor, kind: str) -> tuple[Tensor, ...]:
+def try_states(network: HiddenStates, images: Images, kind: str) -> tuple[Tensor, ...]:
+    """The hidden states of images, or an error that says what the model refuses them for."""
     try:
         states = network.eval().states(images)
     except Exception as error:  # each family refuses in its own way
@@ -69,6 +72,7 @@ def try_states(network: HiddenStates, images: Tensor, kind: str) -> tuple[Tensor
 
 
 def choose_positions(layers: Sequence[int] | None, count: int, kind: str) -> list[int]:
+    """Positions among `count` hidden states, none negative: those that were asked for, else three evenly spread."""
     last = count - 1
     if layers is None:
         spread = [max(1, round(last * third / 3)) for third in (1, 2, 3)]

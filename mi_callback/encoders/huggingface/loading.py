@@ -107,6 +107,7 @@ def spoil_missing(backbone: nn.Module, missing: Sequence[str], source: str) -> l
 
 
 def describe_loss(backbone: nn.Module, source: str) -> str:
+    """The beginning of an error about weights that the files do not hold as the network needs them."""
     return f"needed the weights of {type(backbone).__name__}; in {source} are"
 
 

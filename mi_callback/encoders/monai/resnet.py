@@ -17,9 +17,10 @@ from mi_callback.encoders.monai.weights import (
     tap_network,
 )
 from mi_callback.encoders.pooling import Layout
-from mi_callback.errors import EncoderError
+from mi_callback.errors import EncoderError, choice
 
 DEPTHS = (10, 18, 34, 50, 101, 152, 200)
+"""Those that MONAI has."""
 
 
 def build_monai_resnet(
@@ -64,10 +65,11 @@ def build_monai_resnet(
         options: Others of `HookedEncoder`: `intensity` (by default `zscore`), `mean`, `std`, `pooling`, `card`.
 
     Raises:
-        EncoderError: If no checkpoint is named, or it has not the weights of this network.
+        EncoderError: If no checkpoint is named, or it has not the weights of this network; if an option is unknown.
     """
     if depth not in DEPTHS:
         raise EncoderError(f"needed a depth out of {list(DEPTHS)}; {depth!r} came.")
+    choice("a shortcut", shortcut, ("A", "B"), EncoderError)
     check_dims(dims)
 
     def build() -> nn.Module:
@@ -90,7 +92,7 @@ def build_monai_resnet(
         return strip_wrappers(weights, prefix, "backbone.", "encoder.")
 
     network = load_or_draw_weights(build, checkpoint, seed, sha256, renamed, ("fc.", *unused))
-    layout: Layout = "BCDHW" if dims == 3 else "BCHW"
+    layout = Layout.BCDHW if dims == 3 else Layout.BCHW
     declared = {
         "size": expand_size(size or (96 if dims == 3 else 224), dims),
         "channels": channels,

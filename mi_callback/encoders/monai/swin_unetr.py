@@ -103,7 +103,7 @@ def build_swin_unetr(
     network = load_or_draw_weights(
         build, checkpoint, seed, sha256, renamed, (), lambda key: key.endswith("position_index")
     )
-    layout: Layout = "BCDHW" if dims == 3 else "BCHW"
+    layout = Layout.BCDHW if dims == 3 else Layout.BCHW
     declared = {"size": sides, "channels": channels, "intensity": "quantile"}
     layers = layers or {"layers2.0": layout, "layers3.0": layout, "layers4.0": layout}
     return tap_network(network, layers, checkpoint, seed, name, **{**declared, **options})

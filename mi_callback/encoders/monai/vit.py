@@ -17,7 +17,10 @@ from mi_callback.encoders.monai.weights import (
     tap_network,
 )
 from mi_callback.encoders.pooling import Layer
-from mi_callback.errors import EncoderError
+from mi_callback.errors import EncoderError, choice
+
+POSITIONS = ("learnable", "sincos", "none")
+"""Embeddings of the positions that MONAI has."""
 
 
 def build_monai_vit(
@@ -57,7 +60,7 @@ def build_monai_vit(
         heads: Of attention, in each block.
         mlp: Width of the hidden layer in each block; four times that of the tokens when None.
         class_token: Whether a token stands in front of those of the patches (`classification=True` in MONAI).
-        position: `learnable` or `sincos` embeddings of the positions.
+        position: `learnable` or `sincos` embeddings of the positions, or `none`.
         qkv_bias: Whether queries, keys and values have biases.
         taps: How many blocks are tapped.
         layers: Submodules to tap instead, with their layouts.
@@ -70,9 +73,10 @@ def build_monai_vit(
         options: Others of `HookedEncoder`: `intensity` (by default `zscore`), `mean`, `std`, `pooling`, `card`.
 
     Raises:
-        EncoderError: If no checkpoint is named, or it has not the weights of this network.
+        EncoderError: If no checkpoint is named, or it has not the weights of this network; if an option is unknown.
     """
     check_dims(dims)
+    choice("a position", position, POSITIONS, EncoderError)
     sides = expand_size(size or (96 if dims == 3 else 224), dims)
     if any(side % patch for side in sides) or width % heads or not 1 <= taps <= depth:
         raise EncoderError(

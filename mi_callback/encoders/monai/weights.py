@@ -16,7 +16,8 @@ from mi_callback.errors import EncoderError
 RANDOM = "random"
 """The checkpoint that is none."""
 
-Layers = Mapping[str, Layout | Layer]
+Layers = Mapping[str, Layer | Layout | str]
+"""Submodules to tap, with their layouts."""
 
 
 def load_or_draw_weights(
@@ -31,9 +32,16 @@ def load_or_draw_weights(
     """The network with the weights of the checkpoint, all of them, or with random ones where they were asked for.
 
     Args:
-        renamed: The weights of a checkpoint, under the keys of the network.
+        build: Makes the network.
+        checkpoint: File, or `RANDOM`.
+        seed: Of random weights.
+        sha256: Hexadecimal digest that the checkpoint must have.
+        renamed: Puts the weights of a checkpoint under the keys of the network.
         unused: Beginnings of keys of the checkpoint that the network need not have.
         immaterial: Keys that change no feature, which either may have and the other not.
+
+    Raises:
+        EncoderError: If no checkpoint is named, or it has not the weights of this network.
     """
     if checkpoint is None:
         raise EncoderError(
@@ -75,11 +83,13 @@ def strip_wrappers(weights: Mapping[str, Tensor], prefix: str, *usual: str) -> d
 
 
 def check_dims(dims: int) -> None:
+    """Refuse anything but images and volumes."""
     if dims not in (2, 3):
         raise EncoderError(f"needed dims 2 (images) or 3 (volumes); {dims!r} came.")
 
 
 def expand_size(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """One side for each dimension, from as many or from one number."""
     sides = (size,) * dims if isinstance(size, int) else tuple(size)
     if len(sides) != dims:
         raise EncoderError(f"needed a size of one number or {dims}; {sides} came.")
@@ -87,6 +97,7 @@ def expand_size(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
 
 
 def check_einops() -> None:
+    """Say what to install where einops is missing."""
     try:
         importlib.import_module("einops")
     except ImportError as error:

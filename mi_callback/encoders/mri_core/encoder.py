@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -20,17 +19,23 @@ from mi_callback.encoders.mri_core.checkpoint import (
 from mi_callback.encoders.mri_core.paper_code import SIZE, RowProfiles
 from mi_callback.encoders.mri_core.vision_transformer import PATCH, VisionTransformer
 from mi_callback.encoders.pooling import Layer, Pooling
-from mi_callback.errors import EncoderError
+from mi_callback.errors import EncoderError, choice
+from mi_callback.types import Kind
 
-Mode = Literal["native", "reference_compat"]
+
+class Mode(Kind):
+    """Which computation the weights are put into: that which they were trained in, or that of the paper's code."""
+
+    NATIVE = "native"
+    REFERENCE_COMPAT = "reference_compat"
 
 
 def build_mri_core(
     checkpoint: str | Path | None = None,
     layers: Sequence[int] = (3, 7, 11),
-    pooling: Pooling = "mean",
+    pooling: Pooling | str = "mean",
     sha256: str | None = None,
-    mode: Mode = "native",
+    mode: Mode | str = "native",
 ) -> HookedEncoder:
     """MRI-CORE's image encoder from `MRI_CORE_vitb.pth`, which you fetch; nothing is downloaded.
 
@@ -63,9 +68,8 @@ def build_mri_core(
     source = CATALOGUE["mri_core"].card.source
     if checkpoint is None:
         raise EncoderError(f"needed a checkpoint; None came. Fetch {source}: nothing is downloaded.")
-    if mode not in ("native", "reference_compat"):
-        raise EncoderError(f"needed mode native or reference_compat; {mode!r} came.")
-    if mode == "reference_compat" and pooling != "mean":
+    mode = choice("a mode", mode, Mode, EncoderError)
+    if mode is Mode.REFERENCE_COMPAT and pooling != "mean":
         raise EncoderError(f"needed pooling mean for mode reference_compat, which has no other; {pooling!r} came.")
     try:
         network = _network(checkpoint, sha256, mode)
@@ -86,7 +90,7 @@ def build_mri_core(
         channels=3,
         intensity="minmax",
         pooling=pooling,
-        name="mri_core" if mode == "native" else "mri_core_reference",
+        name="mri_core" if mode is Mode.NATIVE else "mri_core_reference",
     )
 
 
@@ -95,10 +99,10 @@ def _network(checkpoint: str | Path, sha256: str | None, mode: Mode) -> VisionTr
     width, hidden, depth, grid = network_sizes(weights)
     network: VisionTransformer | RowProfiles
     with torch.device("meta"):  # no random initial weights: they would move the global random state
-        if mode == "native":
+        if mode is Mode.NATIVE:
             network = VisionTransformer(width, hidden, depth, grid)
             weights = fold_layer_scale(weights)
         else:
             network = RowProfiles(width, hidden, depth)
-    load_weights(network, weights, checkpoint, unused=unused if mode == "native" else unused_by_paper_code)
+    load_weights(network, weights, checkpoint, unused=unused if mode is Mode.NATIVE else unused_by_paper_code)
     return network

@@ -23,19 +23,26 @@ their proportions kept. Single-contrast slices of 240 × 240 px are the same in 
 """
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mi_callback.encoders.mri_core.vision_transformer import Block, PatchEmbed
 
 SIZE = 240
+"""Input side, in pixels."""
+
 GRID = 15
+"""Patches along a side."""
+
 WINDOW = 14
+"""Side, in tokens, of the windows within which the other blocks attend."""
+
 GLOBAL = (2, 5, 8, 11)
 """Blocks whose tokens all see each other."""
 
 
 class RowProfiles(nn.Module):
-    """`profiles.i` gives what is made of the output of block i: `(n, 15)`."""
+    """The network of the paper's code; `profiles.i` gives the 15 numbers that it makes of the output of block i."""
 
     def __init__(self, width: int = 768, hidden: int = 3072, depth: int = 12) -> None:
         super().__init__()
@@ -51,20 +58,20 @@ class RowProfiles(nn.Module):
 
 
 class RowProfile(nn.Module):
-    """`(n, rows, columns, channels)` → `(n, rows)`: the fault that the paper's features are made of."""
+    """Means over columns and channels: the fault that the paper's features are made of."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Float[Tensor, "n rows columns width"]) -> Float[Tensor, "n rows"]:
         return tokens.mean(dim=(2, 3))
 
 
 class WindowedBlock(Block):
-    """A block on a map of tokens `(n, rows, columns, width)` that attends within windows of `window` × `window`."""
+    """A block on a map of tokens that attends within windows of `window` × `window` of them."""
 
     def __init__(self, width: int, hidden: int, window: int) -> None:
         super().__init__(width, hidden)
         self.window = window
 
-    def attend(self, tokens: Tensor) -> Tensor:
+    def attend(self, tokens: Float[Tensor, "n rows columns width"]) -> Float[Tensor, "n rows columns width"]:
         rows, columns = tokens.shape[1:3]
         side = self.window
         # Padded before the norm, as there: padding is not zero behind it but the norm's bias.

@@ -6,9 +6,11 @@ lacks, and can attend otherwise (`paper_code`).
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 PATCH = 16
+"""Side of a patch, in pixels."""
 HEAD = 64
 """Channels of an attention head: 64 in ViT-T, S, B and L."""
 EPSILON = 1e-6
@@ -33,8 +35,8 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, hidden) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """`(n, 3, h, w)` → tokens `(n, 1 + grid**2, width)`."""
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n tokens width"]:
+        """Tokens of images, the class token first, then patches row by row."""
         patches = self.patch_embed(images).flatten(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:
@@ -43,13 +45,13 @@ class VisionTransformer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Images `(n, 3, h, w)` → one token a patch of 16 × 16 pixels, `(n, h / 16, w / 16, width)`."""
+    """One token for each patch of 16 × 16 pixels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, PATCH, stride=PATCH)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n rows columns width"]:
         return self.proj(images).permute(0, 2, 3, 1)
 
 
@@ -72,14 +74,14 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token `(n, tokens, width)` looks at every other, in heads of 64 channels."""
+    """Every token looks at every other, in heads of 64 channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Float[Tensor, "n tokens width"]) -> Float[Tensor, "n tokens width"]:
         query, key, value = self.qkv(tokens).unflatten(2, (3, -1, HEAD)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 

@@ -4,21 +4,29 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from mi_callback.images.perturbations.strength import Strength, per_image, per_pixel, randn_like
+from mi_callback.images.perturbations.strength import Strength, draw_normal, per_image, per_pixel
+from mi_callback.types import Images
 
 
 def affine(
-    images: Tensor,
+    images: Images,
     rotation: Strength = 0.0,
     scale_x: Strength = 1.0,
     scale_y: Strength = 1.0,
     shift_x: Strength = 0.0,
     shift_y: Strength = 0.0,
     shear: Strength = 0.0,
-) -> Tensor:
-    """Turn by `rotation` degrees, magnify by `scale`, move by `shift` (share of the side); empty borders are 0."""
+) -> Images:
+    """Sheared, turned and magnified about the centre, then moved. What comes from outside of the image is 0.
+
+    Args:
+        images: In [0, 1]; they need not be square.
+        rotation: In degrees, clockwise as images are shown.
+        scale_x, scale_y: Magnification along each axis; above 1 is larger.
+        shift_x, shift_y: To the right and down, as a share of the side.
+        shear: Of rows along x, as a share of their distance from the centre.
+    """
     n = len(images)
     angle, sx, sy, dx, dy, k = (per_image(v, n, images) for v in (rotation, scale_x, scale_y, shift_x, shift_y, shear))
     cos, sin = torch.cos(angle * math.pi / 180), torch.sin(angle * math.pi / 180)
@@ -33,23 +41,35 @@ def affine(
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def flip_horizontal(images: Tensor) -> Tensor:
+def flip_horizontal(images: Images) -> Images:
+    """Left becomes right."""
     return images.flip(-1)
 
 
-def flip_vertical(images: Tensor) -> Tensor:
+def flip_vertical(images: Images) -> Images:
+    """Above becomes below."""
     return images.flip(-2)
 
 
-def crop(images: Tensor, keep: Strength) -> Tensor:
-    """Keep the central `keep` of each side, enlarged to the old size."""
+def crop(images: Images, keep: Strength) -> Images:
+    """The central `keep` of each side, in (0, 1], enlarged to the old size."""
     return affine(images, scale_x=1 / keep, scale_y=1 / keep)
 
 
-def elastic(images: Tensor, pixels: Strength, generator: torch.Generator) -> Tensor:
-    """Smooth random warp from displacements on a 6×6 grid; `pixels` is their standard deviation."""
+def elastic(images: Images, pixels: Strength, generator: torch.Generator) -> Images:
+    """A smooth random warp: displacements are drawn on a grid of 6 × 6 points and interpolated bicubically.
+
+    Args:
+        images: In [0, 1].
+        pixels: Standard deviation of the displacements, in pixels: 2 is hardly seen, 6 of 96 distorts.
+        generator: Draws them.
+
+    References:
+        Simard et al., "Best practices for convolutional neural networks applied to visual document analysis", ICDAR
+        2003 (random elastic displacements).
+    """
     h, w = images.shape[-2:]
-    coarse = randn_like((len(images), 2, 6, 6), images, generator) * per_pixel(pixels, images)
+    coarse = draw_normal((len(images), 2, 6, 6), images, generator) * per_pixel(pixels, images)
     flow = F.interpolate(coarse, (h, w), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     flow = flow * flow.new_tensor([2 / w, 2 / h])
     identity = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)

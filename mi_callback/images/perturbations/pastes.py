@@ -1,18 +1,25 @@
 """Changes that mix two people: blends, pasted bands, implanted centres."""
 
 import torch
-from torch import Tensor
 
 from mi_callback.images.perturbations.strength import Strength, per_pixel
+from mi_callback.types import Images
 
 
-def blend(images: Tensor, others: Tensor, share: Strength) -> Tensor:
-    """Mix in `share` of another image."""
+def blend(images: Images, others: Images, share: Strength) -> Images:
+    """(1 − share) of each image and `share`, in [0, 1], of another person's."""
     return torch.lerp(images, others, per_pixel(share, images))
 
 
-def paste(images: Tensor, others: Tensor, share: Strength, generator: torch.Generator) -> Tensor:
-    """Replace `share` of the area by that part of another image: a band at one of the four sides, hard-edged."""
+def paste(images: Images, others: Images, share: Strength, generator: torch.Generator) -> Images:
+    """Another person's image over `share`, in [0, 1], of the area: a band at one of the four sides, hard-edged.
+
+    Args:
+        images: Those that are covered in part.
+        others: As many images of other people, of the same shape.
+        share: Of the area that is the other's.
+        generator: Draws the side.
+    """
     n, _, h, w = images.shape
     side = torch.randint(4, (n,), generator=generator, device=generator.device).to(images.device)
     y = (torch.arange(h, device=images.device) + 0.5)[:, None].expand(h, w) / h
@@ -21,8 +28,8 @@ def paste(images: Tensor, others: Tensor, share: Strength, generator: torch.Gene
     return torch.where(depth < per_pixel(share, images), others, images)
 
 
-def implant(images: Tensor, others: Tensor, share: float = 0.5) -> Tensor:
-    """Another image with the centre of this one in its place: a window of `share` of the sides."""
+def implant(images: Images, others: Images, share: float = 0.5) -> Images:
+    """Another person's image with the centre of this one in its place: a window of `share` of the sides, in (0, 1]."""
     h, w = images.shape[-2:]
     high, wide = round(share * h), round(share * w)
     top, left = (h - high) // 2, (w - wide) // 2

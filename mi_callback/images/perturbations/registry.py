@@ -12,7 +12,10 @@ from mi_callback.images.perturbations.pastes import blend, implant, paste
 from mi_callback.images.perturbations.volumes import about_every_axis, in_planes
 
 Perturbation = Callable[[Tensor, torch.Generator], Tensor]
+"""Images in [0, 1] → changed images; the generator draws what is random."""
+
 Paste = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+"""Images, as many of other people → what is partly the one and partly the other."""
 
 PERTURBATIONS: dict[str, Perturbation] = {
     "exact": lambda x, g: x,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mi_callback.images.contrast.curves import KNOTS, apply_curve, fit_curve, identity_curve, look_alike
+from mi_callback.images.config import CURVES
+from mi_callback.images.contrast.curves import apply_curve, fit_curve, identity_curve, look_alike
 from mi_callback.images.perturbations import remap, t2_like
 
 
@@ -14,15 +15,15 @@ def grey(n: int = 3, dims: int = 2, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_curve_is_linear_between_its_knots(dims):
-    images, curve = grey(dims=dims), torch.rand(3, KNOTS, generator=torch.Generator().manual_seed(1))
+    images, curve = grey(dims=dims), torch.rand(3, CURVES.knots, generator=torch.Generator().manual_seed(1))
     changed = apply_curve(images, curve)
     for image, values, found in zip(images, curve, changed, strict=True):
-        expected = np.interp(image.numpy(), np.linspace(0, 1, KNOTS), values.numpy())
+        expected = np.interp(image.numpy(), np.linspace(0, 1, CURVES.knots), values.numpy())
         assert np.allclose(found.numpy(), expected, atol=1e-5)
 
 
 def test_black_and_white_are_the_first_and_the_last_knot_and_results_stay_grey_values():
-    curve = torch.linspace(-0.5, 1.5, KNOTS)[None]
+    curve = torch.linspace(-0.5, 1.5, CURVES.knots)[None]
     assert apply_curve(torch.tensor([[[0.0, 1.0]]]), curve).flatten().tolist() == [0.0, 1.0]
 
 

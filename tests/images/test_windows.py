@@ -1,6 +1,7 @@
 """Windows of an image: where they lie, and which of them show anatomy."""
 
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mi_callback.images.windows import (
 )
 
 
+@cache
 def overlap(cell: int, cells: int, window: int) -> float:
     """Share of a window along one side that lies in one cell, by counting fine steps."""
     steps = 2520  # divisible by every number of cells in these tests, and by the quarters at which windows begin

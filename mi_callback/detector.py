@@ -13,7 +13,7 @@ from mi_callback.detection import leaks, nulls
 from mi_callback.detection.matching import Matcher
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
-from mi_callback.errors import CalibrationError, DataError, StateError
+from mi_callback.errors import CalibrationError, DataError, StateError, choice
 from mi_callback.images.poses import POSES, Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.registration.copied_fraction import copied_fraction
@@ -26,20 +26,17 @@ from mi_callback.retrieval.views import views_of, views_of_queries
 from mi_callback.retrieval.whitening import Mode
 from mi_callback.scores import Scores
 from mi_callback.statistics import power
-from mi_callback.statistics.multiplicity import Procedure, groups_of_duplicates, reject
-from mi_callback.statistics.null import (
-    ROUNDING,
-    Null,
-    NullKind,
-    OniScale,
-    memorization_index,
-    numbered,
-    overfit_novelty_index,
-)
+from mi_callback.statistics.conformal import at_most
+from mi_callback.statistics.duplicates import groups_of_duplicates
+from mi_callback.statistics.indices import OniScale, memorization_index, overfit_novelty_index
+from mi_callback.statistics.multiplicity import Procedure, reject
+from mi_callback.statistics.null import Null, NullKind
+from mi_callback.statistics.outliers import like_copies
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.set_scores import set_scores
+from mi_callback.statistics.subjects import numbered
 from mi_callback.statistics.tail import Tail, fit_tail
-from mi_callback.statistics.target_decoy import Contrast, contrast
+from mi_callback.statistics.target_decoy import TargetDecoy, target_decoy_contrast
 from mi_callback.types import SubjectKey, Subjects
 
 PLANTED = {2: 64, 3: 16}
@@ -94,17 +91,17 @@ class MemorizationDetector:
         whitening: Mode = "shrunk",
         aggregation: Aggregation = "geometric",
         poses: Orbit | str = "flips",
-        null: NullKind = "auto",
+        null: NullKind | str = "auto",
         verify: bool = True,
         candidates: int = 8,
         regions: bool = True,
         views: bool = True,
         alpha: float = 0.05,
         fdr: float | None = None,
-        procedure: Procedure = "bh",
+        procedure: Procedure | str = "bh",
         tail: Literal["gpd"] | None = None,
         contrast: bool = False,
-        oni_scale: OniScale = "unit",
+        oni_scale: OniScale | str = "unit",
         backend: Backend = "auto",
         device: torch.device | str | None = None,
         batch_size: int = 64,
@@ -114,11 +111,11 @@ class MemorizationDetector:
         for name, level in (("alpha", alpha), ("fdr", fdr)):
             if level is not None and not 0 < level < 1:
                 raise CalibrationError(f"needed {name} between 0 and 1; {level!r} came.")
-        if null not in ("auto", "held_out", "cross_fit", "train_halves"):
-            raise CalibrationError(f"needed null auto, held_out, cross_fit or train_halves; {null!r} came.")
-        for name, choice, known in (("procedure", procedure, ("bh", "by")), ("tail", tail, (None, "gpd"))):
-            if choice not in known:
-                raise CalibrationError(f"needed {name} out of {list(known)}; {choice!r} came.")
+        self.null_choice = choice("null", null, NullKind, CalibrationError)
+        self.procedure = choice("procedure", procedure, Procedure, CalibrationError)
+        self.oni_scale = choice("oni_scale", oni_scale, OniScale, CalibrationError)
+        if tail not in (None, "gpd"):
+            raise CalibrationError(f"needed tail out of [None, 'gpd']; {tail!r} came.")
         for name, count in (("candidates", candidates), ("batch_size", batch_size), ("null_size", null_size)):
             if count is not None and count < 1:
                 raise DataError(f"needed {name} of at least 1; {count!r} came.")
@@ -127,10 +124,8 @@ class MemorizationDetector:
         self.aggregation: Aggregation = aggregation
         self.dims = len(self.encoder.size)
         self.poses = orbit(poses, self.dims)
-        self.null_choice: NullKind = null
         self.verify, self.candidates, self.regions, self.views = verify, candidates, regions, views
-        self.alpha, self.fdr, self.oni_scale = alpha, fdr, oni_scale
-        self.procedure: Procedure = procedure
+        self.alpha, self.fdr = alpha, fdr
         self.tail_choice, self.contrast = tail, contrast
         self.backend: Backend = backend
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -268,7 +263,7 @@ class MemorizationDetector:
         found = self.match(generated, self.reference, self.train.thumbnails)
         mi = memorization_index(found.similarity, self.null)
         p_value = self.null.p_values(found.similarity)
-        flagged = p_value <= self.alpha + ROUNDING if self.fdr is None else reject(p_value, self.fdr, self.procedure)
+        flagged = at_most(p_value, self.alpha) if self.fdr is None else reject(p_value, self.fdr, self.procedure)
         subjects = self.train.subjects
         match_subject = [None if subjects is None else subjects[i] for i in found.row.tolist()]
         return Scores(
@@ -294,7 +289,7 @@ class MemorizationDetector:
             group=groups_of_duplicates(len(generated), self._duplicates(generated, found.row)),
             procedure=self.procedure,
             null_suspects=self.null.suspects,
-            like_copies=leaks.like_copies(found.similarity, self.null.similarity),
+            like_copies=like_copies(found.similarity, self.null.similarity),
             p_tail=None if self.tail is None else self.tail.extrapolate(found.similarity, p_value),
             contrast=self._contrast(generated, flagged) if self.contrast else None,
             power=self.measured_power,
@@ -341,7 +336,7 @@ class MemorizationDetector:
             assert self.null is not None
             assert self.train is not None
             found = self.match(self.features(planted), self.reference, self.train.thumbnails)
-            return self.null.p_values(found.similarity) <= self.alpha + ROUNDING, found.row
+            return at_most(self.null.p_values(found.similarity), self.alpha), found.row
 
         others = None if self.held_out is None else self.held_out.thumbnails[:, None]
         self.measured_power = power.measure(
@@ -376,7 +371,7 @@ class MemorizationDetector:
         person = numbered(self.train.ids)[row]
         return pairs[person[pairs[:, 0]] == person[pairs[:, 1]]]
 
-    def _contrast(self, generated: Features, flagged: Tensor) -> Contrast:
+    def _contrast(self, generated: Features, flagged: Tensor) -> TargetDecoy:
         assert self.train is not None
         if self.held_out is None:
             raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
@@ -384,7 +379,8 @@ class MemorizationDetector:
             self._pool = Pool.of(self.train, self.held_out, self.fit_reference, self.seed)
         pool = self._pool
         found = self.match(generated, pool.reference, pool.images.thumbnails)
-        return contrast(found.similarity, pool.subject[found.row], pool.trained, flagged, self.fdr or 0.1, self.seed)
+        matched = pool.subject[found.row]
+        return target_decoy_contrast(found.similarity, matched, pool.trained, flagged, self.fdr or 0.1, self.seed)
 
     # State -------------------------------------------------------------------------------------------------------
 
@@ -452,5 +448,5 @@ class MemorizationDetector:
                 "needed held-out images for null='held_out'; none came. Pass held_out=…, or use null='cross_fit'."
             )
         if self.null_choice == "auto":
-            return "cross_fit" if held_out is None else "held_out"
+            return NullKind.CROSS_FIT if held_out is None else NullKind.HELD_OUT
         return self.null_choice

@@ -1,6 +1,5 @@
 """What was found, per generated image, and its aggregates."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,11 +7,15 @@ from typing import Literal
 from torch import Tensor
 
 from mi_callback.statistics import verdict as judgement
-from mi_callback.statistics.certificates import Certificate, certify, memorization_rate
-from mi_callback.statistics.multiplicity import Procedure, distinct_flags
-from mi_callback.statistics.null import ROUNDING, NullKind, smallest_p
+from mi_callback.statistics.conformal import at_most, round_down, round_up
+from mi_callback.statistics.duplicates import FlagCount, distinct_flags
+from mi_callback.statistics.multiplicity import Procedure
+from mi_callback.statistics.null import NullKind, smallest_p
 from mi_callback.statistics.power import Power
-from mi_callback.statistics.target_decoy import Contrast
+from mi_callback.statistics.rates.certificates import Certificate, certify
+from mi_callback.statistics.rates.clopper_pearson import Limits
+from mi_callback.statistics.rates.copies import memorization_rate
+from mi_callback.statistics.target_decoy import TargetDecoy
 
 Verdict = Literal["clean", "memorized", "inconclusive"]
 
@@ -76,11 +79,11 @@ class Scores:
     null_images: int
     subjects_known: bool
     group: Tensor
-    procedure: Procedure = "bh"
+    procedure: Procedure = Procedure.BH
     null_suspects: int = 0
     like_copies: Tensor | None = None
     p_tail: Tensor | None = None
-    contrast: Contrast | None = None
+    contrast: TargetDecoy | None = None
     power: Power | None = None
     window: Tensor | None = None
     by_edges: Tensor | None = None
@@ -104,11 +107,11 @@ class Scores:
         """Share of flagged images, false flags included."""
         return self.n_flagged / len(self)
 
-    def rate_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+    def rate_interval(self, confidence: float = 0.95) -> Limits:
         """Limits of the share of copies among the samples, for false flags and (where power was measured) misses.
 
         The lower one is above 0 only for more flags than chance explains; the upper one takes every flag for a copy,
-        and counts those that the detector would not see. See `certificates.memorization_rate`.
+        and counts those that the detector would not see. See `rates.copies.memorization_rate`.
 
         Raises:
             CalibrationError: If the null cannot resolve alpha.
@@ -116,7 +119,7 @@ class Scores:
         distinct, _ = self.distinct_flags(self.alpha)
         interval = memorization_rate(
             # Where near-duplicates are not flagged, the smaller share counts: of images or of groups.
-            min(distinct, math.floor(self._share_of_groups + ROUNDING)),
+            min(distinct, round_down(self._share_of_groups)),
             self.n_distinct,
             self.alpha,
             self.null_subjects,
@@ -124,7 +127,7 @@ class Scores:
             confidence=confidence,
             kind=self.null_kind,
         )
-        return interval.lower, self.certificate((1 + confidence) / 2).rate_upper
+        return Limits(interval.lower, self.certificate((1 + confidence) / 2).rate_upper)
 
     def certificate(self, confidence: float = 0.95) -> Certificate:
         """At most what share of the samples are copies, and what that rests on, in a sentence.
@@ -135,7 +138,7 @@ class Scores:
         # Where near-duplicates are flagged, they may all be copies: the larger share counts, of images or of groups.
         distinct, _ = self.distinct_flags(self.alpha)
         return certify(
-            max(distinct, math.ceil(self._share_of_groups - ROUNDING)),
+            max(distinct, round_up(self._share_of_groups)),
             self.n_distinct,
             self.alpha,
             self.null_subjects,
@@ -148,13 +151,13 @@ class Scores:
     def resolvable(self) -> bool:
         """Whether a single copy could be flagged with as few subjects as the null has (under `fdr` true if any is)."""
         found = self.fdr is not None and self.n_flagged > 0
-        return found or smallest_p(self.null_subjects, self.null_kind) <= self.level + ROUNDING
+        return found or at_most(smallest_p(self.null_subjects, self.null_kind), self.level)
 
     @property
     def calibrated(self) -> bool:
         """Whether p ≤ alpha can happen against this null, and then means what it says."""
-        return self.null_kind != "train_halves" and (
-            smallest_p(self.null_subjects, self.null_kind) <= self.alpha + ROUNDING
+        return self.null_kind != NullKind.TRAIN_HALVES and at_most(
+            smallest_p(self.null_subjects, self.null_kind), self.alpha
         )
 
     @property
@@ -185,17 +188,17 @@ class Scores:
         """Whether look number `look` (from 1) at a run shows more flags than a whole run without memorization would.
 
         As the p-values, it takes novel samples to resemble real images of other people; a contrast that sees no copying
-        where it could silences it. See `multiplicity.alarm`. False where nothing can be flagged: see `calibrated`.
+        where it could silences it. See `rates.false_flags.alarm`. False where nothing can be flagged: see `calibrated`.
         """
         return judgement.alarm(self, look, risk)
 
-    def flags(self, level: float) -> tuple[int, int]:
+    def flags(self, level: float) -> FlagCount:
         """Images with p ≤ level, and images."""
-        return int((self.p_value <= level + ROUNDING).sum()), len(self)
+        return FlagCount(int(at_most(self.p_value, level).sum()), len(self))
 
-    def distinct_flags(self, level: float) -> tuple[int, int]:
+    def distinct_flags(self, level: float) -> FlagCount:
         """The same, where near-duplicates count once."""
-        return distinct_flags(self.p_value <= level + ROUNDING, self.group)
+        return distinct_flags(at_most(self.p_value, level), self.group)
 
     @property
     def _share_of_groups(self) -> float:
@@ -283,7 +286,7 @@ class Scores:
         return text
 
     @staticmethod
-    def _contrast_in_words(contrast: Contrast) -> str:
+    def _contrast_in_words(contrast: TargetDecoy) -> str:
         near = f"contrast p = {contrast.p_value:.2g}"
         if contrast.p_value > judgement.LEVEL and contrast.least > judgement.DECISIVE:
             near += ", too few people flagged for it to decide"

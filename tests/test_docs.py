@@ -86,8 +86,10 @@ def test_readme_links_and_pictures_exist():
         assert (Path(__file__).parents[1] / target).exists(), target
 
 
-@pytest.mark.parametrize("module", ["calibration", "multiplicity", "certificates", "set_scores"])
+@pytest.mark.parametrize("module", ["conformal", "multiplicity", "rates.certificates", "set_scores.vendi"])
 def test_docstring_examples_run(module):
-    failed, tried = doctest.testmod(importlib.import_module(f"mi_callback.{module}"), extraglobs={"torch": torch})
+    failed, tried = doctest.testmod(
+        importlib.import_module(f"mi_callback.statistics.{module}"), extraglobs={"torch": torch}
+    )
     assert tried > 0
     assert failed == 0

@@ -10,11 +10,13 @@ import torch
 
 from mi_callback.errors import CalibrationError
 from mi_callback.scores import Scores
-from mi_callback.statistics.certificates import certify, memorization_rate
-from mi_callback.statistics.multiplicity import alarm
-from mi_callback.statistics.null import ROUNDING, conformal_p_values, smallest_p
+from mi_callback.statistics.conformal import ROUNDING, conformal_p_values
+from mi_callback.statistics.null import smallest_p
 from mi_callback.statistics.power import Power
-from mi_callback.statistics.target_decoy import Contrast
+from mi_callback.statistics.rates.certificates import certify
+from mi_callback.statistics.rates.copies import memorization_rate
+from mi_callback.statistics.rates.false_flags import alarm
+from mi_callback.statistics.target_decoy import TargetDecoy
 
 
 def make(p_value, alpha=0.05, fdr=None, null_subjects=99, null_images=None, flagged=None, **fields) -> Scores:
@@ -46,9 +48,9 @@ def make(p_value, alpha=0.05, fdr=None, null_subjects=99, null_images=None, flag
     )
 
 
-def opinion(p_value: float, least: float = 1e-3, leaked: int = 0, fdr: float = 0.1) -> Contrast:
+def opinion(p_value: float, least: float = 1e-3, leaked: int = 0, fdr: float = 0.1) -> TargetDecoy:
     """What a contrast says; which images it says it of does not matter to the verdict."""
-    return Contrast(p_value, least, torch.ones(1).bool(), torch.ones(1).bool(), leaked, 0.5, fdr)
+    return TargetDecoy(p_value, least, torch.ones(1).bool(), torch.ones(1).bool(), leaked, 0.5, fdr)
 
 
 def planted(found: int, n: int = 20) -> Power:

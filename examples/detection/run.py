@@ -30,8 +30,8 @@ from mi_callback.lightning.loggers import markdown_table
 from mi_callback.registration.copied_fraction import copied_fraction, usual_shares
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
-from mi_callback.statistics.certificates import clopper_pearson
-from mi_callback.statistics.null import subject_weights
+from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
+from mi_callback.statistics.subjects import subject_weights
 
 SIDE, COPIES = 96, 100
 TIMED, THREADS = 192, os.cpu_count() or 1

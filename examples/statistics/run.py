@@ -30,8 +30,8 @@ from mi_callback.images.perturbations import affine, blur, gaussian_noise
 from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.retrieval.features import Features, concatenate
+from mi_callback.statistics.conformal import ROUNDING
 from mi_callback.statistics.multiplicity import reject
-from mi_callback.statistics.null import ROUNDING
 
 SPLITS, VERIFIED_SPLITS, SHIFTED_SPLITS, LOOKS, SEED = 200, 100, 20, 20, 0
 ALPHAS = (0.01, 0.05, 0.1)

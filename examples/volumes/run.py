@@ -21,7 +21,7 @@ from mi_callback.images.perturbations import VOLUME_PASTES, VOLUME_PERTURBATIONS
 from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.scores import Scores
-from mi_callback.statistics.certificates import clopper_pearson
+from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
 
 SIDE, COPIES, SEED, SLICES = 48, 20, 0, 12
 HERE = Path(__file__).parent

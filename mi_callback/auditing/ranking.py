@@ -12,7 +12,6 @@ from scipy import stats
 from torch import Tensor
 
 from mi_callback.auditing.folders import Volumes, reader, warn_of_unknown_subjects
-from mi_callback.detection.nulls import thin
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Card, Encoder, available, build_encoder, entry
 from mi_callback.encoders.listing import RESTRICTED
@@ -21,9 +20,11 @@ from mi_callback.images.batches import read_batches
 from mi_callback.images.files import SliceFolder
 from mi_callback.images.preprocessing import check_images
 from mi_callback.reporting.tables import text_table
-from mi_callback.statistics.certificates import clopper_pearson
-from mi_callback.statistics.null import ROUNDING, NullKind, smallest_p, subjects_needed
+from mi_callback.statistics.conformal import at_most
+from mi_callback.statistics.null import NullKind, smallest_p, subjects_needed
 from mi_callback.statistics.power import Power
+from mi_callback.statistics.rates.clopper_pearson import Limits, clopper_pearson
+from mi_callback.statistics.subjects import thin
 from mi_callback.types import Subjects
 
 ALIKE = 0.05
@@ -225,7 +226,7 @@ def ranking_table(rows: Sequence[Ranked]) -> str:
     return "\n".join(lines)
 
 
-def interval(power: Power) -> tuple[float, float]:
+def interval(power: Power) -> Limits:
     """95 % interval of the overall power; the image, not the copy, is the unit. Exact (Clopper-Pearson)."""
     return clopper_pearson(*power.counts)
 
@@ -257,9 +258,9 @@ def _load(source: Any, subjects: Subjects | None, most: int | None, seed: int, n
 
 
 def _check_resolution(kind: NullKind, people: int, alpha: float) -> None:
-    if kind == "train_halves":
+    if not kind.calibrated:
         raise CalibrationError("needed null auto, held_out or cross_fit to rank by; train_halves is not calibrated.")
-    if (smallest := smallest_p(people, kind)) > alpha + ROUNDING:
+    if not at_most(smallest := smallest_p(people, kind), alpha):
         side = "held-out" if kind == "held_out" else "training"
         raise CalibrationError(
             f"needed at least {subjects_needed(alpha, kind)} {side} subjects for p ≤ {alpha:g} to happen at all; "

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_callback.detection import leaks
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError, StateError
 from mi_callback.images.poses import compose, orbit
 from mi_callback.scores import Scores
-from mi_callback.statistics.multiplicity import groups_of_duplicates, reject
-from mi_callback.statistics.null import ROUNDING, Null, memorization_index, overfit_novelty_index
+from mi_callback.statistics.conformal import at_most
+from mi_callback.statistics.duplicates import groups_of_duplicates
+from mi_callback.statistics.indices import memorization_index, overfit_novelty_index
+from mi_callback.statistics.multiplicity import reject
+from mi_callback.statistics.null import Null, NullKind
+from mi_callback.statistics.outliers import like_copies
 from mi_callback.types import Subjects
 
 _REVERSED = {pose: compose(pose, "flip_depth") for pose in orbit("flips")}
@@ -103,9 +106,7 @@ def score_volumes(
         mi=mi,
         oni=overfit_novelty_index(mi, detector.oni_scale),
         p_value=p_value,
-        flagged=p_value <= slices.alpha + ROUNDING
-        if slices.fdr is None
-        else reject(p_value, slices.fdr, slices.procedure),
+        flagged=at_most(p_value, slices.alpha) if slices.fdr is None else reject(p_value, slices.fdr, slices.procedure),
         match=torch.tensor([one.volume for one in found]),
         match_subject=[subject_of_volume[one.volume] for one in found],
         consensus=torch.stack([slices.consensus[own].median() for own in in_order]),
@@ -115,12 +116,12 @@ def score_volumes(
             _pose([slices.pose[i] for i in own.tolist()], one.reversed)
             for one, own in zip(found, in_order, strict=True)
         ],
-        null_kind="held_out",
+        null_kind=NullKind.HELD_OUT,
         null_subjects=null.n_subjects,
         null_images=len(null.similarity),
         subjects_known=held_out_subjects is not None,
         group=groups_of_duplicates(len(rows), _duplicates(slices.group, rows)),
-        like_copies=leaks.like_copies(share, null.similarity),
+        like_copies=like_copies(share, null.similarity),
         p_tail=None,
         contrast=None,
         power=None,  # what was measured is that of slices
@@ -166,7 +167,7 @@ def _null(places: Sequence[tuple[int, int]], volumes: Sequence[Any], subjects: S
     rows = _rows(volumes)
     shares = [len(_most_alike([places[i] for i in own.tolist()]).slices) / len(own) for own in rows]
     people = None if subjects is None else [subjects[int(own[0])] for own in rows]
-    return Null(torch.tensor(shares, dtype=torch.float64), people, "held_out")
+    return Null(torch.tensor(shares, dtype=torch.float64), people, NullKind.HELD_OUT)
 
 
 def _places(volumes: Sequence[Any]) -> list[tuple[int, int]]:

@@ -6,7 +6,6 @@ then nothing reads as clean. All is said, by position: ids are not put into mess
 """
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,19 +13,10 @@ from torch import Tensor
 from mi_callback.errors import DataError
 from mi_callback.images.poses import POSES, orbit
 from mi_callback.retrieval.features import Features
-from mi_callback.statistics.null import robust_std
-
-COPY = 0.9
-"""Similarity from which a real image can be a copy of another."""
-
-OUTLYING = 6.0
-"""Robust standard deviations above the median of a null, on Fisher's scale, at which an image is no part of it."""
+from mi_callback.statistics.subjects import images_of_same_subjects, merge_subjects
 
 ROUNDED = 0.01
 """Difference of the mean grey levels, of 255, of two thumbnails of one image at most."""
-
-FEWEST = 10
-"""Images in a null from which outliers can be told."""
 
 
 def without_leaks(train: Features, held_out: Features) -> Features:
@@ -43,7 +33,7 @@ def without_leaks(train: Features, held_out: Features) -> Features:
     found = sorted({*by_id, *by_image})
     if not found:
         return held_out
-    kept = ~_of_same_subjects(found, held_out.subjects, len(held_out))
+    kept = ~images_of_same_subjects(found, held_out.subjects, len(held_out))
     what = (
         f"{len(by_image)} of {len(held_out)} held-out images are in the training set too, and "
         f"{len({held_out.subjects[i] for i in by_id} if held_out.subjects else ())} held-out subjects were trained on, "
@@ -58,59 +48,11 @@ def without_leaks(train: Features, held_out: Features) -> Features:
     return held_out.where(kept)
 
 
-def like_copies(similarity: Tensor, null: Tensor) -> Tensor:
-    """Images that resemble the training set as only a copy, or the same patient, would, bool `(n,)`.
-
-    They lie at `COPY` or above *and* more than `OUTLYING` robust standard deviations above the median of the null: in
-    a set where all people look alike nothing is taken for a copy. An extrapolation: it can forbid to say clean, and
-    never makes anything memorized.
-    """
-    if len(null) < FEWEST:
-        return torch.zeros(len(similarity), dtype=torch.bool)
-    z, others = (values.to(torch.float64).clamp(-1 + 1e-9, 1 - 1e-9).atanh() for values in (similarity, null))
-    return (similarity >= COPY) & (z > others.median() + OUTLYING * robust_std(others))
-
-
-def copies_in_null(similarity: Tensor) -> Tensor:
-    """Images of a null that are `like_copies` against the others, bool `(m,)`."""
-    return like_copies(similarity, similarity)
-
-
-def suspects(similarity: Tensor, subjects: Sequence[str] | None) -> tuple[Tensor, int]:
-    """Which images of a null are of people who seem to be trained on, bool `(m,)`, and how many people that is."""
-    found = copies_in_null(similarity).nonzero().flatten().tolist()
-    who = _of_same_subjects(found, subjects, len(similarity))
-    return who, len(found) if subjects is None else len({subjects[i] for i in found})
-
-
-def few_enough(people: int, total: int) -> bool:
-    """Whether so many suspects may be left out of a null: one, or one in a hundred.
-
-    If they were no leak but people who happen to look alike, leaving them out would flag others like them: with each
-    one left out the rate of false flags rises by up to 1 / (G + 1).
-    """
-    return people <= max(1, total // 100)
-
-
-def merge(subjects: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """A subject per image, where linked subjects, chains included, have become one."""
-    parent = {subject: subject for subject in subjects}
-
-    def root(subject: str) -> str:
-        while parent[subject] != subject:
-            subject = parent[subject]
-        return subject
-
-    for one, other in pairs:
-        parent[root(other)] = root(one)
-    return [root(subject) for subject in subjects]
-
-
 def merge_identical(features: Features) -> list[str]:
     """A subject per image (its row, where subjects are unknown); subjects that share an image have become one."""
     owner: dict[bytes, str] = {}
     images = zip(features.digests(), features.ids, strict=True)
-    return merge(features.ids, [(owner.setdefault(image, subject), subject) for image, subject in images])
+    return merge_subjects(features.ids, [(owner.setdefault(image, subject), subject) for image, subject in images])
 
 
 def _also_in(train: Features, held_out: Features) -> list[int]:
@@ -131,13 +73,3 @@ def _also_in(train: Features, held_out: Features) -> list[int]:
 
 def _means(images: Tensor) -> Tensor:
     return torch.stack([image.double().mean() for image in images])
-
-
-def _of_same_subjects(rows: Sequence[int], subjects: Sequence[str] | None, n: int) -> Tensor:
-    """Images of any subject that one of `rows` is of, bool `(n,)`; these rows alone where subjects are unknown."""
-    if subjects is None:
-        chosen = torch.zeros(n, dtype=torch.bool)
-        chosen[list(rows)] = True
-        return chosen
-    people = {subjects[i] for i in rows}
-    return torch.tensor([subject in people for subject in subjects])

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,9 @@ from mi_callback.registration.copied_fraction import usual_shares
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
-from mi_callback.statistics.null import Null, subject_weights
+from mi_callback.statistics import outliers
+from mi_callback.statistics.null import Null, NullKind
+from mi_callback.statistics.subjects import folds, merge_subjects, subject_weights, thin
 from mi_callback.types import Subjects, Thumbnails
 
 FOLDS = 30
@@ -50,12 +52,12 @@ def held_out_null(
     chosen = held_out.where(thin(held_out.subjects, len(held_out), size, seed))
     match = look(chosen, reference, train.thumbnails, "calibrating" if bar else None)
     similarity, subjects = match.similarity, chosen.subjects
-    who, people = leaks.suspects(similarity, subjects)
+    who, people = outliers.suspects(similarity, subjects)
     kept = chosen.where(~who).subjects
     usual = _usual(match.shares[~who], kept)
     if people == 0:
-        return Null(similarity, subjects, "held_out", usual=usual)
-    left_out = leaks.few_enough(people, len(similarity) if subjects is None else len(set(subjects)))
+        return Null(similarity, subjects, NullKind.HELD_OUT, usual=usual)
+    left_out = outliers.few_enough(people, len(similarity) if subjects is None else len(set(subjects)))
     warnings.warn(
         f"{people} held-out people resemble a training image as only a copy, or the same patient under another id, "
         f"would (similarity up to {float(similarity.max()):.3f}, median {float(similarity.median()):.3f}), e.g. that "
@@ -63,8 +65,8 @@ def held_out_null(
         stacklevel=2,
     )
     if left_out:
-        return Null(similarity[~who], kept, "held_out", usual=usual)
-    return Null(similarity, subjects, "held_out", suspects=people, usual=usual)
+        return Null(similarity[~who], kept, NullKind.HELD_OUT, usual=usual)
+    return Null(similarity, subjects, NullKind.HELD_OUT, suspects=people, usual=usual)
 
 
 def cross_fit_null(
@@ -80,9 +82,9 @@ def cross_fit_null(
     """
     groups = leaks.merge_identical(train)
     null, same = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
-    merged_groups = leaks.merge(groups, same)
+    merged_groups = merge_subjects(groups, same)
     people = len(set(groups)) - len(set(merged_groups))
-    if people and leaks.few_enough(people, len(set(groups))):
+    if people and outliers.few_enough(people, len(set(groups))):
         groups = merged_groups
         null, _ = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
     elif people:
@@ -128,14 +130,14 @@ def _cross_fit(
         subjects += [groups[i] for i in queries.tolist()]
         matched += [groups[i] for i in others[matches[-1].row].tolist()]
     similarity = torch.cat([match.similarity for match in matches])
-    same = [(subjects[i], matched[i]) for i in leaks.copies_in_null(similarity).nonzero().flatten().tolist()]
+    same = [(subjects[i], matched[i]) for i in outliers.copies_in_null(similarity).nonzero().flatten().tolist()]
     distinct = len(set(subjects)) == len(subjects) and train.subjects is None
     fold_of = dict(zip(groups, fold.tolist(), strict=True))
     total, largest = len(fold_of), max(Counter(fold_of.values()).values())
     null = Null(
         similarity,
         None if distinct else subjects,
-        "cross_fit",
+        NullKind.CROSS_FIT,
         # Its own person is absent for a generated image of a novel one too; the others of the fold are not.
         correction=(total - 1) / (total - largest),
         usual=_usual(torch.cat([match.shares for match in matches]), subjects),
@@ -165,7 +167,7 @@ def closest_strangers(
         reference, novel = fit_reference(plain.in_pose(0).where(half == 0)), plain.where(half == 1)
     chosen = novel.where(thin(novel.subjects, len(novel), size, seed))
     closest = reference.closest_stranger(chosen, aggregation)
-    closest = closest[~leaks.copies_in_null(closest)]
+    closest = closest[~outliers.copies_in_null(closest)]
     return float(closest.max()) if len(closest) and float(closest.max()) > -1 else 1.0
 
 
@@ -193,7 +195,7 @@ def train_halves_null(
         subjects += [ids[i] for i in rows.tolist()]
     similarity = torch.cat([match.similarity for match in matches])
     usual = _usual(torch.cat([match.shares for match in matches]), subjects)
-    return Null(similarity, subjects, "train_halves", usual=usual)
+    return Null(similarity, subjects, NullKind.TRAIN_HALVES, usual=usual)
 
 
 def _usual(shares: Tensor, subjects: Subjects | None) -> Tensor | None:
@@ -201,30 +203,3 @@ def _usual(shares: Tensor, subjects: Subjects | None) -> Tensor | None:
     if len(shares) == 0 or shares.isnan().any():
         return None
     return usual_shares(shares, subject_weights(subjects, len(shares)))
-
-
-def thin(subjects: Subjects | None, n: int, most: int | None, seed: int = 0) -> Tensor:
-    """At most `most` positions out of n, ascending: drawn at random, every subject giving as equally as it can.
-
-    A fixed place within a subject (its middle slice, say) would not stand for the others.
-    """
-    if most is None or n <= most:
-        return torch.arange(n)
-    generator = torch.Generator().manual_seed(seed)
-    groups: dict[Hashable, list[int]] = {}
-    for i in torch.randperm(n, generator=generator).tolist():
-        groups.setdefault(i if subjects is None else subjects[i], []).append(i)
-    # Rounds: the first image of every subject, then the second, until the budget is spent.
-    rounds = sorted((place, i) for rows in groups.values() for place, i in enumerate(rows))
-    last = rounds[most - 1][0]
-    whole, partial = [i for p, i in rounds if p < last], [i for p, i in rounds if p == last]
-    drawn = torch.randperm(len(partial), generator=generator)[: most - len(whole)].tolist()
-    return torch.tensor(sorted(whole + [partial[k] for k in drawn]))
-
-
-def folds(groups: Sequence[Hashable], most: int, seed: int) -> Tensor:
-    """Fold of each image, groups kept whole, `(n,)`; as many folds as groups, at most `most`."""
-    unique = list(dict.fromkeys(groups))
-    shuffled = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
-    fold_of = {unique[u]: position % most for position, u in enumerate(shuffled)}
-    return torch.tensor([fold_of[group] for group in groups])

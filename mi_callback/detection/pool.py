@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mi_callback.retrieval.features import Features, join
 from mi_callback.retrieval.reference import Reference
-from mi_callback.statistics.null import numbered
+from mi_callback.statistics.subjects import numbered
 
 RANKS = 1000
 """Quantiles at which numbers of images are matched."""

@@ -15,7 +15,7 @@ from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.views import views_of
 from mi_callback.retrieval.whitening import Mode, Whitening, fit_whitening
 from mi_callback.retrieval.window_index import Regions
-from mi_callback.statistics.null import numbered
+from mi_callback.statistics.subjects import numbered
 from mi_callback.types import LayerFeatures
 
 PER_SUBJECT = 4

@@ -12,7 +12,7 @@ from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import changes_of
 from mi_callback.images.preprocessing import check_images
 from mi_callback.images.resizing import resize
-from mi_callback.statistics.certificates import clopper_pearson
+from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
 
 ENOUGH = 0.5
 """Share of planted copies that a detector must find for its "clean" to mean anything."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mi_callback.errors import CalibrationError
-from mi_callback.statistics.null import ROUNDING, Null
+from mi_callback.statistics.conformal import ROUNDING, round_up
+from mi_callback.statistics.null import Null
 from mi_callback.types import Similarity
 
 MIN_EXCEEDANCES = 20
@@ -146,7 +147,7 @@ def fit_tail(null: Null, seed: int = 0, share: float = 0.2) -> Tail:
     """
     if not 0 < share <= 0.5:
         raise CalibrationError(f"needed a share of subjects in (0, 0.5] for the tail; {share} came.")
-    if null.kind == "train_halves":
+    if not null.kind.calibrated:
         raise CalibrationError(
             "needed a calibrated null for a tail; train_halves came, whose images were trained on. Use null='held_out' "
             "or 'cross_fit'."
@@ -154,7 +155,7 @@ def fit_tail(null: Null, seed: int = 0, share: float = 0.2) -> Tail:
     n_subjects = null.n_subjects
     k = int(min(share * n_subjects + ROUNDING, 3 * n_subjects**0.5))
     if k < MIN_EXCEEDANCES:
-        needed = max(math.ceil(MIN_EXCEEDANCES / share - ROUNDING), math.ceil((MIN_EXCEEDANCES / 3) ** 2))
+        needed = max(round_up(MIN_EXCEEDANCES / share), math.ceil((MIN_EXCEEDANCES / 3) ** 2))
         raise CalibrationError(
             f"needed {MIN_EXCEEDANCES} subjects above the threshold of a tail, so at least {needed} subjects in the "
             f"null; {n_subjects} came. Hold out more subjects, or rank by the Memorization Index."

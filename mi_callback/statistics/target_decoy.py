@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from mi_callback.errors import CalibrationError
-from mi_callback.statistics.null import ROUNDING, TIE, robust_std
+from mi_callback.statistics.conformal import TIE, at_most
+from mi_callback.statistics.outliers import robust_std
 
 DRAWS = 1999
 """Random labellings behind a p-value, which is thus at least 1 / 2000."""
 
 
 @dataclass(frozen=True)
-class Contrast:
+class TargetDecoy:
     """Result for n samples looked up in a pool of G_T training and G_H held-out subjects.
 
     Attributes:
@@ -43,9 +44,9 @@ class Contrast:
     fdr: float
 
 
-def contrast(
+def target_decoy_contrast(
     similarity: Tensor, subject: Tensor, trained: Tensor, suspicious: Tensor, fdr: float = 0.1, seed: int = 0
-) -> Contrast:
+) -> TargetDecoy:
     """Compare the evidence against training subjects with that against held-out subjects.
 
     The evidence against a subject is the highest similarity of a sample whose closest image in the pool is of that
@@ -87,7 +88,7 @@ def contrast(
     labels = trained[matched]
     threshold, leaked = _knockoff_plus(evidence, labels, n_trained / (1 + n_held_out), fdr)
     in_train = trained[subject]
-    return Contrast(
+    return TargetDecoy(
         p_value=_permutation_p_value(evidence, labels, trained, seed),
         least=_all_trained(len(subject[suspicious].unique()), n_trained, n_held_out),
         in_train=in_train,
@@ -112,7 +113,7 @@ def _knockoff_plus(evidence: Tensor, trained: Tensor, ratio: float, fdr: float) 
     estimate = (1 + decoys).to(torch.float64) * ratio / targets.clamp_min(1)
     # Equal evidence stands or falls together.
     last_of_tie = torch.cat([evidence[1:] < evidence[:-1], torch.ones(1, dtype=torch.bool)])
-    good = ((estimate <= fdr + ROUNDING) & (targets > 0) & last_of_tie).nonzero().flatten()
+    good = (at_most(estimate, fdr) & (targets > 0) & last_of_tie).nonzero().flatten()
     if len(good) == 0:
         return torch.inf, 0
     return float(evidence[good[-1]]), int(targets[good[-1]])

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mi_callback.statistics import multiplicity
-from mi_callback.statistics.null import ROUNDING, smallest_p, subjects_needed
+from mi_callback.statistics.conformal import ROUNDING
+from mi_callback.statistics.multiplicity import reject
+from mi_callback.statistics.null import smallest_p, subjects_needed
+from mi_callback.statistics.rates import false_flags
 
 if TYPE_CHECKING:
     from mi_callback.scores import Scores
@@ -19,7 +21,7 @@ DECISIVE = LEVEL / 5
 def says_memorized(scores: "Scores") -> bool:
     """Whether more distinct images are flagged than novel ones would be, or under `fdr` any for sure."""
     if scores.fdr is not None:
-        return bool(multiplicity.reject(scores.p_value, min(scores.fdr, LEVEL), scores.procedure).any())
+        return bool(reject(scores.p_value, min(scores.fdr, LEVEL), scores.procedure).any())
     return _chance(scores, scores.distinct_flags) <= LEVEL
 
 
@@ -46,7 +48,7 @@ def alarm(scores: "Scores", look: int, risk: float) -> bool:
     def raised(level: float) -> bool:
         flagged, n = scores.distinct_flags(level)
         null = scores.null_subjects, scores.several_each
-        return multiplicity.alarm(flagged, n, look, level, *null, risk=risk / len(levels), kind=scores.null_kind)
+        return false_flags.alarm(flagged, n, look, level, *null, risk=risk / len(levels), kind=scores.null_kind)
 
     return any(raised(level) for level in levels)
 
@@ -107,6 +109,6 @@ def _levels(scores: "Scores") -> list[float]:
 def _chance(scores: "Scores", count: Callable[[float], tuple[int, int]]) -> float:
     """Probability of so many flags, at either level, among novel images; `count` gives flags and images at a level."""
     subjects, several, kind = scores.null_subjects, scores.several_each, scores.null_kind
-    p_values = [multiplicity.excess_p_value(*count(level), level, subjects, several, kind) for level in _levels(scores)]
+    p_values = [false_flags.excess_p_value(*count(level), level, subjects, several, kind) for level in _levels(scores)]
     # A p-value that is LEVEL up to rounding is LEVEL.
     return len(p_values) * min(p_values) - ROUNDING

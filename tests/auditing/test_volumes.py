@@ -8,7 +8,7 @@ import torch
 from mi_callback import MemorizationDetector, build_encoder
 from mi_callback.auditing.volumes import _longest_rise, _most_alike, score_volumes
 from mi_callback.errors import CalibrationError, DataError, StateError
-from mi_callback.statistics.null import conformal_p_values
+from mi_callback.statistics.conformal import conformal_p_values
 
 SLICES, TRAIN, HELD_OUT = 6, 12, 24
 

@@ -5,10 +5,12 @@ import warnings
 import pytest
 import torch
 
-from mi_callback.detection.leaks import copies_in_null, few_enough, merge, merge_identical, suspects, without_leaks
+from mi_callback.detection.leaks import merge_identical, without_leaks
 from mi_callback.errors import DataError
 from mi_callback.images.thumbnails import make_thumbnails
 from mi_callback.retrieval.features import Features
+from mi_callback.statistics.outliers import copies_in_null, few_enough, suspects
+from mi_callback.statistics.subjects import merge_subjects
 
 
 def features(thumbnails: torch.Tensor, subjects: list[str] | None = None) -> Features:
@@ -122,5 +124,5 @@ def test_of_a_small_null_nothing_can_be_told():
 
 
 def test_linked_subjects_become_one():
-    assert len(set(merge(list("abcd"), [("a", "b"), ("c", "b")]))) == 2
-    assert merge(list("abab"), []) == list("abab")
+    assert len(set(merge_subjects(list("abcd"), [("a", "b"), ("c", "b")]))) == 2
+    assert merge_subjects(list("abab"), []) == list("abab")

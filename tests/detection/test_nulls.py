@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from mi_callback.detection.nulls import folds, thin
+from mi_callback.statistics.subjects import folds, thin
 
 
 @pytest.mark.parametrize("most", [1, 7, 29, 30, 31, None])

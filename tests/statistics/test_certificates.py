@@ -9,9 +9,11 @@ import torch
 from scipy.stats import betabinom, binom, binomtest
 
 from mi_callback.errors import CalibrationError
-from mi_callback.statistics.certificates import CHEAP, certify, clopper_pearson, memorization_rate, one_sided, plan
-from mi_callback.statistics.multiplicity import excess_p_value
-from mi_callback.statistics.null import ROUNDING, conformal_p_values
+from mi_callback.statistics.conformal import ROUNDING, conformal_p_values
+from mi_callback.statistics.rates.certificates import CHEAP, certify, plan
+from mi_callback.statistics.rates.clopper_pearson import clopper_pearson, one_sided
+from mi_callback.statistics.rates.copies import memorization_rate
+from mi_callback.statistics.rates.false_flags import excess_p_value
 
 memorization_rate_once = cache(memorization_rate)
 certify_once = cache(certify)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from mi_callback.statistics.multiplicity import alarm, distinct_flags, excess_p_value, groups_of_duplicates, reject
-from mi_callback.statistics.null import conformal_p_values
+from mi_callback.statistics.conformal import conformal_p_values
+from mi_callback.statistics.duplicates import distinct_flags, groups_of_duplicates
+from mi_callback.statistics.multiplicity import reject
+from mi_callback.statistics.rates.false_flags import alarm, excess_p_value
 
 alarm_once = cache(alarm)
 

@@ -7,15 +7,10 @@ import pytest
 import torch
 
 from mi_callback.errors import CalibrationError
-from mi_callback.statistics.null import (
-    ROUNDING,
-    Null,
-    conformal_p_values,
-    memorization_index,
-    overfit_novelty_index,
-    smallest_p,
-    subject_weights,
-)
+from mi_callback.statistics.conformal import ROUNDING, conformal_p_values
+from mi_callback.statistics.indices import memorization_index, overfit_novelty_index
+from mi_callback.statistics.null import Null, smallest_p
+from mi_callback.statistics.subjects import subject_weights
 
 
 def slices_of_subjects(rng: np.random.Generator, sizes: list[int], within: float = 0.3) -> list[np.ndarray]:
@@ -201,5 +196,5 @@ def test_a_null_that_does_not_vary_is_refused():
 
 
 def test_an_unknown_scale_is_refused():
-    with pytest.raises(CalibrationError, match="needed oni_scale unit or paper; 'log' came"):
+    with pytest.raises(CalibrationError, match=r"needed oni_scale out of \['unit', 'paper'\]; 'log' came"):
         overfit_novelty_index(torch.zeros(1), "log")

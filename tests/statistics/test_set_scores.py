@@ -9,19 +9,15 @@ from torchmetrics.image.kid import poly_mmd
 from torchmetrics.image.mifid import MemorizationInformedFrechetInceptionDistance
 
 from mi_callback.errors import DataError
-from mi_callback.statistics import set_scores as module
-from mi_callback.statistics.set_scores import (
-    COSINE_FLOOR,
-    authpct,
-    ct,
-    fid,
-    kid,
-    memorization_penalty,
-    mifid,
-    nearest,
-    set_scores,
-    vendi,
-)
+from mi_callback.statistics.set_scores import features as module
+from mi_callback.statistics.set_scores import set_scores
+from mi_callback.statistics.set_scores.authpct import authpct
+from mi_callback.statistics.set_scores.ct import ct
+from mi_callback.statistics.set_scores.features import nearest
+from mi_callback.statistics.set_scores.fid import fid
+from mi_callback.statistics.set_scores.kid import kid
+from mi_callback.statistics.set_scores.mifid import COSINE_FLOOR, memorization_penalty, mifid
+from mi_callback.statistics.set_scores.vendi import vendi
 
 ON_TWO_SETS = {"authpct": authpct, "fid": fid, "kid": kid, "mifid": mifid, "memorization_penalty": memorization_penalty}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mi_callback.errors import CalibrationError
-from mi_callback.statistics.target_decoy import DRAWS, Contrast, contrast
+from mi_callback.statistics.target_decoy import DRAWS, TargetDecoy, target_decoy_contrast
 
 module = importlib.import_module("mi_callback.statistics.target_decoy")
 
@@ -25,10 +25,10 @@ def labels(rng: np.random.Generator, n_trained: int, n_held_out: int) -> torch.T
     return torch.from_numpy(rng.permutation(np.arange(n_trained + n_held_out) < n_trained))
 
 
-def run(similarity, subject, trained, suspicious=None, **options) -> Contrast:
+def run(similarity, subject, trained, suspicious=None, **options) -> TargetDecoy:
     similarity = torch.as_tensor(similarity)
     suspicious = torch.zeros(len(similarity), dtype=torch.bool) if suspicious is None else torch.as_tensor(suspicious)
-    return contrast(similarity, torch.as_tensor(subject), torch.as_tensor(trained), suspicious, **options)
+    return target_decoy_contrast(similarity, torch.as_tensor(subject), torch.as_tensor(trained), suspicious, **options)
 
 
 def naive_evidence(similarity: list[float], subject: list[int]) -> dict[int, float]:

@@ -1,35 +1,19 @@
-"""What share of the samples are copies, at most and at least, and how many samples and subjects a bound takes."""
+"""An upper limit of the share of copies, in a sentence, and how many samples and subjects it takes."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from mi_callback.errors import CalibrationError
-from mi_callback.statistics.multiplicity import excess_p_value, false_flag_rate
-from mi_callback.statistics.null import ROUNDING, NullKind, smallest_p, subjects_needed
-
-POWER_BUDGET = 0.2
-"""Share of the permitted error that is spent on the power, where it was measured: with more than a few planted copies
-its limit costs less than that of the flags."""
+from mi_callback.statistics.null import NullKind
+from mi_callback.statistics.rates.copies import POWER_BUDGET, check_counts, upper_limit
 
 CHEAP = 10
 """A plan takes up to this many times the fewest samples that could show the bound, to save held-out subjects: that
 alone divides the number of subjects by five (bound 0.01: 231 subjects and 2902 samples, not 1196 and 299)."""
 
-QUANTILES = 500
-"""Values of the false-flag probability over which the lower limit averages; relative error of the average below 1 %."""
-
 MOST_SUBJECTS = 1_000_000
 """Held-out subjects above which a plan is given up."""
-
-
-class RateInterval(NamedTuple):
-    """Share of samples that are copies: limits and estimate, `lower ≤ estimate ≤ upper`, in [0, 1]."""
-
-    lower: float
-    estimate: float
-    upper: float
 
 
 @dataclass(frozen=True)
@@ -97,89 +81,6 @@ class Plan:
     assurance: float
 
 
-def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided interval of a binomial rate over n independent images; (0, 1) when n is 0."""
-    return one_sided(count, n, (1 - confidence) / 2)
-
-
-def one_sided(count: int, n: int, error: float) -> tuple[float, float]:
-    """Exact lower and upper limit of a binomial rate, each one wrong with probability at most `error`.
-
-    References:
-        Clopper and Pearson, Biometrika 1934.
-    """
-    from scipy.stats import beta
-
-    if n == 0:
-        return 0.0, 1.0
-    lower = 0.0 if count == 0 else float(beta.ppf(error, count, n - count + 1))
-    upper = 1.0 if count == n else float(beta.ppf(1 - error, count + 1, n - count))
-    return lower, upper
-
-
-def memorization_rate(
-    flagged: int,
-    n: int,
-    alpha: float,
-    n_subjects: int,
-    several_each: bool = False,
-    power: tuple[int, int] | None = None,
-    confidence: float = 0.95,
-    kind: NullKind = "held_out",
-) -> RateInterval:
-    """Which share π of the samples are copies, with false flags and missed copies taken into account.
-
-    A share r = π t + (1 − π) f is flagged, with t the probability to flag a copy and f that to flag a novel image.
-
-    *Lower limit*: the smallest π at which so many flags are not surprising (probability above (1 − confidence) / 2).
-    f is not a parameter but was drawn with the null (`multiplicity.false_flag_rate`), so it is integrated over, as in
-    `excess_p_value`: the limit is above 0 exactly where that p-value is small. t counts as 1, which makes π smallest.
-
-    *Upper limit*: that of r over the lower limit of t, with f = 0: every flag may be a copy. f is known for images
-    that are as similar to the training set as held-out ones are; samples that are blurred or broken are flagged
-    more rarely, and a limit that takes "the expected" false flags off would then hide as many copies. The price is
-    an upper limit above α for a generator that copies nothing: certify at a small α (`plan`).
-
-    The errors are split: half for each limit; `POWER_BUDGET` of the upper half for t where it was measured.
-
-    Args:
-        flagged: Samples with p ≤ alpha. Not a count under Benjamini-Hochberg.
-        n: Samples, independent of each other; near-duplicates count once (`multiplicity.distinct_flags`).
-        alpha: Level of each flag.
-        n_subjects: Subjects in the null, G.
-        several_each: Whether null subjects have several images; their false-flag rate is then less certain.
-        power: Planted copies found, and planted, at the same alpha and against the same null. When None, t = 1
-            is *assumed*, and missed copies are missing from the result.
-        confidence: Of the interval from `lower` to `upper`.
-        kind: How the null was made.
-
-    Returns:
-        Limits, and the estimate of Rogan and Gladen, (r − f) / (t − f) with the mean of f, moved into the limits.
-
-    Raises:
-        CalibrationError: If the null cannot resolve alpha or is not calibrated (`train_halves`), or the counts or
-            levels are impossible.
-
-    References:
-        Rogan and Gladen, "Estimating prevalence from the results of a screening test", Am. J. Epidemiol. 1978;
-        Bates et al., Ann. Statist. 2023 (f given the null).
-
-    Example:
-        >>> [round(limit, 3) for limit in memorization_rate(flagged=12, n=100, alpha=0.01, n_subjects=199)]
-        [0.052, 0.111, 0.2]
-    """
-    _check(flagged, n, alpha, n_subjects, power, confidence, kind)
-    error = (1 - confidence) / 2
-    lower = _rate_lower(flagged, n, alpha, n_subjects, several_each, kind, error)
-    upper, _ = _rate_upper(flagged, n, power, error)
-    rate = false_flag_rate(alpha, n_subjects, several_each, kind) or (0.0, 1.0)
-    false = min(alpha, rate[0] / sum(rate))
-    found = 1.0 if power is None else power[0] / power[1]
-    excess = flagged / n - false
-    estimate = excess / (found - false) if found > false else math.inf * (1 if excess > 0 else -1)
-    return RateInterval(lower, min(max(estimate, lower), upper), upper)
-
-
 def certify(
     flagged: int,
     n: int,
@@ -187,7 +88,7 @@ def certify(
     n_subjects: int,
     power: tuple[int, int] | None = None,
     confidence: float = 0.95,
-    kind: NullKind = "held_out",
+    kind: NullKind | str = NullKind.HELD_OUT,
 ) -> Certificate:
     """An upper limit of the share of copies, one-sided: the upper limit of `memorization_rate` with the whole error.
 
@@ -202,8 +103,8 @@ def certify(
         >>> round(certificate.rate_upper, 4), round(certificate.power_lower, 2)
         (0.0034, 0.94)
     """
-    _check(flagged, n, alpha, n_subjects, power, confidence, kind)
-    upper, power_lower = _rate_upper(flagged, n, power, 1 - confidence)
+    check_counts(flagged, n, alpha, n_subjects, power, confidence, kind)
+    upper, power_lower = upper_limit(flagged, n, power, 1 - confidence)
     return Certificate(upper, confidence, n, flagged, alpha, n_subjects, power, power_lower)
 
 
@@ -284,69 +185,6 @@ def plan(
     allowed = next(c for c in range(most + 1) if chance(c, size) >= assurance)
     k, n_subjects = subjects(size)
     return Plan(counts[allowed], n_subjects, k / (n_subjects + 1), allowed, chance(allowed, size))
-
-
-def _check(
-    flagged: int,
-    n: int,
-    alpha: float,
-    n_subjects: int,
-    power: tuple[int, int] | None,
-    confidence: float,
-    kind: NullKind,
-) -> None:
-    if n < 1 or not 0 <= flagged <= n:
-        raise CalibrationError(f"needed 0 ≤ flagged ≤ n and n ≥ 1 for a rate of copies; {flagged} of {n} came.")
-    if not 0 < confidence < 1:
-        raise CalibrationError(f"needed a confidence in (0, 1); {confidence} came.")
-    if not 0 < alpha < 1:
-        raise CalibrationError(f"needed an alpha in (0, 1) for a rate of copies; {alpha} came.")
-    if power is not None and (power[1] < 1 or not 0 <= power[0] <= power[1]):
-        raise CalibrationError(
-            f"needed planted copies found and planted, 0 ≤ found ≤ planted and planted ≥ 1; {power} came. "
-            "Pass None where none were planted."
-        )
-    if kind == "train_halves":
-        raise CalibrationError(
-            "needed a calibrated null for a rate of copies; train_halves came. Use null='held_out' or 'cross_fit'."
-        )
-    if smallest_p(n_subjects, kind) > alpha + ROUNDING:
-        raise CalibrationError(
-            f"needed at least {subjects_needed(alpha, kind)} {kind} subjects for a rate of copies at alpha {alpha:g}; "
-            f"{n_subjects} came, against which no image can be flagged. Hold out more subjects, or raise alpha."
-        )
-
-
-def _rate_upper(flagged: int, n: int, power: tuple[int, int] | None, error: float) -> tuple[float, float]:
-    """Upper limit of the share of copies, wrong with probability at most `error`, and the power it rests on."""
-    if power is None:
-        return one_sided(flagged, n, error)[1], 1.0
-    found = one_sided(*power, error * POWER_BUDGET)[0]
-    rate = one_sided(flagged, n, error * (1 - POWER_BUDGET))[1]
-    return (rate / found if rate < found else 1.0), found
-
-
-def _rate_lower(
-    flagged: int, n: int, alpha: float, n_subjects: int, several_each: bool, kind: NullKind, error: float
-) -> float:
-    """Smallest share of copies at which as many flags have a probability above `error`."""
-    import numpy as np
-    from scipy.optimize import brentq
-    from scipy.special import betainc, betaincinv
-
-    rate_of_null = false_flag_rate(alpha, n_subjects, several_each, kind)
-    if rate_of_null is None or excess_p_value(flagged, n, alpha, n_subjects, several_each, kind) > error:
-        return 0.0
-    # The integral over f becomes one over its quantiles sin² v, whose nodes crowd in the tails, where it is decided.
-    v = (np.arange(QUANTILES) + 0.5) * math.pi / (2 * QUANTILES)
-    weights = np.sin(2 * v) / np.sin(2 * v).sum()
-    false = betaincinv(*rate_of_null, np.sin(v) ** 2)
-
-    def surprise(rate: float) -> float:
-        at_least = betainc(flagged, n - flagged + 1, rate + (1 - rate) * false)  # P(Binomial ≥ flagged)
-        return float(weights @ at_least) - error
-
-    return float(brentq(surprise, 0.0, 1.0)) if surprise(0.0) < 0 else 0.0
 
 
 def _fewest_samples(allowed: int, rate: float, error: float) -> int:

@@ -1,0 +1,1 @@
+"""Shares and their limits: of flags, of false flags, of copies."""

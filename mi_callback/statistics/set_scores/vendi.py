@@ -1,0 +1,35 @@
+"""The Vendi score: how many distinct images are there? (Friedman and Dieng 2023)."""
+
+import torch
+from torch import Tensor
+
+from mi_callback.statistics.set_scores.features import checked, unit_rows
+
+
+def vendi(generated: Tensor) -> float:
+    """Effective number of distinct images: exp of the entropy of the eigenvalues of K / m, K the matrix of cosines.
+
+    Args:
+        generated: `(m, d)`, m ≥ 1. A row of zeros is similar to nothing, as in whitening.
+
+    Returns:
+        A number in [1, m]: 1 when all images are the same, m when all are orthogonal. It sees a generator that repeats
+        itself, not one that copies its training set.
+
+    Raises:
+        DataError: For no row, or values that are not finite.
+
+    References:
+        Friedman and Dieng, "The Vendi score", TMLR 2023.
+
+    Example:
+        >>> round(vendi(torch.eye(4)[[0, 0, 1, 1, 2, 2]]), 6)
+        3.0
+    """
+    (generated,) = checked(1, generated=generated)
+    unit = unit_rows(generated)
+    m, d = unit.shape
+    gram = unit @ unit.T if m <= d else unit.T @ unit  # the same eigenvalues but for zeros
+    zeros = int((unit == 0).all(dim=1).sum())
+    values = torch.cat([torch.linalg.eigvalsh(gram).clamp_min(0), gram.new_ones(zeros)]) / m
+    return float(torch.special.entr(values).sum().exp())

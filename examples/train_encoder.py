@@ -35,6 +35,7 @@ from mi_callback.lightning.loggers import markdown_table
 from mi_callback.retrieval.extraction import extract
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.search import search
 from mi_callback.retrieval.whitening import Mode
 
 TEMPERATURE = 0.07
@@ -277,14 +278,14 @@ def measure(out: Path, folder: Slices) -> list[list[str]]:
         return extract(images[:, None].float() / 255, encoder, poses, subjects=subjects)
 
     reference = Reference.fit(features(known.images, known.subjects, ["identity"]), "shrunk")
-    clean = reference.search(features(novel.images, novel.subjects, orbit("flips")), "geometric").similarity
+    clean = search(reference, features(novel.images, novel.subjects, orbit("flips")), "geometric").similarity
     generator = torch.Generator().manual_seed(0)
     queries = torch.randperm(len(known.images), generator=generator)[:200]
     subjects = [known.subjects[i] for i in queries]
     rows = []
     for name, perturb in change.PERTURBATIONS.items():
         copies = perturb(known.images[queries][:, None].float() / 255, generator)[:, 0].mul(255).round().to(torch.uint8)
-        found = reference.search(features(copies, subjects, orbit("flips")), "geometric", candidates=8)
+        found = search(reference, features(copies, subjects, orbit("flips")), "geometric", candidates=8)
         first = (found.match == queries).float().mean()
         recall = (found.candidates == queries[:, None]).any(dim=1).float().mean()
         above = (found.similarity[:, None] > clean).double() + 0.5 * (found.similarity[:, None] == clean)
@@ -360,8 +361,8 @@ class HardCopies:
     def found(self, features: dict[str, Features], whitening: Mode) -> tuple[str, str]:
         """Recall among eight candidates, and AUC against novel slices, mean over the changes."""
         reference = Reference.fit(replace(features["known"], subjects=self.subjects).in_pose(0), whitening)
-        clean = reference.search(features["novel"], "geometric").similarity
-        found = [reference.search(features[name], "geometric", candidates=8) for name in HARD]
+        clean = search(reference, features["novel"], "geometric").similarity
+        found = [search(reference, features[name], "geometric", candidates=8) for name in HARD]
         recall = [(f.candidates == self.queries[:, None]).any(dim=1).double().mean() for f in found]
         areas = [(f.similarity[:, None] > clean).double().mean() for f in found]
         return f"{sum(recall) / len(recall):.3f}", f"{sum(areas) / len(areas):.3f}"

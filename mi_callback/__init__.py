@@ -7,6 +7,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mi_callback.version import __version__
+
 if TYPE_CHECKING:
     from mi_callback.auditing.folders import audit
     from mi_callback.callback import MemorizationCallback
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from mi_callback.metric import MemorizationIndex
     from mi_callback.scores import Scores
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "MemorizationCallback": "callback",
@@ -26,7 +27,7 @@ _HOMES = {
     "build_encoder": "encoders",
 }
 
-__all__ = ["MemorizationCallback", "MemorizationDetector", "MemorizationIndex", "Scores", "audit", "build_encoder"]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

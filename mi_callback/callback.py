@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from mi_callback import state as store
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError, StateError
 from mi_callback.lightning.loaders import all_loaders, evaluation_loader, is_random, same_items
@@ -20,6 +19,7 @@ from mi_callback.lightning.loggers import PREFIX, log_media
 from mi_callback.lightning.sampling import draw, find_sampler, rng_kept
 from mi_callback.reporting import closest_pairs
 from mi_callback.scores import Scores
+from mi_callback.state import fingerprint
 from mi_callback.statistics.null import smallest_p, subjects_needed
 from mi_callback.statistics.power import Power
 from mi_callback.types import SubjectKey
@@ -174,7 +174,7 @@ class MemorizationCallback(Callback):
         if trainer.sanity_checking or trainer.fast_dev_run:
             return
         # Only rank zero has a detector, and every rank must take the same way.
-        fitted = trainer.strategy.broadcast(self.detector is not None and self.detector.null is not None)
+        fitted = trainer.strategy.broadcast(self.detector is not None and self.detector.fitted)
         if trainer.state.fn == "validate" and not fitted:
             rank_zero_warn(
                 "memorization: validate() was called without a fitted detector, so nothing is scored. Pass "
@@ -219,9 +219,9 @@ class MemorizationCallback(Callback):
     # What ----------------------------------------------------------------------------------------------------------
 
     def _fit(self, trainer: Any, pl_module: Any) -> None:
-        if self.detector is not None and self.detector.null is not None and not self._fitted_here:
+        if self.detector is not None and self.detector.fitted and not self._fitted_here:
             rank_zero_info(
-                f"memorization: using the fitted detector ({len(self.detector.train or ())} training images)."
+                f"memorization: using the fitted detector ({len(self.detector.state.train)} training images)."
             )
             return
         if self.detector is None:
@@ -251,13 +251,13 @@ class MemorizationCallback(Callback):
 
             stored = False
             if cache is not None:
-                data = store.fingerprint(training(), novel(), **keys)
+                data = fingerprint(training(), novel(), **keys)
                 stored = self._load(cache, data)
             if not stored:
                 progress = getattr(trainer, "progress_bar_callback", None) is not None
                 detector.fit(training(), held_out=novel(), progress=progress, **keys)
                 if cache is not None:
-                    store.save(detector, cache, data)
+                    detector.save(cache, data)
             if self.power:
                 detector.power(self.power)
         self._say_what_was_fitted(stored)
@@ -280,7 +280,7 @@ class MemorizationCallback(Callback):
         if not Path(cache).is_file():
             return False
         try:
-            store.load(self.detector, cache, data)
+            self.detector.load(cache, data)
         except StateError as error:
             rank_zero_info(f"memorization: the cache is not used: {error}")
             return False
@@ -288,9 +288,7 @@ class MemorizationCallback(Callback):
 
     def _say_what_was_fitted(self, stored: bool) -> None:
         assert self.detector is not None
-        detector, train, null = self.detector, self.detector.train, self.detector.null
-        assert train is not None
-        assert null is not None
+        detector, train, null = self.detector, self.detector.state.train, self.detector.state.null
         unit = "subjects" if null.subjects is not None else "images, each taken as its own subject (no ids found)"
         of = f" of {len(set(train.subjects))} subjects" if train.subjects is not None else ""
         unsure = null.kind == "held_out" and (null.subjects is None or train.subjects is None)
@@ -299,15 +297,15 @@ class MemorizationCallback(Callback):
             f"{detector.encoder.name!r}; {null.kind} null of {len(null.similarity)} images, {null.n_subjects} {unit}"
             f"{'; that no held-out person was trained on cannot be checked' if unsure else ''}."
         )
-        if detector.measured_power is not None and null.resolves(detector.alpha):
+        if detector.measured_power is not None and null.resolves(detector.rule.alpha):
             self._say_what_was_seen(detector.measured_power)
-        level = detector.alpha if detector.fdr is None else detector.fdr
-        if detector.fdr is not None and not null.resolves(detector.fdr / self.n_samples):
-            one, ten = (subjects_needed(k * detector.fdr / self.n_samples, null.kind) for k in (1, 10))
+        level = detector.rule.alpha if detector.rule.fdr is None else detector.rule.fdr
+        if detector.rule.fdr is not None and not null.resolves(detector.rule.fdr / self.n_samples):
+            one, ten = (subjects_needed(k * detector.rule.fdr / self.n_samples, null.kind) for k in (1, 10))
             rank_zero_warn(
-                f"memorization: at a false discovery rate of {detector.fdr:g} among {self.n_samples} samples one copy "
-                f"alone needs {one} {unit} in the null, ten copies need {ten}; there are {null.n_subjects}. Without "
-                "any flag the result is inconclusive."
+                f"memorization: at a false discovery rate of {detector.rule.fdr:g} among {self.n_samples} samples one "
+                f"copy alone needs {one} {unit} in the null, ten copies need {ten}; there are {null.n_subjects}. "
+                "Without any flag the result is inconclusive."
             )
         if not null.resolves(level):
             rank_zero_warn(
@@ -341,9 +339,9 @@ class MemorizationCallback(Callback):
         self._alarmed = before or self.scores.alarm(self._looks)
         # Loggers lose NaN without a word: a set-level score that is undefined for these samples is left out.
         self._summary = self.scores.summary() | {key: value for key, value in others.items() if value == value}
-        if self.scores.calibrated and self._alarmed and not before:
+        if self.scores.flagging.calibrated and self._alarmed and not before:
             rank_zero_info(f"memorization: alarm raised at epoch {trainer.current_epoch}.")
-        if self.scores.calibrated:
+        if self.scores.flagging.calibrated:
             self._summary["alarm"] = float(self._alarmed)
         self.history.append(Record(trainer.current_epoch, trainer.global_step, self.scores))
         rank_zero_info(f"memorization: epoch {trainer.current_epoch}: {self.scores}")

@@ -47,9 +47,9 @@ def _run(config: DictConfig) -> None:
         print(f"mi-audit: {error}", file=sys.stderr)
         sys.exit(1)
     print(str(scores).replace("; ", "\n  "))
-    if scores.power is not None and scores.calibrated:
+    if scores.power is not None and scores.flagging.calibrated:
         print(f"\npower self-test, planted copies of training images:\n{scores.power}\n")
-    if scores.resolvable and scores.calibrated and scores.verdict != "memorized":
+    if scores.flagging.resolvable and scores.flagging.calibrated and scores.verdict != "memorized":
         print(f"certificate: {scores.certificate()}")
     if config.out is not None:
         print(f"every image with its match (patient data): {config.out}/scores.csv")

@@ -8,28 +8,30 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mi_callback import state as store
 from mi_callback.detection import leaks, nulls
-from mi_callback.detection.matching import Matcher
+from mi_callback.detection.matching import Match, Matcher
+from mi_callback.detection.planting import Planted, measure_power
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError, choice
+from mi_callback.fingerprints import fingerprint, fingerprint_of_code
 from mi_callback.images.poses import POSES, Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.registration.copied_fraction import copied_fraction
 from mi_callback.retrieval.aggregation import Aggregation
+from mi_callback.retrieval.duplicates import near_duplicates
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.views import views_of, views_of_queries
 from mi_callback.retrieval.whitening import Mode
-from mi_callback.scores import Scores
-from mi_callback.statistics import power
-from mi_callback.statistics.conformal import at_most
+from mi_callback.scores import ImageScores, Scores
+from mi_callback.state import FittedState
 from mi_callback.statistics.duplicates import groups_of_duplicates
+from mi_callback.statistics.flagging import Flagging, FlagRule, NullSummary
 from mi_callback.statistics.indices import OniScale, memorization_index, overfit_novelty_index
-from mi_callback.statistics.multiplicity import Procedure, reject
+from mi_callback.statistics.multiplicity import Procedure
 from mi_callback.statistics.null import Null, NullKind
 from mi_callback.statistics.outliers import like_copies
 from mi_callback.statistics.power import Power
@@ -38,9 +40,13 @@ from mi_callback.statistics.subjects import numbered
 from mi_callback.statistics.tail import Tail, fit_tail
 from mi_callback.statistics.target_decoy import TargetDecoy, target_decoy_contrast
 from mi_callback.types import SubjectKey, Subjects
+from mi_callback.version import __version__
 
 PLANTED = {2: 64, 3: 16}
 """Training images kept at `fit` for the power self-test, by the number of dimensions: whole volumes are large."""
+
+DECIDING = ("images", "encoders", "retrieval", "registration", "detection")
+"""Rooms whose code decides what the same images give: a state that other code fitted is refused."""
 
 
 class MemorizationDetector:
@@ -54,12 +60,13 @@ class MemorizationDetector:
         null: `held_out` (real images of other subjects), `cross_fit` (training subjects in folds), `train_halves` (the
             paper's, not calibrated, for comparison), `auto` (held-out images if given, else cross-fit).
         verify: Align the best candidates to the generated image and let their local correlation decide.
-        regions: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
+        windows: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
+            When None, as `verify`, which they need.
         views: Search among training images that were turned, magnified, blurred or given another contrast, too, with
             both sides in a frame that moves with what is shown, and by the edges of both, so that copies far from where
             the encoder would know them are candidates (see `views`): `fit` encodes every training image twelve times,
             volumes four times, and every generated one is encoded in each pose four times, volumes three times; so is
-            every training image where no held-out ones are given. Regions and views need `verify`.
+            every training image where no held-out ones are given. When None, as `verify`, which they need.
         candidates: Training images aligned per generated image, the foremost of four times as many that it resembles as
             a whole; beside them at most as many found by a window of it, and half as many again by edges.
         alpha: Level of each flag: the share of novel images that may be flagged.
@@ -78,7 +85,8 @@ class MemorizationDetector:
         seed: Of folds and halves.
 
     Raises:
-        CalibrationError: If `alpha` or `fdr` is outside (0, 1) or the null is unknown.
+        CalibrationError: If a level is outside (0, 1), a choice is unknown, or an option has no effect beside others.
+        DataError: If a count is below 1.
 
     Example:
         >>> detector = MemorizationDetector(verify=False).fit(train, subjects=ids, held_out=other)  # doctest: +SKIP
@@ -94,8 +102,8 @@ class MemorizationDetector:
         null: NullKind | str = "auto",
         verify: bool = True,
         candidates: int = 8,
-        regions: bool = True,
-        views: bool = True,
+        windows: bool | None = None,
+        views: bool | None = None,
         alpha: float = 0.05,
         fdr: float | None = None,
         procedure: Procedure | str = "bh",
@@ -112,20 +120,28 @@ class MemorizationDetector:
             if level is not None and not 0 < level < 1:
                 raise CalibrationError(f"needed {name} between 0 and 1; {level!r} came.")
         self.null_choice = choice("null", null, NullKind, CalibrationError)
-        self.procedure = choice("procedure", procedure, Procedure, CalibrationError)
         self.oni_scale = choice("oni_scale", oni_scale, OniScale, CalibrationError)
         if tail not in (None, "gpd"):
             raise CalibrationError(f"needed tail out of [None, 'gpd']; {tail!r} came.")
         for name, count in (("candidates", candidates), ("batch_size", batch_size), ("null_size", null_size)):
             if count is not None and count < 1:
                 raise DataError(f"needed {name} of at least 1; {count!r} came.")
+        for name, asked in (("windows", windows), ("views", views)):
+            if asked and not verify:
+                raise CalibrationError(
+                    f"needed verify=True for {name}=True, for what {name} find is worth something only once it is "
+                    f"aligned; verify=False came. Leave {name} out."
+                )
+        if procedure == "by" and fdr is None:
+            raise CalibrationError("needed fdr=… for procedure='by'; none came: without it each flag has level alpha.")
         self.encoder = build_encoder(encoder)
         self.whitening: Mode = whitening
         self.aggregation: Aggregation = aggregation
         self.dims = len(self.encoder.size)
         self.poses = orbit(poses, self.dims)
-        self.verify, self.candidates, self.regions, self.views = verify, candidates, regions, views
-        self.alpha, self.fdr = alpha, fdr
+        self.verify, self.candidates = verify, candidates
+        self.windows, self.views = (verify if asked is None else asked for asked in (windows, views))
+        self.rule = FlagRule(alpha, fdr, choice("procedure", procedure, Procedure, CalibrationError))
         self.tail_choice, self.contrast = tail, contrast
         self.backend: Backend = backend
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -133,22 +149,33 @@ class MemorizationDetector:
         self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.batch_size = batch_size if self.dims == 2 else min(batch_size, VOLUMES_AT_ONCE)
         self.null_size, self.seed = null_size, seed
-        self.train: Features | None = None
-        self.held_out: Features | None = None
-        self.planted: Reservoir | None = None
-        self.reference: Reference | None = None
-        self.null: Null | None = None
-        self.duplicate = 1.0
-        self.tail: Tail | None = None
-        self.measured_power: Power | None = None
+        self._state: FittedState | None = None
+        self._tail: Tail | None = None
         self._pool: Pool | None = None
+        self.measured_power: Power | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a training set to compare with."""
+        return self._state is not None
+
+    @property
+    def state(self) -> FittedState:
+        """What is kept of the data that the detector was fitted on.
+
+        Raises:
+            StateError: If it is not fitted.
+        """
+        if self._state is None:
+            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
+        return self._state
 
     @property
     def match(self) -> Matcher:
         """How images are looked up under this detector's settings."""
         return Matcher(self.aggregation, self.candidates, self.verify, self.search_device)
 
-    # Fitting -----------------------------------------------------------------------------------------------------
+    # Fitting ----------------------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -165,7 +192,7 @@ class MemorizationDetector:
         Args:
             train: The images the generator learns from, `(n, 1, h, w)`, or where the encoder takes them volumes
                 `(n, 1, d, h, w)`; or a Dataset, or an iterable of batches.
-            subjects: One id per training image; by default as the batches say (see `features.read_batch`).
+            subjects: One id per training image; by default as the batches say (see `images.batches.read_batch`).
             held_out: Real images of subjects that were not trained on.
             held_out_subjects: One id per held-out image.
             subject_key, image_key: Where batches hold ids and images.
@@ -180,71 +207,80 @@ class MemorizationDetector:
         """
         kind = self.null_kind(held_out)
         read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
-        orbit_of_train = self.poses if kind != "held_out" else self.poses[:1]
+        poses = self.poses if kind != "held_out" else self.poses[:1]
         planted = Reservoir(PLANTED[self.dims], self.seed)
         label = "training features" if progress else None
-        training = self.features(train, orbit_of_train, subjects, views=True, label=label, keep=planted, **read)
+        training = self.features(train, poses, subjects, views=True, label=label, keep=planted, **read)
         novel = None
         if held_out is not None and (kind == "held_out" or self.contrast):
             label = "held-out features" if progress else None
             novel = self.features(held_out, subjects=held_out_subjects, label=label, **read)
-        self.fit_features(training, novel, progress)
-        self.planted = planted
-        return self
+        return self.fit_features(training, novel, planted, progress)
 
     def fit_features(
-        self, train: Features, held_out: Features | None = None, progress: bool = False
+        self,
+        train: Features,
+        held_out: Features | None = None,
+        planted: Reservoir | None = None,
+        progress: bool = False,
     ) -> "MemorizationDetector":
         """As `fit`, from `features` that were extracted before: those of training images with their views, and in all
         poses where the null is made from them.
         """
         if len(train) < 2:
             raise DataError(f"needed at least 2 training images; {len(train)} came.")
-        kind = self.null_kind(held_out)
         if self.contrast and held_out is None:
             raise CalibrationError("needed held-out images for contrast=True; none came. Pass held_out=….")
         if held_out is not None:
             held_out = leaks.without_leaks(train, held_out)
         reference = self.fit_reference(train)
-        size, seed = self.null_size, self.seed
-        if held_out is not None and kind == "held_out":
-            null = nulls.held_out_null(held_out, train, reference, self.match, size, seed, progress)
-        elif kind == "cross_fit":
-            null = nulls.cross_fit_null(train, self.fit_reference, self.match, size, seed, progress)
-        else:
-            null = nulls.train_halves_null(train, reference, self.match, self.whitening, size, seed, progress)
-        novel = held_out if kind == "held_out" else None
-        duplicate = nulls.closest_strangers(train, novel, reference, self.fit_reference, self.aggregation, size, seed)
-        # All, or when something raised, nothing.
-        self.restore(train.in_pose(0), None if held_out is None else held_out.in_pose(0), reference, null, duplicate)
+        novel = held_out if self.null_kind(held_out) == "held_out" else None
+        null = self._calibrate(train, held_out, reference, progress)
+        duplicate = nulls.duplicate_similarity(
+            train, novel, reference, self.fit_reference, self.aggregation, self.null_size, self.seed
+        )
+        kept = None if held_out is None else held_out.in_pose(0)
+        self._take(FittedState(train.in_pose(0), kept, reference, null, duplicate, planted))
         return self
 
     def fit_reference(self, train: Features) -> Reference:
         """Whitening and index of training features under this detector's settings."""
         return Reference.fit(train, self.whitening, self.backend, self.search_device)
 
-    def restore(
-        self,
-        train: Features,
-        held_out: Features | None,
-        reference: Reference,
-        null: Null,
-        duplicate: float,
-        planted: Reservoir | None = None,
-    ) -> None:
-        """Take on a fitted state."""
-        tail = fit_tail(null, self.seed) if self.tail_choice == "gpd" else None
+    def null_kind(self, held_out: Any) -> NullKind:
+        """The null that is made with these held-out images, or with none.
+
+        Raises:
+            CalibrationError: If one of held-out images was asked for, and there are none.
+        """
+        if self.null_choice == "held_out" and held_out is None:
+            raise CalibrationError(
+                "needed held-out images for null='held_out'; none came. Pass held_out=…, or use null='cross_fit'."
+            )
+        if self.null_choice == "auto":
+            return NullKind.CROSS_FIT if held_out is None else NullKind.HELD_OUT
+        return self.null_choice
+
+    def _calibrate(self, train: Features, held_out: Features | None, reference: Reference, progress: bool) -> Null:
+        kind, size, seed = self.null_kind(held_out), self.null_size, self.seed
+        if held_out is not None and kind == "held_out":
+            return nulls.held_out_null(held_out, train, reference, self.match, size, seed, progress)
+        if kind == "cross_fit":
+            return nulls.cross_fit_null(train, self.fit_reference, self.match, size, seed, progress)
+        return nulls.train_halves_null(train, reference, self.match, self.whitening, size, seed, progress)
+
+    def _take(self, state: FittedState) -> None:
+        """Take on a fitted state: all of it, or when something raises, nothing."""
+        tail = fit_tail(state.null, self.seed) if self.tail_choice == "gpd" else None
         if tail is not None and not tail.reliable:
             warnings.warn(
                 f"the generalized-Pareto tail does not fit the null (p = {tail.fit_p_value:.3g}): rank by p_value and "
                 "mi, not by p_tail.",
                 stacklevel=3,
             )
-        self.train, self.held_out, self.reference, self.null, self.tail = train, held_out, reference, null, tail
-        self.duplicate = duplicate
-        self.planted, self.measured_power, self._pool = planted, None, None
+        self._state, self._tail, self._pool, self.measured_power = state, tail, None, None
 
-    # Scoring -----------------------------------------------------------------------------------------------------
+    # Scoring ----------------------------------------------------------------------------------------------------------
 
     def score(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> Scores:
         """Score generated images in any container that `fit` takes.
@@ -258,44 +294,10 @@ class MemorizationDetector:
 
     def score_features(self, generated: Features) -> Scores:
         """As `score`, from features that were extracted before in all poses."""
-        if self.reference is None or self.null is None or self.train is None:
-            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-        found = self.match(generated, self.reference, self.train.thumbnails)
-        mi = memorization_index(found.similarity, self.null)
-        p_value = self.null.p_values(found.similarity)
-        flagged = at_most(p_value, self.alpha) if self.fdr is None else reject(p_value, self.fdr, self.procedure)
-        subjects = self.train.subjects
-        match_subject = [None if subjects is None else subjects[i] for i in found.row.tolist()]
-        return Scores(
-            similarity=found.neighbours.similarity,
-            layer_similarity=found.neighbours.layer_similarity,
-            mi=mi,
-            oni=overfit_novelty_index(mi, self.oni_scale),
-            p_value=p_value,
-            flagged=flagged,
-            match=found.row,
-            match_subject=match_subject,
-            consensus=found.neighbours.consensus(found.row),
-            verified=found.verified,
-            copied_fraction=copied_fraction(found.shares, self.null.usual)[0],
-            pose=[list(POSES)[i] for i in found.pose.tolist()],
-            layers=self.reference.layers,
-            alpha=self.alpha,
-            fdr=self.fdr,
-            null_kind=self.null.kind,
-            null_subjects=self.null.n_subjects,
-            null_images=len(self.null.similarity),
-            subjects_known=self.null.subjects is not None,
-            group=groups_of_duplicates(len(generated), self._duplicates(generated, found.row)),
-            procedure=self.procedure,
-            null_suspects=self.null.suspects,
-            like_copies=like_copies(found.similarity, self.null.similarity),
-            p_tail=None if self.tail is None else self.tail.extrapolate(found.similarity, p_value),
-            contrast=self._contrast(generated, flagged) if self.contrast else None,
-            power=self.measured_power,
-            window=found.window,
-            by_edges=found.by_edges,
-        )
+        found = self.match(generated, self.state.reference, self.state.train.thumbnails)
+        flagging = self._flag(generated, found)
+        second = self._target_decoy(generated, flagging.flagged) if self.contrast else None
+        return Scores(self._image_scores(found, flagging.p_value), flagging, self.measured_power, second)
 
     def power(
         self,
@@ -319,29 +321,17 @@ class MemorizationDetector:
         Raises:
             StateError: If the detector is not fitted, or was restored or fitted from features and no images came.
         """
-        if self.train is None or self.null is None:
-            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
+        state = self.state
         if images is None or rows is None:
-            if self.planted is None:
-                raise StateError(
-                    "needed training images to plant; a detector fitted from features keeps none. Pass images=… and "
-                    "rows=…."
-                )
-            # The first places of a reservoir are no random sample.
-            drawn = torch.randperm(len(self.planted.rows), generator=torch.Generator().manual_seed(self.seed))[:n]
-            images, rows = ([kept[i] for i in drawn.tolist()] for kept in (self.planted.images, self.planted.rows))
+            images, rows = self._kept_images(n)
 
         def find(planted: Tensor) -> tuple[Tensor, Tensor]:
-            assert self.reference is not None
-            assert self.null is not None
-            assert self.train is not None
-            found = self.match(self.features(planted), self.reference, self.train.thumbnails)
-            return at_most(self.null.p_values(found.similarity), self.alpha), found.row
+            found = self.match(self.features(planted), state.reference, state.train.thumbnails)
+            return FlagRule(self.rule.alpha).flag(state.null.p_values(found.similarity)), found.row
 
-        others = None if self.held_out is None else self.held_out.thumbnails[:, None]
-        self.measured_power = power.measure(
-            find, images, rows, self.alpha, self.train.subjects, changes, self.seed, others
-        )
+        others = None if state.held_out is None else state.held_out.thumbnails[:, None]
+        planted = Planted(images, rows, others)
+        self.measured_power = measure_power(find, planted, self.rule.alpha, state.train.subjects, changes, self.seed)
         return self.measured_power
 
     def set_scores(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> dict[str, float]:
@@ -353,47 +343,116 @@ class MemorizationDetector:
             StateError: If the detector is not fitted.
             DataError: For broken images, or fewer than two.
         """
-        if self.reference is None or self.train is None:
-            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-        label = "generated features" if progress else None
-        features = self.features(generated, self.poses[:1], plain=True, label=label, image_key=image_key)
-        sides = (self.train, self.held_out, features)
-        train, held_out, samples = (None if side is None else self.reference.whitened(side) for side in sides)
-        assert train is not None
-        assert samples is not None
-        return set_scores(train, held_out, samples, self.seed)
+        state, label = self.state, "generated features" if progress else None
+        samples = self.features(generated, self.poses[:1], plain=True, label=label, image_key=image_key)
+        held_out = None if state.held_out is None else state.reference.whitened(state.held_out)
+        train, generated = (state.reference.whitened(side) for side in (state.train, samples))
+        return set_scores(train, held_out, generated, self.seed)
+
+    def _image_scores(self, found: Match, p_value: Tensor) -> ImageScores:
+        state = self.state
+        mi = memorization_index(found.similarity, state.null)
+        subjects = state.train.subjects
+        return ImageScores(
+            similarity=found.neighbours.similarity,
+            layer_similarity=found.neighbours.layer_similarity,
+            layers=state.reference.layers,
+            mi=mi,
+            oni=overfit_novelty_index(mi, self.oni_scale),
+            match=found.row,
+            match_subject=[None if subjects is None else subjects[i] for i in found.row.tolist()],
+            consensus=found.neighbours.consensus(found.row),
+            verified=found.verified,
+            copied_fraction=copied_fraction(found.shares, state.null.usual)[0],
+            pose=[list(POSES)[i] for i in found.pose.tolist()],
+            like_copies=like_copies(found.similarity, state.null.similarity),
+            window=found.window,
+            by_edges=found.by_edges,
+            p_tail=None if self._tail is None else self._tail.extrapolate(found.similarity, p_value),
+        )
+
+    def _flag(self, generated: Features, found: Match) -> Flagging:
+        null = self.state.null
+        p_value = null.p_values(found.similarity)
+        group = groups_of_duplicates(len(generated), self._duplicates(generated, found.row))
+        summary = NullSummary(
+            null.kind, null.n_subjects, len(null.similarity), null.subjects is not None, null.suspects
+        )
+        return Flagging(p_value, self.rule.flag(p_value), group, self.rule, summary)
 
     def _duplicates(self, generated: Features, row: Tensor) -> Tensor:
         """Pairs of near-duplicates among generated images: closer than any two strangers, and of the same person."""
-        assert self.reference is not None
-        assert self.train is not None
-        pairs = self.reference.duplicates(generated, self.aggregation, self.duplicate)
-        person = numbered(self.train.ids)[row]
+        state = self.state
+        pairs = near_duplicates(state.reference, generated, self.aggregation, state.duplicate)
+        person = numbered(state.train.ids)[row]
         return pairs[person[pairs[:, 0]] == person[pairs[:, 1]]]
 
-    def _contrast(self, generated: Features, flagged: Tensor) -> TargetDecoy:
-        assert self.train is not None
-        if self.held_out is None:
+    def _target_decoy(self, generated: Features, flagged: Tensor) -> TargetDecoy:
+        state = self.state
+        if state.held_out is None:
             raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
         if self._pool is None:
-            self._pool = Pool.of(self.train, self.held_out, self.fit_reference, self.seed)
+            self._pool = Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
         pool = self._pool
         found = self.match(generated, pool.reference, pool.images.thumbnails)
-        matched = pool.subject[found.row]
-        return target_decoy_contrast(found.similarity, matched, pool.trained, flagged, self.fdr or 0.1, self.seed)
+        fdr = self.rule.fdr or 0.1
+        return target_decoy_contrast(found.similarity, pool.subject[found.row], pool.trained, flagged, fdr, self.seed)
 
-    # State -------------------------------------------------------------------------------------------------------
+    def _kept_images(self, n: int) -> tuple[list[Tensor], list[int]]:
+        """Up to n of the training images that were kept at `fit`, and their rows."""
+        planted = self.state.planted
+        if planted is None:
+            raise StateError(
+                "needed training images to plant; a detector fitted from features keeps none. Pass images=… and rows=…."
+            )
+        # The first places of a reservoir are no random sample.
+        drawn = torch.randperm(len(planted.rows), generator=torch.Generator().manual_seed(self.seed))[:n].tolist()
+        return [planted.images[i] for i in drawn], [planted.rows[i] for i in drawn]
 
-    def save(self, path: str | Path) -> None:
-        """Write the fitted state: one file, patient data. Raises `StateError` if not fitted."""
-        store.save(self, path)
+    # State ------------------------------------------------------------------------------------------------------------
 
-    def load(self, path: str | Path) -> "MemorizationDetector":
-        """Restore a state that a detector of the same settings and encoder saved; else `StateError`. Returns itself."""
-        store.load(self, path)
+    def save(self, path: str | Path, data: str | None = None) -> None:
+        """Write the fitted state: one file, patient data.
+
+        Args:
+            path: Where.
+            data: `state.fingerprint` of the images, to be checked when it is loaded.
+
+        Raises:
+            StateError: If the detector is not fitted.
+        """
+        self.state.save(path, self.settings(), data)
+
+    def load(self, path: str | Path, data: str | None = None) -> "MemorizationDetector":
+        """Restore a state that a detector of the same settings and encoder saved. Returns itself.
+
+        Raises:
+            StateError: If it is of other settings, another encoder or other data.
+        """
+        self._take(FittedState.load(path, self.settings(), self.fit_reference, data))
         return self
 
-    # The line ----------------------------------------------------------------------------------------------------
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes what a fitted state means, as JSON holds it."""
+        aggregation = self.aggregation
+        return {
+            "version": __version__,
+            "constants": fingerprint(SEARCH, MATCHING[self.dims]),
+            "code": fingerprint_of_code(*DECIDING),
+            "encoder": self.encoder.fingerprint(),
+            "whitening": self.whitening,
+            "aggregation": aggregation if isinstance(aggregation, str) else dict(aggregation),
+            "poses": list(self.poses),
+            "null": str(self.null_choice),
+            "verify": self.verify,
+            "candidates": self.candidates,
+            "windows": self.windows,
+            "views": self.views,
+            "null_size": self.null_size,
+            "seed": self.seed,
+        }
+
+    # The line ---------------------------------------------------------------------------------------------------------
 
     def features(
         self,
@@ -432,21 +491,7 @@ class MemorizationDetector:
             batch_size=self.batch_size,
             progress=label,
             keep=keep,
-            regional=self.verify and self.regions and not plain,
-            views=list(looked_at(len(self.encoder.size))) if self.verify and self.views and not plain else (),
+            windowed=self.windows and not plain,
+            views=list(looked_at(self.dims)) if self.views and not plain else (),
             **read,
         )
-
-    def null_kind(self, held_out: Any) -> NullKind:
-        """The null that is made with these held-out images, or with none.
-
-        Raises:
-            CalibrationError: If one of held-out images was asked for, and there are none.
-        """
-        if self.null_choice == "held_out" and held_out is None:
-            raise CalibrationError(
-                "needed held-out images for null='held_out'; none came. Pass held_out=…, or use null='cross_fit'."
-            )
-        if self.null_choice == "auto":
-            return NullKind.CROSS_FIT if held_out is None else NullKind.HELD_OUT
-        return self.null_choice

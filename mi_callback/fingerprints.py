@@ -3,7 +3,9 @@
 import json
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import lru_cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from mi_callback.errors import StateError
@@ -35,6 +37,25 @@ def fingerprint(*configs: Any) -> str:
         False
     """
     return blake2b(canonical_json(configs).encode(), digest_size=16).hexdigest()
+
+
+@lru_cache
+def fingerprint_of_code(*rooms: str) -> str:
+    """Digest of the source files of rooms of this package: what they compute may differ where their code does.
+
+    Args:
+        rooms: Names of folders of the package, such as `registration`.
+
+    Returns:
+        32 hexadecimal digits. Line ends do not count.
+    """
+    digest = blake2b(digest_size=16)
+    for room in rooms:
+        folder = Path(__file__).parent / room
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{room}/{path.relative_to(folder).as_posix()}\n".encode())
+            digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
 
 
 def canonical_json(value: Any) -> str:

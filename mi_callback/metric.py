@@ -37,7 +37,7 @@ class MemorizationIndex(Metric):
 
     def __init__(self, detector: MemorizationDetector, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if detector.null is None:
+        if not detector.fitted:
             raise StateError("needed a fitted detector; call detector.fit(train, held_out=…) first.")
         self.detector = detector
         self.add_state("images", default=[], dist_reduce_fx="cat")

@@ -287,7 +287,7 @@ def test_volumes_are_watched_and_their_planes_shown(tmp_path: Path):
             return torch.optim.SGD(self.parameters(), 0.01)
 
     encoder = build_encoder("slices", encoder="pixels", sides=(4, 8), size=32, slices=4)
-    detector = options(encoder=encoder, verify=True, regions=False, views=False, candidates=1)
+    detector = options(encoder=encoder, verify=True, windows=False, views=False, candidates=1)
     watch = callback(n_samples=4, detector=detector, power=1, log_images=True, set_scores=True)
     logger = TensorBoardLogger(tmp_path)
     loaders = (loader(Slices(v, [f"{name}{i}" for i in range(12)])) for name, v in (("a", train), ("b", held_out)))
@@ -317,7 +317,7 @@ def test_a_detector_that_is_none_is_refused():
 
 def holds(watch: MemorizationCallback, pixels: Tensor) -> bool:
     """Whether exactly these training images were encoded, in this order."""
-    found, expected = watch.detector.train, MemorizationDetector(**options()).fit(pixels).train
+    found, expected = watch.detector.state.train, MemorizationDetector(**options()).fit(pixels).train
     same = [torch.equal(found.layers[layer][0], features[0]) for layer, features in expected.layers.items()]
     return len(found) == len(pixels) and torch.equal(found.thumbnails, expected.thumbnails) and all(same)
 
@@ -328,7 +328,7 @@ def test_the_whole_training_set_is_encoded_in_order_and_nothing_is_dropped(batch
     subjects = [f"s{i}" for i in range(24)]
     train = loader(Slices(TRAIN, subjects), batch_size, shuffle=True, drop_last=True)
     fit(watch, train=train, limit_train_batches=1)
-    assert watch.detector.train.subjects == subjects
+    assert watch.detector.state.train.subjects == subjects
     assert holds(watch, TRAIN)
 
 
@@ -342,7 +342,7 @@ def test_training_images_can_be_given_where_they_are_not_what_is_trained_on():
     watch = callback(train=TensorDataset(TRAIN[:9]), held_out=[HELD_OUT[:15]])
     fit(watch)
     assert holds(watch, TRAIN[:9])
-    assert len(watch.detector.null.similarity) == 15
+    assert len(watch.detector.state.null.similarity) == 15
 
 
 @pytest.mark.parametrize("kind", ["tensor", "dataset", "loader", "batches"])
@@ -356,16 +356,17 @@ def test_training_images_can_be_given_in_any_container(kind: str):
 def test_validation_data_become_the_null():
     watch = callback()
     fit(watch, val=loader(HELD_OUT, 7, drop_last=True), limit_val_batches=1)
-    assert watch.detector.null.kind == "held_out"
+    assert watch.detector.state.null.kind == "held_out"
     assert torch.equal(
-        watch.detector.null.similarity, MemorizationDetector(**options()).fit(TRAIN, held_out=HELD_OUT).null.similarity
+        watch.detector.state.null.similarity,
+        MemorizationDetector(**options()).fit(TRAIN, held_out=HELD_OUT).null.similarity,
     )
 
 
 def test_without_validation_data_training_subjects_are_compared_with_each_other():
     watch = callback()
     trainer = fit(watch, val=None, max_epochs=2)
-    assert watch.detector.null.kind == "cross_fit"
+    assert watch.detector.state.null.kind == "cross_fit"
     assert [record.epoch for record in watch.history] == [0, 1]
     assert set(scalars(trainer)) == ALWAYS | COUNTS
 
@@ -373,8 +374,8 @@ def test_without_validation_data_training_subjects_are_compared_with_each_other(
 def test_the_cross_fitted_null_can_be_asked_for_and_ignores_validation_data():
     watch = callback(detector=options(null="cross_fit"))
     fit(watch, val=loader(TRAIN))  # would be refused as held-out data
-    assert watch.detector.null.kind == "cross_fit"
-    assert len(watch.detector.null.similarity) == len(TRAIN)
+    assert watch.detector.state.null.kind == "cross_fit"
+    assert len(watch.detector.state.null.similarity) == len(TRAIN)
 
 
 def test_a_held_out_null_without_validation_data_is_refused():
@@ -395,18 +396,18 @@ HELD_OUT_IDS = [f"h{i // 2:02d}" for i in range(20)]
 def test_subjects_are_found_where_batches_hold_them(key: str, subject_key: Any):
     watch = callback(subject_key=subject_key)
     fit(watch, train=loader(Slices(TRAIN, IDS, key), shuffle=True), val=loader(Slices(HELD_OUT, HELD_OUT_IDS, key)))
-    assert watch.detector.train.subjects == IDS
-    assert watch.detector.null.n_subjects == 10
-    assert watch.scores.null_subjects == 10
-    assert watch.scores.subjects_known
+    assert watch.detector.state.train.subjects == IDS
+    assert watch.detector.state.null.n_subjects == 10
+    assert watch.scores.flagging.null.n_subjects == 10
+    assert watch.scores.flagging.null.subjects_known
 
 
 def test_subjects_are_found_in_tuples_by_a_function_of_the_batch():
     watch = callback(subject_key=lambda batch: batch[1])
     train = TensorDataset(TRAIN, torch.arange(24) // 2)
     fit(watch, train=loader(train), val=loader(TensorDataset(HELD_OUT, 100 + torch.arange(20) // 2)))
-    assert watch.detector.train.subjects == [str(i // 2) for i in range(24)]
-    assert watch.detector.null.n_subjects == 10
+    assert watch.detector.state.train.subjects == [str(i // 2) for i in range(24)]
+    assert watch.detector.state.null.n_subjects == 10
 
 
 def test_a_wrong_subject_key_is_refused_with_the_keys_that_exist():
@@ -417,9 +418,9 @@ def test_a_wrong_subject_key_is_refused_with_the_keys_that_exist():
 def test_without_subject_ids_every_image_is_its_own_subject_and_that_is_said(said: list[str]):
     watch = callback()
     fit(watch)
-    assert watch.detector.train.subjects is None
-    assert watch.scores.null_subjects == 20
-    assert not watch.scores.subjects_known
+    assert watch.detector.state.train.subjects is None
+    assert watch.scores.flagging.null.n_subjects == 20
+    assert not watch.scores.flagging.null.subjects_known
     assert any("20 images, each taken as its own subject (no ids found)" in line for line in said)
 
 
@@ -450,9 +451,9 @@ def test_subjects_of_a_monai_pipeline_come_from_its_file_names(tmp_path: Path):
     val = MonaiDataset(monai_data(tmp_path, HELD_OUT, "h"), chain)
     watch = callback()
     fit(watch, train=MonaiLoader(train, batch_size=6, shuffle=True, drop_last=True), val=MonaiLoader(val, batch_size=6))
-    assert watch.detector.train.subjects == [f"sub-t{i // 2:02d}" for i in range(24)]
-    assert watch.detector.train.sources[5].endswith("sub-t02/slice5.npy")
-    assert watch.detector.null.n_subjects == 10
+    assert watch.detector.state.train.subjects == [f"sub-t{i // 2:02d}" for i in range(24)]
+    assert watch.detector.state.train.sources[5].endswith("sub-t02/slice5.npy")
+    assert watch.detector.state.null.n_subjects == 10
     assert holds(watch, TRAIN)
 
 
@@ -717,7 +718,7 @@ def test_a_training_set_that_cannot_be_copied_is_refused_and_the_way_out_that_is
         fit(callback(), train=loader(Locked(TRAIN)))
     watch = callback(train=Locked(TRAIN))
     fit(watch, train=loader(Locked(TRAIN)))
-    assert len(watch.detector.train) == 24
+    assert len(watch.detector.state.train) == 24
 
 
 # Settings of the Trainer ---------------------------------------------------------------------------------------------
@@ -755,7 +756,7 @@ def test_validation_switched_off_falls_back_to_the_end_of_the_training_epoch(tmp
         enable_checkpointing=True,
     )
     assert [record.epoch for record in watch.history] == [0, 1]
-    assert watch.detector.null.kind == "cross_fit"
+    assert watch.detector.state.null.kind == "cross_fit"
     assert set(scalars(trainer)) == ALWAYS | COUNTS
     assert checkpoint.best_model_path
 
@@ -763,14 +764,14 @@ def test_validation_switched_off_falls_back_to_the_end_of_the_training_epoch(tmp
 def test_overfitting_on_batches_does_not_take_training_images_for_held_out_ones():
     watch = callback()
     fit(watch, overfit_batches=1, max_epochs=2)
-    assert watch.detector.null.kind == "cross_fit"
+    assert watch.detector.state.null.kind == "cross_fit"
     assert len(watch.history) == 2
 
 
 def test_validating_on_the_training_loader_does_not_take_training_images_for_held_out_ones():
     watch, both = callback(), loader(TRAIN)
     fit(watch, train=both, val=both)
-    assert watch.detector.null.kind == "cross_fit"
+    assert watch.detector.state.null.kind == "cross_fit"
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
@@ -779,7 +780,7 @@ def test_other_precisions_are_scored_on_images_in_float32(precision: str):
     fit(watch, precision=precision)
     assert watch.samples.dtype == torch.float32
     assert watch.scores.mi.isfinite().all()
-    assert all(features.dtype == torch.float32 for features in watch.detector.train.layers.values())
+    assert all(features.dtype == torch.float32 for features in watch.detector.state.train.layers.values())
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -788,7 +789,7 @@ def test_of_several_validation_loaders_the_first_is_the_null(kind: str):
     loaders = [loader(HELD_OUT[:12]), loader(HELD_OUT[12:])]
     watch = callback()
     trainer = fit(watch, val=loaders if kind == "list" else dict(zip("ab", loaders, strict=True)))
-    assert len(watch.detector.null.similarity) == 12
+    assert len(watch.detector.state.null.similarity) == 12
     assert set(scalars(trainer)) == ALWAYS | COUNTS
     assert len(watch.history) == 1
 
@@ -804,7 +805,7 @@ def test_a_data_module_is_read():
     watch = callback()
     make_trainer(watch).fit(Tiny(), datamodule=Data())
     assert holds(watch, TRAIN)
-    assert watch.detector.null.kind == "held_out"
+    assert watch.detector.state.null.kind == "held_out"
 
 
 def test_the_older_package_name_of_lightning_works_too():
@@ -914,7 +915,7 @@ def test_a_detector_that_was_fitted_before_is_used_as_it_is(said: list[str]):
     watch = callback(detector=detector)
     fit(watch)
     assert watch.detector is detector
-    assert len(watch.detector.train) == 7
+    assert len(watch.detector.state.train) == 7
     assert any("using the fitted detector (7 training images)" in line for line in said)
 
 
@@ -1007,7 +1008,7 @@ def test_a_subject_in_training_and_validation_data_is_said_and_left_out_of_the_n
     watch = callback()
     with pytest.warns(UserWarning, match=r"1 held-out subjects were trained on"):
         fit(watch, train=train, val=val)
-    assert watch.detector.null.subjects == HELD_OUT_IDS[1:]
+    assert watch.detector.state.null.subjects == HELD_OUT_IDS[1:]
 
 
 def test_validation_data_of_training_subjects_alone_is_refused():
@@ -1019,7 +1020,7 @@ def test_an_image_in_training_and_validation_data_is_said_and_left_out_of_the_nu
     watch = callback()
     with pytest.warns(UserWarning, match=r"2 of 22 held-out images are in the training set too.* held-out image 20"):
         fit(watch, val=loader(torch.cat([HELD_OUT, TRAIN[4:6]])))
-    assert len(watch.detector.null.similarity) == 20
+    assert len(watch.detector.state.null.similarity) == 20
 
 
 def test_too_few_held_out_subjects_are_inconclusive_and_nothing_reads_as_clean():

@@ -163,11 +163,11 @@ def test_the_gpu_gives_the_scores_of_the_cpu():
 
 def test_without_held_out_images_training_subjects_make_the_null():
     detector = make(null="auto").fit(TRAIN, subjects=ids("a", 60, 2))
-    assert detector.null.kind == "cross_fit"
-    assert detector.null.n_subjects == 30
+    assert detector.state.null.kind == "cross_fit"
+    assert detector.state.null.n_subjects == 30
     # p is at least 2 / (30 + 1) here: one of the 31 closest to its neighbour has a partner that is as close.
     assert detector.score(TRAIN[:10]).verdict == "inconclusive"
-    detector.alpha = 0.1
+    detector.rule.alpha = 0.1
     scores = detector.score(torch.cat([TRAIN[:10], NOVEL]))
     assert scores.flagged[:10].all()
     assert scores.flagged[10:].double().mean() < 0.25
@@ -195,28 +195,28 @@ def test_one_person_under_two_ids_does_not_disable_the_cross_fitted_null():
     with pytest.warns(UserWarning, match="3 training subjects hold an image that is"):
         detector = make(null="cross_fit").fit(doubled, subjects=ids("a", 63))
     assert detector.score(TRAIN[20:30]).flagged.all()
-    assert detector.null.n_subjects == 60
+    assert detector.state.null.n_subjects == 60
 
 
 def test_cross_fit_never_compares_a_subject_with_itself():
     # Twin slices: were a twin left in the reference, every null image would look like a copy.
     twins = TRAIN[:30].repeat_interleave(2, dim=0)
     detector = make(null="cross_fit", alpha=0.1).fit(twins, subjects=ids("a", 60, 2))
-    assert detector.null.similarity.max() < 0.99
+    assert detector.state.null.similarity.max() < 0.99
     assert detector.score(TRAIN[:10]).flagged.all()
 
 
 def test_the_null_is_thinned_evenly_within_subjects():
     detector = make(null_size=20).fit(TRAIN, held_out=HELD_OUT, held_out_subjects=ids("b", 40, 4))
-    assert len(detector.null.similarity) == 20
-    assert sorted(Counter(detector.null.subjects).values()) == [2] * 10
+    assert len(detector.state.null.similarity) == 20
+    assert sorted(Counter(detector.state.null.subjects).values()) == [2] * 10
 
 
 def test_false_discovery_rate_control_flags_the_copies():
     detector = make(fdr=0.1).fit(TRAIN, held_out=people(200, 9))
     scores = detector.score(torch.cat([TRAIN[:20], NOVEL]))
     assert scores.flagged[:20].all()
-    assert scores.flagged_expected == pytest.approx(0.1 * scores.n_flagged)
+    assert scores.flagging.expected == pytest.approx(0.1 * scores.flagging.count)
 
 
 # Promises: power, contrast, tail, near-duplicates
@@ -298,18 +298,18 @@ def with_contrast(**options) -> MemorizationDetector:
 def test_copies_of_many_people_are_memorization_in_the_second_opinion_too():
     detector = with_contrast()
     scores = detector.score(torch.cat([TRAIN[::3] + 0.01 * people(20, 9), NOVEL]))
-    assert scores.contrast.p_value <= 0.005
-    assert scores.contrast.leaked >= 15
-    assert scores.contrast.in_train[:20].all()
-    assert scores.contrast.flagged[:20].all()
-    assert scores.contrast.expected_share == pytest.approx(30 / 50)
+    assert scores.target_decoy.p_value <= 0.005
+    assert scores.target_decoy.leaked >= 15
+    assert scores.target_decoy.in_train[:20].all()
+    assert scores.target_decoy.flagged[:20].all()
+    assert scores.target_decoy.expected_share == pytest.approx(30 / 50)
     assert scores.verdict == "memorized"
     assert "training subjects copied at a false discovery rate of 0.1" in str(scores)
 
 
 def test_an_exact_replay_is_memorization_in_the_second_opinion_too():
     scores = with_contrast().score(TRAIN[:30])
-    assert scores.contrast.leaked >= 15
+    assert scores.target_decoy.leaked >= 15
     assert scores.verdict == "memorized"
 
 
@@ -324,9 +324,9 @@ def test_novel_images_look_like_either_side_in_the_second_opinion():
 
 def test_copies_of_held_out_people_are_no_memorization():
     scores = with_contrast().score(torch.cat([HELD_OUT[::2] + 0.01 * people(20, 9), NOVEL]))
-    assert scores.contrast.p_value > 0.5
-    assert not scores.contrast.in_train[:20].any()
-    assert scores.contrast.leaked == 0
+    assert scores.target_decoy.p_value > 0.5
+    assert not scores.target_decoy.in_train[:20].any()
+    assert scores.target_decoy.leaked == 0
 
 
 def test_the_second_opinion_is_one_per_detector_and_leaves_the_first_alone():
@@ -337,7 +337,7 @@ def test_the_second_opinion_is_one_per_detector_and_leaves_the_first_alone():
     assert torch.equal(scores.p_value, alone.p_value)
     assert torch.equal(scores.match, alone.match)
     again = detector.score(NOVEL).contrast
-    assert again.p_value == scores.contrast.p_value
+    assert again.p_value == scores.target_decoy.p_value
     # Fitted anew, it is looked up among the new people.
     detector.fit(people(12, 5), held_out=HELD_OUT[:6])
     assert detector.score(NOVEL).contrast.expected_share == pytest.approx(12 / 18)
@@ -350,11 +350,11 @@ def test_an_extrapolated_tail_ranks_beyond_the_null_and_flags_nothing():
     assert plain.score(samples).p_tail is None
     assert torch.equal(scores.p_value, plain.score(samples).p_value)
     assert torch.equal(scores.flagged, plain.score(samples).flagged)
-    assert (scores.p_tail <= scores.p_value).all()
-    assert (scores.p_tail > 0).all()
+    assert (scores.images.p_tail <= scores.p_value).all()
+    assert (scores.images.p_tail > 0).all()
     assert scores.p_value[:10].unique().numel() < 10  # ties at 1 / (G + 1) …
-    assert scores.p_tail[:10].unique().numel() == 10  # … which the tail breaks
-    assert (scores.p_tail[:10] < 1 / 121).all()
+    assert scores.images.p_tail[:10].unique().numel() == 10  # … which the tail breaks
+    assert (scores.images.p_tail[:10] < 1 / 121).all()
 
 
 def test_a_tail_needs_many_subjects():
@@ -365,9 +365,9 @@ def test_a_tail_needs_many_subjects():
 def test_samples_that_are_near_duplicates_of_one_another_are_one_group():
     twins = NOVEL[:1] + 0.001 * people(6, 8)
     scores = make(poses="flips").fit(TRAIN, held_out=HELD_OUT).score(torch.cat([twins, twins[:1].flip(-1), NOVEL[1:9]]))
-    assert scores.group[:7].unique().numel() == 1
-    assert scores.n_distinct == 9
-    assert int((scores.group == scores.group[0]).sum()) == 7
+    assert scores.flagging.group[:7].unique().numel() == 1
+    assert scores.flagging.n_distinct == 9
+    assert int((scores.flagging.group == scores.flagging.group[0]).sum()) == 7
 
 
 @pytest.mark.parametrize("procedure", ["bh", "by"])
@@ -384,7 +384,7 @@ def test_scores_of_the_whole_set_are_those_of_the_whitened_features():
     found = detector.set_scores(NOVEL)
     assert set(found) == {"ct", "authpct", "fid", "kid", "vendi", "mifid"}
     novel = extract(NOVEL, detector.encoder)
-    sides = [detector.reference.whitened(side) for side in (detector.train, detector.held_out, novel)]
+    sides = [detector.state.reference.whitened(side) for side in (detector.state.train, detector.state.held_out, novel)]
     assert found == pytest.approx(set_scores(*sides, seed=0))
     copies = detector.set_scores(TRAIN[:40])
     assert copies["ct"] < -3 < found["ct"]
@@ -409,8 +409,8 @@ def test_too_few_held_out_subjects_are_inconclusive_never_clean():
 
 def test_training_images_are_kept_as_thumbnails_at_registration_size():
     detector = make().fit(TRAIN, held_out=HELD_OUT)
-    assert detector.train.thumbnails.shape == (60, 96, 96)
-    assert detector.train.thumbnails.dtype == torch.uint8
+    assert detector.state.train.thumbnails.shape == (60, 96, 96)
+    assert detector.state.train.thumbnails.dtype == torch.uint8
     pairs = closest_pairs(detector, TRAIN[:5], detector.score(TRAIN[:5]), 3)
     assert pairs.shape == (3, 1, 96, 192)
     torch.testing.assert_close(pairs[..., :96], pairs[..., 96:], atol=0.02, rtol=0)
@@ -443,9 +443,9 @@ def test_many_who_look_like_copies_stay_in_the_null_and_forbid_clean():
     blurred = torch.nn.functional.avg_pool2d(TRAIN[7:11], 3, 1, 1)
     with pytest.warns(UserWarning, match=r"4 held-out people .* nothing is called clean"):
         detector = make().fit(TRAIN, held_out=torch.cat([HELD_OUT, blurred]))
-    assert len(detector.null.similarity) == 44
+    assert len(detector.state.null.similarity) == 44
     scores = detector.score(NOVEL)
-    assert scores.null_suspects == 4
+    assert scores.flagging.null.suspects == 4
     assert scores.verdict == "inconclusive"
 
 
@@ -453,8 +453,8 @@ def test_one_person_under_two_ids_counts_once_in_the_cross_fitted_null_though_th
     blurred = torch.nn.functional.avg_pool2d(TRAIN[7:8], 3, 1, 1)
     with pytest.warns(UserWarning, match="1 training subjects hold an image that is, or seems to be"):
         detector = make(null="cross_fit").fit(torch.cat([TRAIN, blurred]), subjects=ids("a", 61))
-    assert detector.null.n_subjects == 60
-    assert detector.null.similarity.max() < 0.9
+    assert detector.state.null.n_subjects == 60
+    assert detector.state.null.similarity.max() < 0.9
 
 
 def broken(fill) -> torch.Tensor:
@@ -557,8 +557,8 @@ def of_volumes():
 def test_volumes_go_the_whole_way(of_volumes, tmp_path):
     options, detector, train = of_volumes
     assert detector.dims == 3
-    assert detector.train.thumbnails.shape == (16, 48, 48, 48)
-    assert len(detector.planted.rows) == 16
+    assert detector.state.train.thumbnails.shape == (16, 48, 48, 48)
+    assert len(detector.state.planted.rows) == 16
     assert detector.batch_size == VOLUMES_AT_ONCE
     copies = torch.cat([train[:1], train[1:2].flip(-3), train[2:3].flip(-1, -2, -3), heads(3, 3)])
     scores = detector.score(copies)
@@ -567,7 +567,7 @@ def test_volumes_go_the_whole_way(of_volumes, tmp_path):
     assert scores.pose[:3] == ["identity", "flip_depth", "flip_all"]
     assert scores.verified[:3].min() > 0.99
     assert scores.verified[3:].max() < scores.verified[:3].min()
-    assert scores.contrast is not None
+    assert scores.target_decoy is not None
     assert detector.set_scores(copies)["fid"] > 0
     pairs = closest_pairs(detector, copies, scores, 2)
     assert pairs.shape == (2, 1, 96, 192)
@@ -578,7 +578,7 @@ def test_volumes_go_the_whole_way(of_volumes, tmp_path):
     again = loaded.score(copies)
     assert torch.equal(again.verified, scores.verified)
     assert torch.equal(again.p_value, scores.p_value)
-    assert all(torch.equal(*both) for both in zip(loaded.planted.images, detector.planted.images, strict=True))
+    assert all(torch.equal(*both) for both in zip(loaded.planted.images, detector.state.planted.images, strict=True))
 
 
 def test_copies_of_volumes_are_planted_and_found(of_volumes):
@@ -602,7 +602,7 @@ def test_a_flipped_training_volume_among_the_held_out_ones_is_kept_out_of_the_nu
 
 def test_volumes_of_several_sizes_and_without_held_out_ones_are_scored(of_volumes):
     options, _, train = of_volumes
-    options = options | {"contrast": False, "regions": False, "views": False, "null": "cross_fit", "alpha": 0.2}
+    options = options | {"contrast": False, "windows": False, "views": False, "null": "cross_fit", "alpha": 0.2}
     batches = [train[:10], F.pad(train[10:], (2, 3, 0, 0, 4, 1))]
     detector = MemorizationDetector(**options).fit(batches)
     scores = detector.score(train[:2].flip(-2))

@@ -86,7 +86,7 @@ def test_every_detector_config_names_the_arguments_of_the_detector(name):
 @pytest.mark.parametrize("name", names("callback"))
 def test_every_callback_config_instantiates_with_overrides(name):
     callback = instantiate(
-        composed(f"+callback={name}", "callback.n_samples=5", "callback.detector.alpha=0.1").callback
+        composed(f"+callback={name}", "callback.n_samples=5", "callback.detector.rule.alpha=0.1").callback
     )
     assert isinstance(callback, MemorizationCallback)
     assert callback.n_samples == 5

@@ -34,7 +34,7 @@ def test_reset_keeps_the_reference(detector, generator):
 
 def test_copies_score_higher(detector):
     metric = MemorizationIndex(detector)
-    metric.update(detector.train.thumbnails[:5, None].float())
+    metric.update(detector.state.train.thumbnails[:5, None].float())
     assert metric.compute() > 2
     assert metric.higher_is_better is False
 

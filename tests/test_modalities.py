@@ -214,7 +214,7 @@ def test_floats_have_the_window_of_floats(model):
 def test_a_copied_patch_stands_out_from_new_ones(model):
     encoder = configured("histopathology", model(3))
     train, new = tissue(40, seed=1), tissue(12, seed=2)
-    detector = MemorizationDetector(encoder=encoder, poses="none", verify=False, regions=False, views=False)
+    detector = MemorizationDetector(encoder=encoder, poses="none", verify=False, windows=False, views=False)
     detector.fit(train, held_out=tissue(40, seed=3))
     scores = detector.score(torch.cat([train[7:8], new]))
     assert scores.mi.argmax() == 0

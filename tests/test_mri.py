@@ -95,7 +95,7 @@ def test_novel_images_are_flagged_at_the_nominal_rate(cohort):
         flagged = detector.score_features(tested).flagged.double()
         for subject in set(tested.subjects):
             shares.append(float(flagged[torch.tensor([s == subject for s in tested.subjects])].mean()))
-        null_sizes.append(detector.null.n_subjects)
+        null_sizes.append(detector.state.null.n_subjects)
     shares_of_subjects = torch.tensor(shares)
     spread = 0.1 * 0.9
     error = (spread / len(shares) + spread / sum(null_sizes)) ** 0.5

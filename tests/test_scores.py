@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mi_callback.errors import CalibrationError
-from mi_callback.scores import Scores
+from mi_callback.scores import ImageScores, Scores
 from mi_callback.statistics.conformal import ROUNDING, conformal_p_values
+from mi_callback.statistics.flagging import Flagging, FlagRule, NullSummary
 from mi_callback.statistics.null import smallest_p
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.rates.certificates import certify
@@ -23,29 +24,37 @@ def make(p_value, alpha=0.05, fdr=None, null_subjects=99, null_images=None, flag
     p_value = torch.as_tensor(p_value, dtype=torch.float64)
     n = len(p_value)
     mi = fields.pop("mi", -p_value.log())
-    return Scores(
+    null = NullSummary(
+        fields.pop("null_kind", "held_out"),
+        null_subjects,
+        null_images or null_subjects,
+        fields.pop("subjects_known", True),
+        fields.pop("null_suspects", 0),
+    )
+    flagging = Flagging(
+        p_value,
+        p_value <= alpha + ROUNDING if flagged is None else torch.tensor(flagged),
+        fields.pop("group", torch.arange(n)),
+        FlagRule(alpha, fdr),
+        null,
+    )
+    whole = {"power": fields.pop("power", None), "target_decoy": fields.pop("target_decoy", None)}
+    images = ImageScores(
         similarity=fields.pop("similarity", 1 - p_value),
         layer_similarity=torch.zeros(n, 2),
+        layers=["a", "b"],
         mi=mi,
         oni=mi.tanh().clamp_min(0),
-        p_value=p_value,
-        flagged=p_value <= alpha + ROUNDING if flagged is None else torch.tensor(flagged),
         match=fields.pop("match", torch.arange(n)),
         match_subject=fields.pop("match_subject", [None] * n),
         consensus=torch.zeros(n, dtype=torch.long),
         verified=fields.pop("verified", torch.full((n,), math.nan, dtype=torch.float64)),
         copied_fraction=torch.full((n,), math.nan, dtype=torch.float64),
         pose=["identity"] * n,
-        layers=["a", "b"],
-        alpha=alpha,
-        fdr=fdr,
-        null_kind=fields.pop("null_kind", "held_out"),
-        null_subjects=null_subjects,
-        null_images=null_images or null_subjects,
-        subjects_known=fields.pop("subjects_known", True),
-        group=fields.pop("group", torch.arange(n)),
+        like_copies=fields.pop("like_copies", torch.zeros(n, dtype=torch.bool)),
         **fields,
     )
+    return Scores(images, flagging, **whole)
 
 
 def opinion(p_value: float, least: float = 1e-3, leaked: int = 0, fdr: float = 0.1) -> TargetDecoy:
@@ -94,9 +103,9 @@ def test_the_summary_is_made_of_plain_numbers_that_a_loop_gives_too():
 
 
 def test_false_flags_are_expected_at_alpha_or_as_a_share_of_the_discoveries():
-    assert make(uniform(200), alpha=0.1).flagged_expected == pytest.approx(20)
+    assert make(uniform(200), alpha=0.1).flagging.expected == pytest.approx(20)
     discoveries = make([0.01] * 10 + [0.5] * 90, fdr=0.2)
-    assert discoveries.flagged_expected == pytest.approx(0.2 * 10)
+    assert discoveries.flagging.expected == pytest.approx(0.2 * 10)
 
 
 def test_subjects_are_counted_once_and_only_where_flagged():
@@ -119,11 +128,11 @@ def test_the_limits_of_the_rate_are_those_of_the_certificates_of_distinct_images
     p, group = [0.01, 0.5, 0.5, 0.01, 0.01, *[0.5] * 5], torch.tensor([0, 0, 0, 1, 2, 3, 4, 5, 6, 7])
     for power in (None, planted(15)):
         scores = make(p, group=group, power=power)
-        assert scores.n_distinct == 8
+        assert scores.flagging.n_distinct == 8
         counts = None if power is None else (15, 20)
         # Upper: the share of flagged images (3 of 10) is larger than that of groups (2 of 8), and rounded up.
         assert scores.certificate(0.9) == certify(3, 8, 0.05, 99, counts, 0.9)
-        lower, upper = scores.rate_interval(0.95)
+        lower, _, upper = scores.rate_interval(0.95)
         assert lower == memorization_rate(2, 8, 0.05, 99).lower
         assert upper == certify(3, 8, 0.05, 99, counts, 0.975).rate_upper
         assert scores.summary()["rate_lower"] == lower
@@ -146,7 +155,7 @@ def test_an_alarm_is_that_of_the_distinct_flags():
 
 def test_contrast_and_power_are_in_the_summary_where_they_were_asked_for():
     assert not {"contrast_p", "leaked_subjects", "power"} & set(make(CLEAN).summary())
-    summary = make(CLEAN, contrast=opinion(0.25, leaked=3), power=planted(15)).summary()
+    summary = make(CLEAN, target_decoy=opinion(0.25, leaked=3), power=planted(15)).summary()
     assert (summary["contrast_p"], summary["leaked_subjects"], summary["power"]) == (0.25, 3, 0.75)
 
 
@@ -228,14 +237,14 @@ def test_p_values_that_are_not_finite_are_inconclusive():
 
 def test_copies_that_are_near_duplicates_of_one_another_are_one_observation():
     one_image = make([0.01] * 50 + [0.5] * 50, group=torch.tensor([0] * 50 + list(range(1, 51))))
-    assert one_image.n_distinct == 51
+    assert one_image.flagging.n_distinct == 51
     # More flags than chance, but of one observation: not memorized, and not clean either.
     assert one_image.verdict == "inconclusive"
     assert one_image.doubts[0].startswith("50 flagged images are more than chance explains, but")
     assert "1 of 51 distinct ones are not" in one_image.doubts[0]
     assert not one_image.alarm(1)
     # Yet they may all be copies: the upper limit does not hide them.
-    assert one_image.rate_interval()[1] > 0.5
+    assert one_image.rate_interval().upper > 0.5
     assert make(MEMORIZED).alarm(1)
 
 
@@ -250,7 +259,7 @@ def test_a_collapsed_generator_is_inconclusive_and_the_text_says_why():
 def test_near_duplicates_count_for_the_smaller_share_at_least_and_the_larger_at_most():
     # A hundred near-duplicates that are not flagged, and 28 distinct copies: 22 % of the samples.
     scores = make([0.5] * 100 + [0.01] * 28, group=torch.tensor([0] * 100 + list(range(1, 29))))
-    lower, upper = scores.rate_interval()
+    lower, _, upper = scores.rate_interval()
     assert lower <= 28 / 128 <= upper
 
 
@@ -288,7 +297,7 @@ def test_the_text_says_whether_seeing_every_copy_was_assumed_or_measured():
     assert "untested" not in str(make(CLEAN, power=planted(18)))
     assert "ASSUMING" in make(CLEAN).certificate().statement
     assert "18 of 20" in make(CLEAN, power=planted(18)).certificate().statement
-    assert make(CLEAN, power=planted(12)).rate_interval()[1] > make(CLEAN, power=planted(20)).rate_interval()[1]
+    assert make(CLEAN, power=planted(12)).rate_interval().upper > make(CLEAN, power=planted(20)).rate_interval().upper
 
 
 @pytest.mark.parametrize(
@@ -302,26 +311,26 @@ def test_the_text_says_whether_seeing_every_copy_was_assumed_or_measured():
     ],
 )
 def test_null_and_contrast_have_to_agree_where_the_contrast_could_have_decided(p_value, contrast, verdict):
-    scores = replace(make(p_value), contrast=contrast)
+    scores = replace(make(p_value), target_decoy=contrast)
     assert scores.verdict == verdict
     assert bool(scores.doubts) == (verdict == "inconclusive")
     assert str(scores).startswith(verdict)
 
 
 def test_the_text_says_how_null_and_contrast_disagree():
-    smooth = replace(make(MEMORIZED), contrast=opinion(0.52))
+    smooth = replace(make(MEMORIZED), target_decoy=opinion(0.52))
     assert "as close to held-out as to training subjects" in str(smooth)
     assert "contrast p = 0.52" in str(smooth)
     assert "too smooth?" in str(smooth)
-    noisy = replace(make(CLEAN), contrast=opinion(0.013))
+    noisy = replace(make(CLEAN), target_decoy=opinion(0.013))
     assert "closer to training than to held-out subjects" in str(noisy)
     assert "contrast p = 0.013" in str(noisy)
 
 
 def test_the_text_says_what_the_contrast_found():
-    agreed = str(replace(make(MEMORIZED), contrast=opinion(0.0005, leaked=7, fdr=0.2)))
+    agreed = str(replace(make(MEMORIZED), target_decoy=opinion(0.0005, leaked=7, fdr=0.2)))
     assert "contrast p = 0.0005, 7 training subjects copied at a false discovery rate of 0.2" in agreed
-    assert "no subject copied for sure" in str(replace(make(CLEAN), contrast=opinion(0.4)))
+    assert "no subject copied for sure" in str(replace(make(CLEAN), target_decoy=opinion(0.4)))
     assert "contrast" not in str(make(CLEAN))
 
 
@@ -407,5 +416,6 @@ def test_a_rate_is_refused_where_the_null_cannot_resolve_alpha():
 def test_scores_cannot_be_changed_afterwards():
     scores = make(uniform(3))
     with pytest.raises(FrozenInstanceError):
-        scores.alpha = 0.5
-    assert replace(scores, alpha=0.5).alpha == 0.5
+        scores.power = planted(3)
+    with pytest.raises(FrozenInstanceError):
+        scores.flagging.rule.alpha = 0.5

@@ -4,6 +4,7 @@ import json
 import stat
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mi_callback import MemorizationDetector, build_encoder
-from mi_callback import state as store
 from mi_callback.encoders import HookedEncoder
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.retrieval.extraction import extract
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.views import VIEWS, views_of_queries
-from mi_callback.scores import Scores
+from mi_callback.scores import ImageScores
+from mi_callback.state import fingerprint
+from mi_callback.statistics.flagging import Flagging
 
 
 def images(n: int, seed: int) -> Tensor:
@@ -44,12 +46,15 @@ def fitted(**options) -> MemorizationDetector:
     return detector.fit(TRAIN, subjects=TRAIN_SUBJECTS, **subjects)
 
 
-def assert_equal(first: Scores, second: Scores) -> None:
-    for field in fields(Scores):
+def assert_equal(first: Any, second: Any) -> None:
+    """Two scores, or parts of them, bit for bit."""
+    for field in fields(first):
         one, other = getattr(first, field.name), getattr(second, field.name)
         if isinstance(one, Tensor):
             assert one.dtype == other.dtype, field.name
             assert torch.equal(one.nan_to_num(-9), other.nan_to_num(-9)), field.name
+        elif isinstance(one, (ImageScores, Flagging)):
+            assert_equal(one, other)
         else:
             assert one == other, field.name
 
@@ -95,19 +100,19 @@ def test_features_of_regions_come_back_and_find_the_same(tmp_path: Path):
     saved = fitted(**options)
     saved.save(tmp_path / "state")
     restored = unfitted(**options).load(tmp_path / "state")
-    for one, other in ((saved.train, restored.train), (saved.held_out, restored.held_out)):
-        assert list(one.regions) == list(other.regions) == ["1"]
-        for layer, windows in one.regions.items():
-            assert other.regions[layer].dtype == torch.float16
-            assert torch.equal(windows.nan_to_num(-9), other.regions[layer].nan_to_num(-9))
-    first, second = (d.reference.regions for d in (saved, restored))
+    for one, other in ((saved.state.train, restored.state.train), (saved.state.held_out, restored.state.held_out)):
+        assert list(one.windows) == list(other.windows) == ["1"]
+        for layer, windows in one.windows.items():
+            assert other.windows[layer].dtype == torch.float16
+            assert torch.equal(windows.nan_to_num(-9), other.windows[layer].nan_to_num(-9))
+    first, second = (d.state.reference.windows for d in (saved, restored))
     assert torch.equal(first.rows, second.rows)
     assert torch.equal(first.index.bank, second.index.bank)
     # A quarter of a training image in the middle of another: what regions are for.
     pasted = GENERATED.clone()
     pasted[:, :, 4:12, 4:12] = TRAIN[:8, :, 4:12, 4:12]
     one, other = saved.score(pasted), restored.score(pasted)
-    assert (one.window >= 0).any()
+    assert (one.images.window >= 0).any()
     assert_equal(one, other)
 
 
@@ -116,25 +121,25 @@ def test_views_come_back(tmp_path: Path):
     saved = fitted(**options)
     saved.save(tmp_path / "state")
     restored = unfitted(**options).load(tmp_path / "state")
-    for one, other in ((saved.train, restored.train), (saved.held_out, restored.held_out)):
+    for one, other in ((saved.state.train, restored.state.train), (saved.state.held_out, restored.state.held_out)):
         assert list(one.views) == list(other.views)
         for name, view in one.views.items():
             assert list(view) == list(other.views[name]) == list(one.layers)
             for layer, features in view.items():
                 assert torch.equal(features[:1], other.views[name][layer])
                 assert not torch.equal(features[0], one.layers[layer][0])
-    assert list(restored.train.views) == list(VIEWS)
-    assert list(restored.held_out.views) == views_of_queries(2)
-    assert list(restored.reference.views) == list(saved.reference.views) == list(VIEWS)
+    assert list(restored.state.train.views) == list(VIEWS)
+    assert list(restored.state.held_out.views) == views_of_queries(2)
+    assert list(restored.state.reference.views) == list(saved.state.reference.views) == list(VIEWS)
 
 
 def test_a_state_without_regions_comes_back_without(tmp_path: Path):
-    options = {"verify": True, "candidates": 2, "encoder": network(0), "regions": False}
+    options = {"verify": True, "candidates": 2, "encoder": network(0), "windows": False}
     saved = fitted(**options)
     saved.save(tmp_path / "state")
     restored = unfitted(**options).load(tmp_path / "state")
-    assert saved.train.regions == restored.train.regions == {}
-    assert restored.reference.regions is None
+    assert saved.state.train.windows == restored.state.train.windows == {}
+    assert restored.state.reference.windows is None
     assert_equal(saved.score(GENERATED), restored.score(GENERATED))
 
 
@@ -142,8 +147,8 @@ def test_a_detector_without_subjects_comes_back_without_subjects(tmp_path: Path)
     saved = unfitted().fit(TRAIN, held_out=HELD_OUT)
     saved.save(tmp_path / "state")
     restored = unfitted().load(tmp_path / "state")
-    assert restored.train.subjects is None
-    assert restored.null.subjects is None
+    assert restored.state.train.subjects is None
+    assert restored.state.null.subjects is None
     assert_equal(saved.score(GENERATED), restored.score(GENERATED))
 
 
@@ -151,11 +156,11 @@ def test_subjects_sources_thumbnails_and_null_come_back(tmp_path: Path):
     saved = fitted()
     saved.save(tmp_path / "state")
     restored = unfitted().load(tmp_path / "state")
-    assert restored.train.subjects == TRAIN_SUBJECTS
-    assert torch.equal(restored.train.thumbnails, saved.train.thumbnails)
-    assert list(restored.null.subjects) == HELD_OUT_SUBJECTS
-    assert restored.null.kind == "held_out"
-    assert torch.equal(restored.null.similarity, saved.null.similarity)
+    assert restored.state.train.subjects == TRAIN_SUBJECTS
+    assert torch.equal(restored.state.train.thumbnails, saved.state.train.thumbnails)
+    assert list(restored.state.null.subjects) == HELD_OUT_SUBJECTS
+    assert restored.state.null.kind == "held_out"
+    assert torch.equal(restored.state.null.similarity, saved.state.null.similarity)
 
 
 def assert_same_side(first: Features, second: Features) -> None:
@@ -172,23 +177,23 @@ def test_held_out_images_come_back_with_their_subjects(tmp_path: Path, known: bo
     saved = fitted() if known else unfitted().fit(TRAIN, held_out=HELD_OUT)
     saved.save(tmp_path / "state")
     restored = unfitted().load(tmp_path / "state")
-    assert restored.held_out.subjects == (HELD_OUT_SUBJECTS if known else None)
-    assert_same_side(saved.held_out, restored.held_out)
-    assert_same_side(saved.train, restored.train)
+    assert restored.state.held_out.subjects == (HELD_OUT_SUBJECTS if known else None)
+    assert_same_side(saved.state.held_out, restored.state.held_out)
+    assert_same_side(saved.state.train, restored.state.train)
     assert saved.set_scores(GENERATED) == restored.set_scores(GENERATED)
 
 
 def test_without_held_out_images_none_come_back(tmp_path: Path):
     fitted(null="cross_fit").save(tmp_path / "state")
-    assert unfitted(null="cross_fit").load(tmp_path / "state").held_out is None
+    assert unfitted(null="cross_fit").load(tmp_path / "state").state.held_out is None
 
 
 def test_images_to_plant_come_back_and_are_found_again(tmp_path: Path):
     saved = fitted()
     saved.save(tmp_path / "state")
     restored = unfitted().load(tmp_path / "state")
-    assert restored.planted.rows == saved.planted.rows == list(range(24))
-    for one, other in zip(restored.planted.images, TRAIN, strict=True):
+    assert restored.state.planted.rows == saved.state.planted.rows == list(range(24))
+    for one, other in zip(restored.state.planted.images, TRAIN, strict=True):
         assert torch.equal(one, other)
     changes = ["exact", "noise_0.02", "flip_vertical"]
     first, second = saved.power(n=8, changes=changes), restored.power(n=8, changes=changes)
@@ -206,9 +211,9 @@ def test_a_power_that_was_measured_before_is_measured_again_after_load(tmp_path:
 def test_a_detector_fitted_from_features_comes_back_with_nothing_to_plant(tmp_path: Path):
     source = fitted()
     features = extract(HELD_OUT, source.encoder, source.poses, subjects=HELD_OUT_SUBJECTS)
-    unfitted().fit_features(source.train, features).save(tmp_path / "state")
+    unfitted().fit_features(source.state.train, features).save(tmp_path / "state")
     restored = unfitted().load(tmp_path / "state")
-    assert restored.planted is None
+    assert restored.state.planted is None
     assert_equal(restored.score(GENERATED), source.score(GENERATED))
 
 
@@ -220,21 +225,24 @@ def test_what_the_null_says_of_duplicates_and_of_its_smaller_reference_comes_bac
     saved = unfitted(null=null).fit(train, subjects=subjects, held_out=held_out)
     saved.save(tmp_path / "state")
     restored = unfitted(null=null).load(tmp_path / "state")
-    assert saved.null.correction == (1.0 if null == "held_out" else pytest.approx(39 / 38))
-    assert saved.duplicate < 1
-    assert (restored.duplicate, restored.null.correction) == (saved.duplicate, saved.null.correction)
+    assert saved.state.null.correction == (1.0 if null == "held_out" else pytest.approx(39 / 38))
+    assert saved.state.duplicate < 1
+    assert (restored.state.duplicate, restored.state.null.correction) == (
+        saved.state.duplicate,
+        saved.state.null.correction,
+    )
     # A sample and its slightly changed twin are one group before and after.
     twins = torch.cat([GENERATED, GENERATED[:1] + 1e-3])
     first, second = saved.score(twins), restored.score(twins)
-    assert first.group[0] == first.group[8]
-    assert torch.equal(first.group, second.group)
+    assert first.flagging.group[0] == first.flagging.group[8]
+    assert torch.equal(first.flagging.group, second.flagging.group)
     assert_equal(first, second)
 
 
 def test_a_contrast_after_load_is_that_before(tmp_path: Path):
     saved = fitted(contrast=True)
     saved.save(tmp_path / "state")
-    first, second = (d.score(GENERATED).contrast for d in (saved, unfitted(contrast=True).load(tmp_path / "state")))
+    first, second = (d.score(GENERATED).target_decoy for d in (saved, unfitted(contrast=True).load(tmp_path / "state")))
     assert (first.p_value, first.least, first.leaked) == (second.p_value, second.least, second.leaked)
     assert torch.equal(first.in_train, second.in_train)
 
@@ -255,7 +263,7 @@ def test_the_level_of_the_flags_may_change_between_save_and_load(tmp_path: Path)
 def test_saving_over_an_older_state_replaces_it(tmp_path: Path):
     fitted(null="cross_fit").save(tmp_path / "state")
     fitted().save(tmp_path / "state")
-    assert unfitted().load(tmp_path / "state").null.kind == "held_out"
+    assert unfitted().load(tmp_path / "state").state.null.kind == "held_out"
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
@@ -288,9 +296,7 @@ def test_the_file_is_readable_by_its_owner_alone(tmp_path: Path):
         ({"candidates": 3}, "candidates"),
         ({"null_size": 5}, "null_size"),
         ({"seed": 1}, "seed"),
-        ({"verify": True}, "verify"),
-        ({"regions": False}, "regions"),
-        ({"views": False}, "views"),
+        ({"verify": True, "windows": False, "views": False}, "verify"),
         ({"encoder": build_encoder("pixels", sides=(4, 9), size=32)}, "encoder"),
     ],
 )
@@ -314,11 +320,11 @@ def test_a_state_of_other_encoder_weights_is_refused(tmp_path: Path):
 
 
 def test_a_state_of_other_data_is_refused(tmp_path: Path):
-    store.save(fitted(), tmp_path / "state", "these")
-    store.load(unfitted(), tmp_path / "state", "these")
-    store.load(unfitted(), tmp_path / "state")
+    fitted().save(tmp_path / "state", "these")
+    unfitted().load(tmp_path / "state", "these")
+    unfitted().load(tmp_path / "state")
     with pytest.raises(StateError, match=r"differs in \['data'\]"):
-        store.load(unfitted(), tmp_path / "state", "those")
+        unfitted().load(tmp_path / "state", "those")
 
 
 def test_a_refused_state_leaves_the_detector_as_it_was(tmp_path: Path):
@@ -331,7 +337,7 @@ def test_a_refused_state_leaves_the_detector_as_it_was(tmp_path: Path):
 
 
 def test_an_unfitted_detector_cannot_be_saved(tmp_path: Path):
-    with pytest.raises(StateError, match=r"needed a fitted detector to save; call fit"):
+    with pytest.raises(StateError, match=r"needed a fitted detector; call fit"):
         unfitted().save(tmp_path / "state")
     assert not list(tmp_path.iterdir())
 
@@ -370,12 +376,13 @@ def test_a_file_that_is_no_state_is_refused(tmp_path: Path, kind: str):
         unfitted().load(path)
 
 
-def test_a_state_of_another_format_is_refused(tmp_path: Path):
+def test_a_state_of_another_version_is_refused(tmp_path: Path):
     path = tmp_path / "state"
     fitted().save(path)
-    header = header_of(path) | {"format": store.FORMAT + 1}
+    header = header_of(path)
+    header["settings"]["version"] = "0.0.1"
     save_file(load_file(path), path, metadata={"mi_callback": json.dumps(header)})
-    with pytest.raises(StateError, match=r"differs in \['format'\]"):
+    with pytest.raises(StateError, match=r"differs in \['version'\]"):
         unfitted().load(path)
 
 
@@ -383,23 +390,23 @@ def test_a_state_of_another_format_is_refused(tmp_path: Path):
 
 
 def test_the_fingerprint_changes_with_any_pixel_and_with_nothing_else():
-    once = store.fingerprint([TRAIN], [HELD_OUT])
-    assert store.fingerprint([TRAIN.clone()], [HELD_OUT.clone()]) == once
+    once = fingerprint([TRAIN], [HELD_OUT])
+    assert fingerprint([TRAIN.clone()], [HELD_OUT.clone()]) == once
     for i in (0, 11, 23):
         changed = TRAIN.clone()
         changed[i, 0, 15, 15] += 1e-6
         assert not torch.equal(changed, TRAIN)
-        assert store.fingerprint([changed], [HELD_OUT]) != once
+        assert fingerprint([changed], [HELD_OUT]) != once
 
 
 def test_the_fingerprint_changes_with_subjects_order_and_side():
-    once = store.fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS}], None)
+    once = fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS}], None)
     others = [
-        store.fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS[::-1]}], None),
-        store.fingerprint([{"image": TRAIN}], None),
-        store.fingerprint([{"image": TRAIN.flip(0), "subject": TRAIN_SUBJECTS}], None),
-        store.fingerprint(None, [{"image": TRAIN, "subject": TRAIN_SUBJECTS}]),
-        store.fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS}], [HELD_OUT]),
+        fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS[::-1]}], None),
+        fingerprint([{"image": TRAIN}], None),
+        fingerprint([{"image": TRAIN.flip(0), "subject": TRAIN_SUBJECTS}], None),
+        fingerprint(None, [{"image": TRAIN, "subject": TRAIN_SUBJECTS}]),
+        fingerprint([{"image": TRAIN, "subject": TRAIN_SUBJECTS}], [HELD_OUT]),
     ]
     assert len({once, *others}) == 6
 
@@ -407,8 +414,8 @@ def test_the_fingerprint_changes_with_subjects_order_and_side():
 def test_the_fingerprint_tells_shapes_and_types_of_the_same_bytes_apart():
     flat = torch.arange(256, dtype=torch.int32)
     prints = {
-        store.fingerprint([flat.view(4, 1, 8, 8)]),
-        store.fingerprint([flat.view(4, 1, 4, 16)]),
-        store.fingerprint([flat.view(torch.float32).view(4, 1, 8, 8)]),
+        fingerprint([flat.view(4, 1, 8, 8)]),
+        fingerprint([flat.view(4, 1, 4, 16)]),
+        fingerprint([flat.view(torch.float32).view(4, 1, 8, 8)]),
     }
     assert len(prints) == 3

@@ -50,7 +50,7 @@ def mi_by_epoch(axes: Axes, name: str, callback: MemorizationCallback) -> Axes:
             axes.scatter(epoch + jitter[mask], scores.mi[mask], s=7, color=colour, alpha=0.7, lw=0)
     epochs = [record.epoch for record in callback.history]
     axes.plot(epochs, [float(record.scores.mi.median()) for record in callback.history], color=INK, lw=1.5)
-    train = callback.detector.train
+    train = callback.detector.state.train
     axes.set_title(
         f"{name}: {len(train)} training slices of {len(set(train.subjects))} subjects", loc="left", fontweight="bold"
     )
@@ -70,8 +70,8 @@ def mi_by_epoch(axes: Axes, name: str, callback: MemorizationCallback) -> Axes:
 
 def flagged_by_epoch(axes: Axes, callback: MemorizationCallback) -> Axes:
     epochs = [record.epoch for record in callback.history]
-    axes.bar(epochs, [record.scores.n_flagged for record in callback.history], width=0.6, color=FLAGGED)
-    expected = callback.history[-1].scores.flagged_expected
+    axes.bar(epochs, [record.scores.flagging.count for record in callback.history], width=0.6, color=FLAGGED)
+    expected = callback.history[-1].scores.flagging.expected
     axes.axhline(expected, color=INK, lw=1, ls="--")
     axes.annotate(
         f"dashed: at most {expected:.1f} expected by chance",

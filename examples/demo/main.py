@@ -108,8 +108,8 @@ def table(runs: dict[str, MemorizationCallback]) -> str:
             step,
             float(scores.mi.median()),
             float(scores.mi.max()),
-            scores.n_flagged,
-            scores.flagged_expected,
+            scores.flagging.count,
+            scores.flagging.expected,
             scores.verdict,
         ]
         for name, callback in runs.items()

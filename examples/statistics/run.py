@@ -315,12 +315,12 @@ def one_discovery(
     for procedure in ("bh", "by"):
         flagged = reject(scores.p_value, 0.1, procedure)
         row += [float(flagged[:n_novel].sum()) / max(1, int(flagged.sum())), found(flagged[n_novel:])]
-    discovered = {scores.match_subject[i] for i in scores.contrast.flagged.nonzero().flatten().tolist()}
+    discovered = {scores.match_subject[i] for i in scores.target_decoy.flagged.nonzero().flatten().tolist()}
     row += [
         len(discovered - copied) / max(1, len(discovered)),
         len(discovered & copied) / len(copied) if copied else None,
-        float(scores.contrast.p_value <= 0.05),
-        float(replace(scores, contrast=None).verdict == "memorized"),
+        float(scores.target_decoy.p_value <= 0.05),
+        float(replace(scores, target_decoy=None).verdict == "memorized"),
         float(scores.verdict == "memorized"),
     ]
     return row

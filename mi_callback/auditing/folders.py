@@ -92,7 +92,7 @@ def audit(
         if evidence:
             flags = scores if shown is None else shown
             proofs = collect_evidence(fitted, synthetic, flags, evidence)
-            write_evidence(proofs, Path(out) / "evidence", left_out=flags.n_flagged - len(proofs))
+            write_evidence(proofs, Path(out) / "evidence", left_out=flags.flagging.count - len(proofs))
     return scores
 
 
@@ -174,14 +174,14 @@ def write(
         "verdict": scores.verdict,
         "doubts": scores.doubts,
         "n": len(scores),
-        "alpha": scores.alpha,
-        "null": scores.null_kind,
-        "null_subjects": scores.null_subjects,
+        "alpha": scores.flagging.rule.alpha,
+        "null": scores.flagging.null.kind,
+        "null_subjects": scores.flagging.null.n_subjects,
         **scores.summary(),
         **{key: value if math.isfinite(value) else None for key, value in (others or {}).items()},
     }
     if scores.power is not None:
         summary["power_by_change"] = {change: scores.power.share(change) for change in scores.power.flagged}
-    if scores.calibrated:
+    if scores.flagging.calibrated:
         summary["certificate"] = scores.certificate().statement
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -139,7 +139,7 @@ def rank(
     novel = None if held_out is None else load(held_out, held_out_subjects, "held-out")
     kind = plain.null_kind(held_out)
     novel = novel if kind == "held_out" else None
-    _check_resolution(kind, (novel or training).people, plain.alpha)
+    _check_resolution(kind, (novel or training).people, plain.rule.alpha)
     dims = training.images.ndim - 2
     if encoders is None:
         encoders = [name for name in available() if not entry(name).needs and entry(name).dims == dims]
@@ -290,15 +290,14 @@ def _measure(
     detector.fit_features(train, held_out)
     encoded = len(training.images) + (0 if novel is None else len(novel.images))
     fit_seconds = (time.perf_counter() - start) / encoded
-    assert detector.null is not None
-    _check_resolution(kind, detector.null.n_subjects, detector.alpha)
+    _check_resolution(kind, detector.state.null.n_subjects, detector.rule.alpha)
     images = [training.images[i] for i in planted]
     start = time.perf_counter()
     power = detector.power(images=images, rows=planted)
     score_seconds = (time.perf_counter() - start) / (power.n * len(power.flagged))
     alone = power
     if detector.verify:
-        plain = MemorizationDetector(encoder, **{**settings, "verify": False})
+        plain = MemorizationDetector(encoder, **{**settings, "verify": False, "windows": None, "views": None})
         sides = [None if side is None else side.as_they_are() for side in (train, held_out)]
         assert sides[0] is not None
         alone = plain.fit_features(sides[0], sides[1]).power(images=images, rows=planted)
@@ -311,7 +310,7 @@ def _measure(
         power if detector.verify else None,
         fit_seconds,
         score_seconds,
-        null=(kind.replace("_", "-"), detector.null.n_subjects, len(training.images)),
+        null=(kind.replace("_", "-"), detector.state.null.n_subjects, len(training.images)),
     )
 
 

@@ -3,20 +3,19 @@
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import DataError, StateError
+from mi_callback.errors import DataError
 from mi_callback.images.poses import compose, orbit
-from mi_callback.scores import Scores
-from mi_callback.statistics.conformal import at_most
+from mi_callback.scores import ImageScores, Scores
 from mi_callback.statistics.duplicates import groups_of_duplicates
+from mi_callback.statistics.flagging import Flagging, NullSummary
 from mi_callback.statistics.indices import memorization_index, overfit_novelty_index
-from mi_callback.statistics.multiplicity import reject
 from mi_callback.statistics.null import Null, NullKind
 from mi_callback.statistics.outliers import like_copies
 from mi_callback.types import Subjects
@@ -79,9 +78,7 @@ def score_volumes(
         DataError: If there is not one volume per slice.
         CalibrationError: If all held-out volumes are equally similar to the training set, or none came.
     """
-    if detector.train is None:
-        raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-    _one_each("training", train_volumes, len(detector.train))
+    _one_each("training", train_volumes, len(detector.state.train))
     slices, novel = (detector.score(images, progress=progress) for images in (generated, held_out))
     _one_each("generated", volumes, len(slices))
     _one_each("held-out", held_out_volumes, len(novel))
@@ -95,18 +92,17 @@ def score_volumes(
     )
     null = _null([places[i] for i in novel.match.tolist()], held_out_volumes, held_out_subjects)
     mi, p_value = memorization_index(share, null), null.p_values(share)
-    subjects: Sequence[str | None] = detector.train.subjects or [None] * len(detector.train)
+    subjects: Sequence[str | None] = detector.state.train.subjects or [None] * len(detector.state.train)
     subject_of_volume = list(dict(zip(train_volumes, subjects, strict=True)).values())
     in_order = [own[torch.tensor(one.slices)] for one, own in zip(found, rows, strict=True)]
     copied = [slices.copied_fraction[own].sum() / len(all_) for own, all_ in zip(in_order, rows, strict=True)]
-    scores = replace(
-        slices,
+    rule = slices.flagging.rule
+    images = ImageScores(
         similarity=share,
         layer_similarity=torch.stack([slices.layer_similarity[own].mean(dim=0) for own in rows]),
+        layers=slices.images.layers,
         mi=mi,
         oni=overfit_novelty_index(mi, detector.oni_scale),
-        p_value=p_value,
-        flagged=at_most(p_value, slices.alpha) if slices.fdr is None else reject(p_value, slices.fdr, slices.procedure),
         match=torch.tensor([one.volume for one in found]),
         match_subject=[subject_of_volume[one.volume] for one in found],
         consensus=torch.stack([slices.consensus[own].median() for own in in_order]),
@@ -116,18 +112,17 @@ def score_volumes(
             _pose([slices.pose[i] for i in own.tolist()], one.reversed)
             for one, own in zip(found, in_order, strict=True)
         ],
-        null_kind=NullKind.HELD_OUT,
-        null_subjects=null.n_subjects,
-        null_images=len(null.similarity),
-        subjects_known=held_out_subjects is not None,
-        group=groups_of_duplicates(len(rows), _duplicates(slices.group, rows)),
         like_copies=like_copies(share, null.similarity),
-        p_tail=None,
-        contrast=None,
-        power=None,  # what was measured is that of slices
-        window=None,
-        by_edges=None,
     )
+    flagging = Flagging(
+        p_value,
+        rule.flag(p_value),
+        groups_of_duplicates(len(rows), _duplicates(slices.flagging.group, rows)),
+        rule,
+        NullSummary(NullKind.HELD_OUT, null.n_subjects, len(null.similarity), held_out_subjects is not None),
+    )
+    # The power that was measured is that of slices.
+    scores = Scores(images, flagging)
     return scores, slices
 
 

@@ -7,6 +7,7 @@ lies, so a look at each is cheap.
 from dataclasses import dataclass, fields, replace
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -14,44 +15,57 @@ from mi_callback.images.poses import POSES
 from mi_callback.registration import schedule
 from mi_callback.registration.local_correlation import LEVELS
 from mi_callback.retrieval.aggregation import Aggregation
+from mi_callback.retrieval.candidates import Candidates
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.reference import Neighbours, Reference
+from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.search import Neighbours, search
 from mi_callback.types import Thumbnails
 
-VERIFIED_AT_ONCE = {2: 64, 3: 8}
-"""Images, or volumes, whose candidates are aligned in one go; bounds the memory."""
 
-LOOKED_UP = 4
-"""Training images found by the whole image for which a map is searched, for each one that is aligned."""
+@dataclass(frozen=True)
+class MatchingConfig:
+    """Constants of matching, chosen on seeds 0 and 1 of the detection benchmark (brains and lumbar spines).
 
-SIBLINGS = 16
-"""Other images of the best candidate's person that are looked at, where that one lies: of a copy that was blended with
-something else, retrieval may find the person but not the slice."""
+    Attributes:
+        at_once: Images, or volumes, whose candidates are aligned in one go; bounds the memory.
+        looked_up: Training images found by the whole image for which a map is searched, per one that is aligned.
+        siblings: Other images of the best candidate's person that are looked at, where that one lies: of a copy that
+            was blended with something else, retrieval may find the person but not the slice.
+    """
+
+    at_once: int
+    looked_up: int = 4
+    siblings: int = 16
+
+
+MATCHING = {2: MatchingConfig(at_once=64), 3: MatchingConfig(at_once=8)}
+"""By the number of spatial dimensions."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """What n queries resemble most, and how much; tensors `(n,)`.
+    """What n queries resemble most, and how much.
 
     Attributes:
         row: Row of the training set.
         pose: Position among `POSES` of the one in which it was found.
-        window: Window of the query by which it was found (see `regions`); −1 for the whole image.
-        by_edges: Whether it was found by its edges, and compared under the contrast curve that fits, bool.
-        similarity: The one that decides: `verified`, or that of the features where verification is off. Float64.
+        window: Window of the query by which it was found (see `images.windows`); −1 for the whole image.
+        by_edges: Whether it was found by its edges, and compared under the contrast curve that fits.
+        similarity: The one that decides: `verified`, or that of the features where verification is off. Float64;
+            larger is closer.
         verified: LNCC after alignment; NaN where verification is off.
-        shares: Share of the structure whose LNCC reaches each of its levels, `(n, levels)`; NaN where verification is
-            off. See `copied`.
+        shares: Share of the structure whose LNCC reaches each of its levels; NaN where verification is off. See
+            `registration.copied_fraction`.
         neighbours: What the features alone found.
     """
 
-    row: Tensor
-    pose: Tensor
-    window: Tensor
-    by_edges: Tensor
-    similarity: Tensor
-    verified: Tensor
-    shares: Tensor
+    row: Int[Tensor, " n"]
+    pose: Int[Tensor, " n"]
+    window: Int[Tensor, " n"]
+    by_edges: Bool[Tensor, " n"]
+    similarity: Float[Tensor, " n"]
+    verified: Float[Tensor, " n"]
+    shares: Float[Tensor, "n levels"]
     neighbours: Neighbours
 
 
@@ -75,16 +89,12 @@ class Matcher:
         self, queries: Features, reference: Reference, references: Thumbnails, label: str | None = None
     ) -> Match:
         """Match queries in `reference`, whose images are `references`, with a progress bar `label`."""
-        neighbours = reference.search(queries, self.aggregation, self.candidates * LOOKED_UP)
+        config = MATCHING[queries.dims]
+        neighbours = search(reference, queries, self.aggregation, self.candidates * config.looked_up)
         if not self.verify:
-            nothing = torch.full_like(neighbours.similarity, float("nan"))
-            whole = torch.full_like(neighbours.match, -1)
-            shares = nothing[:, None].expand(-1, len(LEVELS))
-            row, pose, alike = neighbours.match, neighbours.pose, neighbours.similarity
-            by_grey_values = torch.zeros_like(whole, dtype=torch.bool)
-            return Match(row, pose, whole, by_grey_values, alike, nothing, shares, neighbours)
+            return _by_features(neighbours)
         # Whole images at a time: the candidates of one compete for the finest level of the registration.
-        blocks = torch.arange(len(queries)).split(VERIFIED_AT_ONCE[queries.dims])
+        blocks = torch.arange(len(queries)).split(config.at_once)
         shown = tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False)
         found = [self._verify(queries.thumbnails, neighbours, block, reference, references) for block in shown]
         row, pose, window, by_edges, lncc, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -94,21 +104,21 @@ class Matcher:
         self, queries: Tensor, neighbours: Neighbours, block: Tensor, reference: Reference, references: Thumbnails
     ) -> tuple[Tensor, ...]:
         """The best candidate, or sibling of it, of each query of a block: what `Match` says of it, up to its shares."""
-        pairs = _Pairs.of(neighbours, block)
-        turns = list(POSES.values())
-        posed = [turns[p](queries[i]) for i, p in zip(block[pairs.query].tolist(), pairs.pose.tolist(), strict=True)]
-        generated = torch.stack(posed).to(self.device)
+        pairs = _Pairs.of(neighbours.candidates, block)
+        generated = _posed(queries[block], pairs).to(self.device)
         alignment = self._register(generated, pairs, references)
         lncc, shares = alignment.lncc.cpu(), alignment.shares.cpu()
         best = schedule.best_of_group(lncc, pairs.query)
         compared = (lncc > -1) & (pairs.by_edges == pairs.by_edges[best][pairs.query])
-        lead, rows = self._siblings(pairs.row[best], pairs.where(compared), reference)
+        lead, rows = self._siblings(
+            pairs.row[best], pairs.where(compared), reference, MATCHING[queries.ndim - 1].siblings
+        )
         if len(rows):
             like = best[lead]
             siblings = replace(pairs.where(like), row=rows)
             like = like.to(self.device)
             near = self._register(generated[like], siblings, references, start=alignment.theta[like])
-            pairs = pairs.with_(siblings)
+            pairs = pairs.beside(siblings)
             lncc, shares = torch.cat([lncc, near.lncc.cpu()]), torch.cat([shares, near.shares.cpu()])
             best = schedule.best_of_group(lncc, pairs.query)
         chosen = pairs.where(best)
@@ -122,9 +132,9 @@ class Matcher:
             generated, moving, pairs.query, pairs.window, pairs.by_edges, start=start, candidates=self.candidates
         )
 
-    def _siblings(self, best: Tensor, compared: "_Pairs", reference: Reference) -> tuple[Tensor, Tensor]:
+    def _siblings(self, best: Tensor, compared: "_Pairs", reference: Reference, most: int) -> tuple[Tensor, Tensor]:
         """Siblings of the best row of each query that were not compared yet: which query, and which row, `(s,)`."""
-        siblings = reference.siblings(best, self.aggregation, SIBLINGS)
+        siblings = reference.siblings(best, self.aggregation, most)
         same = siblings[compared.query] == compared.row[:, None]
         known = torch.zeros_like(siblings).index_add_(0, compared.query, same.long()) > 0
         query, slot = (~known & (siblings >= 0)).nonzero(as_tuple=True)
@@ -142,20 +152,36 @@ class _Pairs:
     by_edges: Tensor
 
     @classmethod
-    def of(cls, neighbours: Neighbours, block: Tensor) -> "_Pairs":
+    def of(cls, candidates: Candidates, block: Tensor) -> "_Pairs":
         """The candidates of the queries of a block."""
-        query, slot = (neighbours.candidates[block] >= 0).nonzero(as_tuple=True)
-        places = (
-            neighbours.candidates,
-            neighbours.candidate_poses,
-            neighbours.candidate_windows,
-            neighbours.candidate_by_edges,
-        )
-        return cls(query, *(values[block][query, slot] for values in places))
+        query, slot = (candidates.row[block] >= 0).nonzero(as_tuple=True)
+        return cls(query, *(getattr(candidates, f.name)[block][query, slot] for f in fields(candidates)))
 
     def where(self, places: Tensor) -> "_Pairs":
         return _Pairs(*(getattr(self, field.name)[places] for field in fields(self)))
 
-    def with_(self, others: "_Pairs") -> "_Pairs":
+    def beside(self, others: "_Pairs") -> "_Pairs":
         both = ((getattr(self, field.name), getattr(others, field.name)) for field in fields(self))
         return _Pairs(*(torch.cat(parts) for parts in both))
+
+
+def _by_features(neighbours: Neighbours) -> Match:
+    """The match where nothing is aligned: the nearest training image."""
+    unknown = torch.full_like(neighbours.similarity, float("nan"))
+    whole = torch.full_like(neighbours.match, -1)
+    return Match(
+        row=neighbours.match,
+        pose=neighbours.pose,
+        window=whole,
+        by_edges=torch.zeros_like(whole, dtype=torch.bool),
+        similarity=neighbours.similarity,
+        verified=unknown,
+        shares=unknown[:, None].expand(-1, len(LEVELS)),
+        neighbours=neighbours,
+    )
+
+
+def _posed(images: Tensor, pairs: _Pairs) -> Tensor:
+    """The query of each pair in the pose in which its candidate was found."""
+    turns = list(POSES.values())
+    return torch.stack([turns[p](images[i]) for i, p in zip(pairs.query.tolist(), pairs.pose.tolist(), strict=True)])

@@ -14,6 +14,7 @@ from mi_callback.detection.matching import Match
 from mi_callback.errors import CalibrationError
 from mi_callback.registration.copied_fraction import usual_shares
 from mi_callback.retrieval.aggregation import Aggregation
+from mi_callback.retrieval.duplicates import closest_strangers
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
 from mi_callback.statistics import outliers
@@ -145,7 +146,7 @@ def _cross_fit(
     return null, same
 
 
-def closest_strangers(
+def duplicate_similarity(
     train: Features,
     held_out: Features | None,
     reference: Reference,
@@ -166,7 +167,7 @@ def closest_strangers(
         plain = train.as_they_are()  # only features of the whole image are looked at
         reference, novel = fit_reference(plain.in_pose(0).where(half == 0)), plain.where(half == 1)
     chosen = novel.where(thin(novel.subjects, len(novel), size, seed))
-    closest = reference.closest_stranger(chosen, aggregation)
+    closest = closest_strangers(reference, chosen, aggregation)
     closest = closest[~outliers.copies_in_null(closest)]
     return float(closest.max()) if len(closest) and float(closest.max()) > -1 else 1.0
 

@@ -119,7 +119,7 @@ def _images_of(batch: Any, key: SubjectKey) -> Tensor:
 
 def _subjects_of(batch: Any, key: SubjectKey) -> list[str] | None:
     if callable(key):
-        return _as_ids(key(batch))
+        return as_ids(key(batch))
     if isinstance(batch, (list, tuple)) and len(batch) and isinstance(batch[0], Mapping):
         return _subjects_of(batch[0], key)
     if not isinstance(batch, Mapping):
@@ -132,7 +132,7 @@ def _subjects_of(batch: Any, key: SubjectKey) -> list[str] | None:
     if key is not None and key not in batch:
         raise DataError(f"needed the subject ids under {key!r}; the batch has the keys {list(batch)}.")
     name = key if key is not None else next((name for name in SUBJECT_KEYS if name in batch), None)
-    return None if name is None else _as_ids(batch[name])
+    return None if name is None else as_ids(batch[name])
 
 
 def _sources_of(batch: Any, images: Tensor) -> list[str] | None:
@@ -142,10 +142,11 @@ def _sources_of(batch: Any, images: Tensor) -> list[str] | None:
         found = batch.get(PROVENANCE)
     if isinstance(found, (str, Path)):  # slices of one volume share its file
         return [str(found)] * len(images)
-    return None if found is None else _as_ids(found)
+    return None if found is None else as_ids(found)
 
 
-def _as_ids(values: Any) -> list[str]:
+def as_ids(values: Any) -> list[str]:
+    """Subject ids as strings."""
     if isinstance(values, (str, Path)):
         return [str(values)]
     if isinstance(values, (Tensor, np.ndarray)):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import DataError, StateError
+from mi_callback.errors import DataError
 from mi_callback.images.batches import read_batches
 from mi_callback.images.contrast.curves import apply_curve, look_alike
 from mi_callback.images.poses import POSES
@@ -20,8 +20,8 @@ from mi_callback.registration.schedule import Alignment, register
 from mi_callback.reporting.evidence import Evidence, Measured, NovelReach
 from mi_callback.reporting.geometry import Change, Geometry
 from mi_callback.reporting.pictures import pictures_of, planes
-from mi_callback.retrieval.features import Features
 from mi_callback.scores import Scores
+from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null
 from mi_callback.types import SubjectKey, Thumbnails
 
@@ -35,11 +35,6 @@ class _Samples(NamedTuple):
     rows: list[int]
     thumbnails: Thumbnails
     files: list[str | None]
-
-
-class _Fitted(NamedTuple):
-    train: Features
-    null: Null
 
 
 def collect_evidence(
@@ -74,7 +69,7 @@ def collect_evidence(
     if not rows:
         return []
     _, alignment = _align(detector, samples, scores)
-    return _evidence(_fitted(detector), samples, scores, alignment)
+    return _evidence(detector.state, samples, scores, alignment)
 
 
 def closest_pairs(
@@ -103,16 +98,10 @@ def closest_pairs(
     return torch.cat(shown, dim=2)[:, None].nan_to_num()
 
 
-def _fitted(detector: MemorizationDetector) -> _Fitted:
-    if detector.train is None or detector.null is None:
-        raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-    return _Fitted(detector.train, detector.null)
-
-
 def _read_samples(
     detector: MemorizationDetector, generated: Any, scores: Scores, rows: list[int], image_key: SubjectKey
 ) -> _Samples:
-    train = _fitted(detector).train
+    train = detector.state.train
     if isinstance(generated, (list, tuple, IterableDataset)) or not hasattr(generated, "__getitem__"):
         raise DataError(
             f"needed images by position, a tensor (m, c, *spatial) or a Dataset; {type(generated).__name__} came. "
@@ -132,21 +121,21 @@ def _align(detector: MemorizationDetector, samples: _Samples, scores: Scores) ->
     """Samples as posed when they were matched, and their matches aligned to them."""
     rows = samples.rows
     posed = torch.stack([POSES[scores.pose[i]](image) for i, image in zip(rows, samples.thumbnails, strict=True)])
-    window, by_edges = (None if how is None else how[rows] for how in (scores.window, scores.by_edges))
-    matches = _fitted(detector).train.thumbnails[scores.match[rows]]
+    window, by_edges = (None if how is None else how[rows] for how in (scores.images.window, scores.images.by_edges))
+    matches = detector.state.train.thumbnails[scores.match[rows]]
     return posed, register(posed, matches, window=window, by_edges=by_edges)
 
 
-def _evidence(fitted: _Fitted, samples: _Samples, scores: Scores, alignment: Alignment) -> list[Evidence]:
-    train, rows = fitted.train, samples.rows
+def _evidence(state: FittedState, samples: _Samples, scores: Scores, alignment: Alignment) -> list[Evidence]:
+    train, rows = state.train, samples.rows
     match = scores.match[rows]
     references = train.thumbnails[match]
     poses = [scores.pose[i] for i in rows]
-    measured = _measured(scores, rows, alignment, fitted.null)
+    measured = _measured(scores, rows, alignment, state.null)
     changes = _changes(references, alignment, poses)
     pictures = pictures_of(samples.thumbnails, references, alignment, poses, [one.copied_from for one in measured])
     files: Sequence[str | None] = train.sources or [None] * len(train)
-    novel = NovelReach.of(fitted.null)
+    novel = NovelReach.of(state.null)
     return [
         Evidence(row, int(m), scores.match_subject[row], samples.files[k], files[int(m)], change, one, novel, shown)
         for k, (row, m, change, one, shown) in enumerate(zip(rows, match, changes, measured, pictures, strict=True))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
-from mi_callback.images.batches import _as_ids, read_batches
+from mi_callback.images.batches import Batch, as_ids, read_batches
 from mi_callback.images.poses import POSES
 from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
@@ -33,7 +33,7 @@ def extract(
     batch_size: int = 64,
     progress: str | None = None,
     keep: Reservoir | None = None,
-    regional: bool = False,
+    windowed: bool = False,
     views: Sequence[str] = (),
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
@@ -47,7 +47,7 @@ def extract(
         image_key: The same for the images.
         progress: Label of the progress bar, or None for no bar.
         keep: Takes a sample of the images on the way.
-        regional: Pool over windows too, where the encoder can (`HookedEncoder.with_windows`).
+        windowed: Pool over windows too, where the encoder can (`HookedEncoder.with_windows`).
         views: Encode every image in these views (`views.views_of`) too, in every pose those that are of both sides.
 
     Volumes are encoded `VOLUMES_AT_ONCE` at most, whatever the size of a batch.
@@ -56,54 +56,73 @@ def extract(
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
             `check_images`), with the position of the batch.
     """
-    collected: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("layers", "regions", *views)}
-    changes = [POSES[pose] for pose in poses]
-    dims = len(encoder.size)
-    thumbs: list[Tensor] = []
-    found_subjects: list[str] | None = []
-    found_sources: list[str] | None = []
-    done = 0
+    collector = _Collector(encoder, poses, windowed, views, torch.device(device))
     for batch in read_batches(images, batch_size, subject_key, image_key, progress):
         try:
-            checked = check_images(batch.images, encoder.channels, dims)
+            checked = check_images(batch.images, encoder.channels, len(encoder.size))
         except DataError as error:
-            raise DataError(f"in the batch that begins at image {done}: {error}") from error
+            raise DataError(f"in the batch that begins at image {collector.done}: {error}") from error
         if keep is not None:
             keep.offer(checked)
-        for some in checked.split(len(checked) if dims == 2 else VOLUMES_AT_ONCE):
-            some = some.to(device)
-            thumbs.append(make_thumbnails(some, THUMBNAIL_SIDE[dims]).cpu())
-            whole, windows = encode(some, encoder, changes, regional)
-            pooled = {"layers": whole, "regions": windows}
-            for name in views:
-                view = views_of(dims)[name]
-                turned = changes if view.beside == name else changes[:1]
-                pooled[name] = encode(view.of(some, encoder.intensity), encoder, turned)[0]
-            for kind, found in pooled.items():
-                for layer, features in found.items():
-                    collected[kind].setdefault(layer, []).append(features)
-        found_subjects = _extend(found_subjects, batch.subjects)
-        found_sources = _extend(found_sources, batch.sources)
-        done += len(checked)
-    if not done:
-        raise DataError("needed at least one image; the data set or iterable is empty.")
-    if subjects is not None:
-        found_subjects = _as_ids(subjects)
-        if len(found_subjects) != done:
-            raise DataError(f"needed one subject per image ({done}); {len(found_subjects)} came.")
-    joined = {
-        kind: {layer: torch.cat(batches, dim=1) for layer, batches in found.items()}
-        for kind, found in collected.items()
-    }
-    whole, windows = joined.pop("layers"), joined.pop("regions")
-    return Features(whole, torch.cat(thumbs), found_subjects, found_sources, windows, joined)
+        collector.add(checked, batch)
+    return collector.features(subjects)
+
+
+class _Collector:
+    """What one pass over the images has seen so far."""
+
+    def __init__(
+        self, encoder: Encoder, poses: Sequence[str], windowed: bool, views: Sequence[str], device: torch.device
+    ) -> None:
+        self.encoder, self.windowed, self.device = encoder, windowed, device
+        self.dims = len(encoder.size)
+        self.poses = [POSES[pose] for pose in poses]
+        self.views = {name: views_of(self.dims)[name] for name in views}
+        self.pooled: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("layers", "windows", *views)}
+        self.thumbnails: list[Tensor] = []
+        self.subjects: list[str] | None = []
+        self.sources: list[str] | None = []
+        self.done = 0
+
+    def add(self, images: Tensor, batch: Batch) -> None:
+        """Encode the checked images of a batch, of volumes a few at a time."""
+        for some in images.split(len(images) if self.dims == 2 else VOLUMES_AT_ONCE):
+            self._encode(some.to(self.device))
+        self.subjects = _extend(self.subjects, batch.subjects)
+        self.sources = _extend(self.sources, batch.sources)
+        self.done += len(images)
+
+    def features(self, subjects: Subjects | None) -> Features:
+        """All that was collected, under these subjects, or when None under those of the batches."""
+        if not self.done:
+            raise DataError("needed at least one image; the data set or iterable is empty.")
+        found = self.subjects if subjects is None else as_ids(subjects)
+        if found is not None and len(found) != self.done:
+            raise DataError(f"needed one subject per image ({self.done}); {len(found)} came.")
+        joined = {
+            kind: {layer: torch.cat(batches, dim=1) for layer, batches in pooled.items()}
+            for kind, pooled in self.pooled.items()
+        }
+        whole, windows = joined.pop("layers"), joined.pop("windows")
+        return Features(whole, torch.cat(self.thumbnails), found, self.sources, windows, joined)
+
+    def _encode(self, images: Tensor) -> None:
+        self.thumbnails.append(make_thumbnails(images, THUMBNAIL_SIDE[self.dims]).cpu())
+        whole, windows = encode(images, self.encoder, self.poses, self.windowed)
+        pooled = {"layers": whole, "windows": windows}
+        for name, view in self.views.items():
+            poses = self.poses if view.beside == name else self.poses[:1]
+            pooled[name] = encode(view.of(images, self.encoder.intensity), self.encoder, poses)[0]
+        for kind, found in pooled.items():
+            for layer, features in found.items():
+                self.pooled[kind].setdefault(layer, []).append(features)
 
 
 @torch.no_grad()
 def encode(
-    images: Tensor, encoder: Encoder, changes: Sequence[Callable[[Tensor], Tensor]], regional: bool = False
+    images: Tensor, encoder: Encoder, changes: Sequence[Callable[[Tensor], Tensor]], windowed: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Checked images `(n, c, h, w)` under each change → features and those of regions, as in `Features`, on the CPU.
+    """Checked images `(n, c, h, w)` under each change → features and those of windows, as in `Features`, on the CPU.
 
     Images go through the encoder under all changes at once, volumes under one after another.
 
@@ -111,15 +130,15 @@ def encode(
         EncoderError: If the encoder returns other layers than it declared, another number of rows, or NaN.
     """
     if images.ndim == 5 and len(changes) > 1:
-        each = [encode(images, encoder, [change], regional) for change in changes]
+        each = [encode(images, encoder, [change], windowed) for change in changes]
         whole, windows = ({key: torch.cat([one[k][key] for one in each]) for key in each[0][k]} for k in (0, 1))
         return whole, windows
     with torch.autocast(images.device.type, enabled=False):
         turned = [preprocess(change(images), encoder.size, encoder.channels, encoder.intensity) for change in changes]
         # Quarter turns swap height and width, but the input size of the encoder is the same for all.
         batch = torch.cat(turned)
-        with_regions = getattr(encoder, "with_windows", None) if regional else None
-        pooled, parts = with_regions(batch) if with_regions else (encoder(batch), {})
+        with_windows = getattr(encoder, "with_windows", None) if windowed else None
+        pooled, parts = with_windows(batch) if with_windows else (encoder(batch), {})
         background = ~structured_windows(batch)[..., None] if parts else None
     if list(pooled) != list(encoder.layers):
         raise EncoderError(f"needed the layers {list(encoder.layers)} from {encoder.name!r}; {list(pooled)} came.")

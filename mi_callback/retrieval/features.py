@@ -19,7 +19,7 @@ class Features:
         thumbnails: uint8 `(n, side, side)`, of volumes `(n, side, side, side)`; patient data.
         subjects: One id per image, or None.
         sources: File of each image where its batch named one, or None.
-        regions: `{layer: (poses, n, windows, d)}` float16, the same per window of the image, NaN where it shows
+        windows: `{layer: (poses, n, windows, d)}` float16, the same per window of the image, NaN where it shows
             no anatomy; empty where they were not asked for or the encoder has none.
         views: `{view: {layer: (poses, n, d)}}`, the images in other `views`, those of the training images alone as they
             came; empty where not asked for.
@@ -29,7 +29,7 @@ class Features:
     thumbnails: Thumbnails
     subjects: list[str] | None
     sources: list[str] | None
-    regions: dict[str, Tensor] = field(default_factory=dict)
+    windows: dict[str, Tensor] = field(default_factory=dict)
     views: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -49,8 +49,8 @@ class Features:
         return self._each(lambda features: features[position : position + 1].clone())
 
     def as_they_are(self) -> "Features":
-        """The same images without regions and views."""
-        return replace(self, regions={}, views={})
+        """The same images without windows and views."""
+        return replace(self, windows={}, views={})
 
     def seen_as(self, view: str) -> "Features":
         """The same images in one of their views alone."""
@@ -83,7 +83,7 @@ class Features:
             return {layer: change(features) for layer, features in pooled.items()}
 
         views = {view: changed(pooled) for view, pooled in self.views.items()}
-        return replace(self, layers=changed(self.layers), regions=changed(self.regions), views=views)
+        return replace(self, layers=changed(self.layers), windows=changed(self.windows), views=views)
 
 
 def digest(thumbnail: Tensor) -> bytes:
@@ -92,7 +92,7 @@ def digest(thumbnail: Tensor) -> bytes:
 
 
 def concatenate(one: Features, other: Features) -> Features:
-    """The images of both, with the layers, regions and views that both have; of nobody, for ids of different sources
+    """The images of both, with the layers, windows and views that both have; of nobody, for ids of different sources
     may coincide.
     """
 
@@ -101,7 +101,7 @@ def concatenate(one: Features, other: Features) -> Features:
 
     views = {view: both(one.views[view], other.views[view]) for view in one.views if view in other.views}
     thumbs = torch.cat([one.thumbnails, other.thumbnails])
-    return Features(both(one.layers, other.layers), thumbs, None, None, both(one.regions, other.regions), views)
+    return Features(both(one.layers, other.layers), thumbs, None, None, both(one.windows, other.windows), views)
 
 
 def join(one: Features, other: Features) -> Features:

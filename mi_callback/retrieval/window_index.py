@@ -12,7 +12,7 @@ from mi_callback.retrieval.whitening import Mode, Whitening, fit_whitening
 
 
 @dataclass(frozen=True)
-class Regions:
+class WindowIndex:
     """Every window of every training image that shows anatomy, whitened and indexed.
 
     Attributes:
@@ -26,8 +26,10 @@ class Regions:
     rows: Tensor
 
     @classmethod
-    def fit(cls, train: Features, whitening: Mode, backend: Backend, device: torch.device | str) -> "Regions | None":
-        """Fit on pose 0 of the training features; None where they have no regions."""
+    def fit(
+        cls, train: Features, whitening: Mode, backend: Backend, device: torch.device | str
+    ) -> "WindowIndex | None":
+        """Fit on pose 0 of the training features; None where they have no windows."""
         windows, there = _in_pose(train, 0)
         if not windows or len(next(iter(windows.values()))) < 2:
             return None
@@ -35,14 +37,14 @@ class Regions:
         return cls._of(windows, there, whitenings, backend)
 
     @classmethod
-    def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend) -> "Regions":
+    def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend) -> "WindowIndex":
         """Under whitenings that were fitted before."""
         return cls._of(*_in_pose(train, 0), whitenings, backend)
 
     @classmethod
     def _of(
         cls, windows: dict[str, Tensor], there: Tensor, whitenings: dict[str, Whitening], backend: Backend
-    ) -> "Regions":
+    ) -> "WindowIndex":
         return cls(whitenings, build_index(_whitened(windows, whitenings), backend), there.nonzero()[:, 0])
 
     def search(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
@@ -52,13 +54,13 @@ class Regions:
             Training rows and cosines (mean over layers), `(n, poses, windows, k)`; −inf where a window shows no anatomy
             or there are fewer.
         """
-        poses = len(next(iter(queries.regions.values())))
+        poses = len(next(iter(queries.windows.values())))
         found = [self._search_pose(queries, pose, k) for pose in range(poses)]
         rows, cosines = (torch.stack([f[part] for f in found], dim=1) for part in range(2))
         return rows, cosines
 
     @staticmethod
-    def window(rows: Tensor, cosines: Tensor, chosen: Tensor, poses: Tensor) -> Tensor:
+    def locate(rows: Tensor, cosines: Tensor, chosen: Tensor, poses: Tensor) -> Tensor:
         """In which window of a query is the copy of a training image? In the middle of those that found it.
 
         Windows overlap, and one that shows a quarter of the copy may be more similar by chance than the one that shows
@@ -91,7 +93,7 @@ class Regions:
 
 def _in_pose(images: Features, pose: int) -> tuple[dict[str, Tensor], Tensor]:
     """Windows that show anatomy `{layer: (m, d)}`, and which of all `(n, windows)` these are."""
-    windows = {layer: features[pose] for layer, features in images.regions.items()}
+    windows = {layer: features[pose] for layer, features in images.windows.items()}
     if not windows:
         return {}, torch.zeros(len(images), WINDOWS, dtype=torch.bool)
     there = ~next(iter(windows.values()))[..., 0].isnan()

@@ -1,24 +1,16 @@
-"""Would a copy be found? Changed copies of training images, planted among the samples of the user's own detector."""
+"""Would a copy be found? What a detector found of changed copies that were planted among its samples."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mi_callback.errors import DataError
-from mi_callback.images.intensity import normalise_intensity
-from mi_callback.images.perturbations import changes_of
-from mi_callback.images.preprocessing import check_images
-from mi_callback.images.resizing import resize
 from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
 
 ENOUGH = 0.5
 """Share of planted copies that a detector must find for its "clean" to mean anything."""
-
-Find = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images `(n, c, h, w)` → flagged, bool `(n,)`, and the training row that each matches, `(n,)`."""
 
 
 @dataclass(frozen=True)
@@ -92,73 +84,3 @@ class Power:
 
     def _per_image(self) -> Tensor:
         return torch.stack([flagged.double() for flagged in self.flagged.values()]).mean(dim=0)
-
-
-def measure(
-    find: Find,
-    images: Sequence[Tensor],
-    rows: Sequence[int],
-    alpha: float,
-    subjects: Sequence[str] | None = None,
-    changes: Sequence[str] | None = None,
-    seed: int = 0,
-    others: Tensor | None = None,
-) -> Power:
-    """Plant copies of training images, one of each change, and look whether they are found.
-
-    Args:
-        find: Looks images up.
-        images: Training images `(c, h, w)`, or volumes `(c, d, h, w)`, in any intensity range; sizes may differ.
-        rows: Their rows in the training set.
-        alpha: Level of the flags.
-        subjects: Subject of every training row; a match in the right subject counts as traced.
-        changes: Names out of `perturbations.changes_of`, pastes where there are others; all of them when None.
-        seed: Of noise and warps.
-        others: Images of other people `(m, 1, *spatial)`, uint8 or in [0, 1], of any size, into which parts of copies
-            are pasted.
-
-    Raises:
-        DataError: For no images, or a change that does not exist.
-    """
-    dims = images[0].ndim - 1 if images else 2
-    perturbations, pastes = changes_of(dims)
-    known = [*perturbations, *(pastes if others is not None else ())]
-    changes = known if changes is None else list(changes)
-    if unknown := [change for change in changes if change not in known]:
-        raise DataError(f"needed changes out of {known}; {unknown} came.")
-    if not images or not changes:
-        raise DataError(f"needed images and changes to plant; {len(images)} and {len(changes)} came.")
-
-    def same(match: int, row: int) -> bool:
-        return match == row or (subjects is not None and subjects[match] == subjects[row])
-
-    flagged: dict[str, Tensor] = {}
-    traced: dict[str, Tensor] = {}
-    batches = []
-    for size in {tuple(image.shape) for image in images}:
-        places = [i for i, image in enumerate(images) if tuple(image.shape) == size]
-        batch = torch.stack([images[i] for i in places])
-        batches.append((places, normalise_intensity(check_images(batch, batch.shape[1], dims), "quantile")))
-    for change in changes:
-        flagged[change], traced[change] = (torch.zeros(len(images), dtype=torch.bool) for _ in range(2))
-        generator = torch.Generator().manual_seed(seed)
-        for places, batch in batches:
-            if change in perturbations:
-                planted = perturbations[change](batch, generator)
-            else:
-                assert others is not None
-                planted = pastes[change](batch, _receivers(others, batch, generator), generator)
-            found, match = find(planted)
-            flagged[change][places] = found
-            traced[change][places] = torch.tensor(
-                [same(m, rows[i]) for m, i in zip(match.tolist(), places, strict=True)]
-            )
-    return Power(flagged, traced, alpha, list(rows))
-
-
-def _receivers(others: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the others for each image, drawn at random, in its size."""
-    drawn = others[torch.randint(len(others), (len(images),), generator=generator)]
-    # Only the few drawn ones become floats: the others may be many thumbnails.
-    drawn = drawn.float() / 255 if drawn.dtype == torch.uint8 else drawn
-    return resize(drawn, images.shape[2:]).expand_as(images)

@@ -1,81 +1,123 @@
 """Clean, memorized or inconclusive: when flags are more than chance, and what speaks against saying so."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import StrEnum
 
-from mi_callback.statistics.conformal import ROUNDING
+from mi_callback.statistics.flagging import Flagging
 from mi_callback.statistics.multiplicity import reject
-from mi_callback.statistics.null import smallest_p, subjects_needed
-from mi_callback.statistics.rates import false_flags
-
-if TYPE_CHECKING:
-    from mi_callback.scores import Scores
+from mi_callback.statistics.null import subjects_needed
+from mi_callback.statistics.power import Power
+from mi_callback.statistics.target_decoy import TargetDecoy
 
 LEVEL = 0.05
 """Probability with which independent novel images are called memorized, at most."""
 
 DECISIVE = LEVEL / 5
-"""A contrast counts where the flagged people, all trained on, would give it a p-value as small: few people cannot."""
+"""A target-decoy contrast counts where the flagged people, all trained on, would give it a p-value as small: few people
+cannot."""
 
 
-def says_memorized(scores: "Scores") -> bool:
+class Verdict(StrEnum):
+    """What may be said of a set of samples."""
+
+    CLEAN = "clean"
+    MEMORIZED = "memorized"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a verdict rests on, in numbers.
+
+    Attributes:
+        flagging: p-values, flags and the null.
+        like_copies: Images that resemble their match as only copies do, far beyond the null.
+        matched_subjects: Training subjects that flagged images match.
+        power: What the detector found of planted copies; None where it was not measured.
+        target_decoy: Whether samples are closer to training than to held-out people; None where it was not asked for.
+    """
+
+    flagging: Flagging
+    like_copies: int = 0
+    matched_subjects: int = 0
+    power: Power | None = None
+    target_decoy: TargetDecoy | None = None
+
+
+def verdict(findings: Findings) -> Verdict:
+    """`memorized`: more distinct flags than novel images would get (5 % level). `clean`: no evidence of it, and no
+    proof of its absence. `inconclusive`: there are `doubts`.
+    """
+    if doubts(findings):
+        return Verdict.INCONCLUSIVE
+    return Verdict.MEMORIZED if exceeds_chance(findings.flagging) else Verdict.CLEAN
+
+
+def exceeds_chance(flagging: Flagging) -> bool:
     """Whether more distinct images are flagged than novel ones would be, or under `fdr` any for sure."""
-    if scores.fdr is not None:
-        return bool(reject(scores.p_value, min(scores.fdr, LEVEL), scores.procedure).any())
-    return _chance(scores, scores.distinct_flags) <= LEVEL
+    rule = flagging.rule
+    if rule.fdr is not None:
+        return bool(reject(flagging.p_value, min(rule.fdr, LEVEL), rule.procedure).any())
+    return flagging.chance() <= LEVEL
 
 
-def doubts(scores: "Scores") -> list[str]:
+def doubts(findings: Findings) -> list[str]:
     """Why neither clean nor memorized can be said; empty where one of them can."""
-    if not bool(scores.p_value.isfinite().all()):
-        return ["some p-values are not finite"]
-    if scores.null_kind == "train_halves":
-        return ["the train_halves null is not calibrated"]
-    if not scores.resolvable:
-        needed, of = subjects_needed(scores.level, scores.null_kind), scores.null_kind.replace("held_out", "held-out")
-        return [f"to flag a single image at {scores.level:.3g} needs at least {needed} {of} subjects"]
-    if scores.fdr is None and _chance(scores, lambda level: (scores.n_distinct, scores.n_distinct)) > LEVEL:
-        return [f"too few distinct images ({scores.n_distinct}) for any number of flags to be more than chance"]
-    return _of_memorized(scores) if says_memorized(scores) else _of_clean(scores)
+    if undecidable := _undecidable(findings.flagging):
+        return [undecidable]
+    return _of_memorized(findings) if exceeds_chance(findings.flagging) else _of_clean(findings)
 
 
-def alarm(scores: "Scores", look: int, risk: float) -> bool:
-    """Whether this look at a run shows more distinct flags than a whole run without memorization would."""
-    if not scores.calibrated or _contrast_objects(scores):
+def alarm(findings: Findings, look: int, risk: float = LEVEL) -> bool:
+    """Whether look number `look` (from 1) at a run shows more flags than a whole run without memorization would.
+
+    As the p-values, it takes novel samples to resemble real images of other people; a target-decoy contrast that sees
+    no copying where it could silences it. False where nothing can be flagged.
+    """
+    if not findings.flagging.calibrated or _contrast_objects(findings):
         return False
-    levels = _levels(scores)
-
-    def raised(level: float) -> bool:
-        flagged, n = scores.distinct_flags(level)
-        null = scores.null_subjects, scores.several_each
-        return false_flags.alarm(flagged, n, look, level, *null, risk=risk / len(levels), kind=scores.null_kind)
-
-    return any(raised(level) for level in levels)
+    return findings.flagging.exceeds_a_run(look, risk)
 
 
-def _of_clean(scores: "Scores") -> list[str]:
+def _undecidable(flagging: Flagging) -> str | None:
+    """Why these numbers can decide nothing; None where they can."""
+    null = flagging.null
+    if not bool(flagging.p_value.isfinite().all()):
+        return "some p-values are not finite"
+    if null.kind == "train_halves":
+        return "the train_halves null is not calibrated"
+    if not flagging.resolvable:
+        needed, of = subjects_needed(flagging.level, null.kind), null.kind.replace("held_out", "held-out")
+        return f"to flag a single image at {flagging.level:.3g} needs at least {needed} {of} subjects"
+    if flagging.rule.fdr is None and flagging.least_chance > LEVEL:
+        return f"too few distinct images ({flagging.n_distinct}) for any number of flags to be more than chance"
+    return None
+
+
+def _of_clean(findings: Findings) -> list[str]:
+    flagging, power, null = findings.flagging, findings.power, findings.flagging.null
     found = []
-    if scores.fdr is not None and scores.n_flagged:
-        found.append(f"with probability up to {scores.fdr:g} all {scores.n_flagged} flags are false")
-    elif scores.fdr is None and _chance(scores, scores.flags) <= LEVEL:
+    if flagging.rule.fdr is not None and flagging.count:
+        found.append(f"with probability up to {flagging.rule.fdr:g} all {flagging.count} flags are false")
+    elif flagging.rule.fdr is None and flagging.chance(distinct=False) <= LEVEL:
         found.append(
-            f"{scores.n_flagged} flagged images are more than chance explains, but near-duplicates count once, and "
-            f"{scores.distinct_flags(scores.alpha)[0]} of {scores.n_distinct} distinct ones are not: one image copied "
-            f"again and again, or drawn again and again ({scores.matched_subjects} training subjects match)"
+            f"{flagging.count} flagged images are more than chance explains, but near-duplicates count once, and "
+            f"{flagging.distinct_at(flagging.rule.alpha)[0]} of {flagging.n_distinct} distinct ones are not: one image "
+            f"copied again and again, or drawn again and again ({findings.matched_subjects} training subjects match)"
         )
-    if scores.like_copies is not None and bool(scores.like_copies.any()):
+    if findings.like_copies:
         found.append(
-            f"{int(scores.like_copies.sum())} images resemble a training image as only copies do, too few for their "
+            f"{findings.like_copies} images resemble a training image as only copies do, too few for their "
             "number to be proof: look at the pairs"
         )
-    if scores.power is not None and not scores.power.sees_copies:
-        found.append(f"the detector finds {scores.power.overall:.0%} of planted copies: it would not see memorization")
-    if scores.null_suspects:
+    if power is not None and not power.sees_copies:
+        found.append(f"the detector finds {power.overall:.0%} of planted copies: it would not see memorization")
+    if null.suspects:
         found.append(
-            f"{scores.null_suspects} people of the null resemble training images as only copies do: if they were "
+            f"{null.suspects} people of the null resemble training images as only copies do: if they were "
             "trained on, copies look normal"
         )
-    if scores.contrast is not None and scores.contrast.p_value <= LEVEL:
+    if findings.target_decoy is not None and findings.target_decoy.p_value <= LEVEL:
         found.append(
             "images are closer to training than to held-out subjects, yet no more are flagged than novel ones would "
             "be: a few copies, or copies that noise or blur hides? Look at the closest pairs"
@@ -83,8 +125,8 @@ def _of_clean(scores: "Scores") -> list[str]:
     return found
 
 
-def _of_memorized(scores: "Scores") -> list[str]:
-    if scores.contrast is None or not _contrast_objects(scores):
+def _of_memorized(findings: Findings) -> list[str]:
+    if not _contrast_objects(findings):
         return []
     return [
         "flagged images are as close to held-out as to training subjects: the samples differ from real images (too "
@@ -92,23 +134,7 @@ def _of_memorized(scores: "Scores") -> list[str]:
     ]
 
 
-def _contrast_objects(scores: "Scores") -> bool:
-    """Whether the contrast sees no copying where it could have."""
-    return scores.contrast is not None and scores.contrast.p_value > LEVEL and scores.contrast.least <= DECISIVE
-
-
-def _levels(scores: "Scores") -> list[float]:
-    """Levels at which flags are counted: alpha, and if it is much smaller the least that the null resolves.
-
-    Many copies show at alpha, few but clear ones among the images beyond the whole null.
-    """
-    least = smallest_p(scores.null_subjects, scores.null_kind)
-    return [scores.alpha] if 2 * least > scores.alpha + ROUNDING else [least, scores.alpha]
-
-
-def _chance(scores: "Scores", count: Callable[[float], tuple[int, int]]) -> float:
-    """Probability of so many flags, at either level, among novel images; `count` gives flags and images at a level."""
-    subjects, several, kind = scores.null_subjects, scores.several_each, scores.null_kind
-    p_values = [false_flags.excess_p_value(*count(level), level, subjects, several, kind) for level in _levels(scores)]
-    # A p-value that is LEVEL up to rounding is LEVEL.
-    return len(p_values) * min(p_values) - ROUNDING
+def _contrast_objects(findings: Findings) -> bool:
+    """Whether the target-decoy contrast sees no copying where it could have."""
+    contrast = findings.target_decoy
+    return contrast is not None and contrast.p_value > LEVEL and contrast.least <= DECISIVE

@@ -61,7 +61,7 @@ def test_the_number_of_flags_drawn_is_chosen(folders, tmp_path, monkeypatch, mos
     where = folders / "train", folders / "synthetic", folders / "held", tmp_path
     scores = audit(*where, size=(32, 32), power=0, evidence=most, **OPTIONS)
     assert len(list(tmp_path.glob("evidence/*"))) == files
-    assert said == ([scores.n_flagged - most] if most else [])
+    assert said == ([scores.flagging.count - most] if most else [])
 
 
 def test_a_negative_number_of_flags_is_refused(folders):
@@ -81,9 +81,9 @@ def test_set_level_scores_and_no_power_are_given_when_asked_for(folders, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["generated=synthetic", "held_out=held", "detector.alpha=0.1"], 2),
-        (["generated=novel", "held_out=held", "detector.alpha=0.1"], 0),
-        (["generated=novel", "detector.alpha=0.01"], 3),
+        (["generated=synthetic", "held_out=held", "detector.rule.alpha=0.1"], 2),
+        (["generated=novel", "held_out=held", "detector.rule.alpha=0.1"], 0),
+        (["generated=novel", "detector.rule.alpha=0.01"], 3),
         (["generated=nowhere"], 1),
         ([], 1),
         (["generated=train", "held_out=train"], 1),
@@ -101,7 +101,7 @@ def test_exit_codes(folders, arguments, code):
 def test_the_command_draws_flags_into_out(folders, tmp_path):
     command = [sys.executable, "-m", "mi_callback.cli", "train=train", "generated=synthetic", "held_out=held"]
     settings = [f"out={tmp_path}", "evidence=2", "power=0", "detector.verify=false", "detector.encoder=pixels"]
-    command += [*settings, "detector.alpha=0.1"]
+    command += [*settings, "detector.rule.alpha=0.1"]
     ran = subprocess.run(command, cwd=folders, capture_output=True, text=True)
     assert ran.returncode == 2, ran.stdout + ran.stderr
     assert f"{tmp_path}/evidence/gallery.png" in ran.stdout

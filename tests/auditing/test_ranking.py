@@ -288,7 +288,7 @@ def test_the_command_lists_and_shows_one_in_full(tmp_path):
 
 
 def test_the_command_ranks_and_names_nobody(folders):
-    settings = ["detector.verify=false", "detector.alpha=0.1", "power=4"]
+    settings = ["detector.verify=false", "detector.rule.alpha=0.1", "power=4"]
     ran = command(
         folders,
         "train=train",
@@ -312,7 +312,7 @@ def test_the_command_ranks_and_names_nobody(folders):
         (["train=nowhere"], "is not a folder"),
         (["held_out=held"], "needed train=DIR"),
         (["train=train"], "at least 39 training subjects"),
-        (["train=train", "detector.alpha=0.1", "encoders=[nothing]"], "'nothing' came"),
+        (["train=train", "detector.rule.alpha=0.1", "encoders=[nothing]"], "'nothing' came"),
     ],
     ids=["no folder", "no train", "too few", "none ranked"],
 )

@@ -124,7 +124,7 @@ def test_copies_are_flagged_with_the_right_volume_its_subject_and_the_pose(detec
 
 def test_strangers_are_flagged_at_the_nominal_rate_at_most(detector):
     found, _ = scored(detector, volumes(200, 3))
-    assert float(found.flagged.double().mean()) <= detector.alpha + 4 * (0.05 * 0.95 / 200) ** 0.5
+    assert float(found.flagged.double().mean()) <= detector.rule.alpha + 4 * (0.05 * 0.95 / 200) ** 0.5
 
 
 def test_slices_of_one_volume_in_another_order_than_its_own_are_less_alike(detector):
@@ -150,7 +150,7 @@ def test_the_same_volume_twice_counts_once(detector):
     found, _ = scored(detector, torch.cat([volumes(TRAIN, 0)[[5, 5, 5]], volumes(2, 4)]))
     assert len(set(found.group[:3].tolist())) == 1
     assert len(set(found.group.tolist())) == 3
-    assert found.distinct_flags(detector.alpha)[0] <= 1 + int(found.flagged[3:].sum())
+    assert found.distinct_flags(detector.rule.alpha)[0] <= 1 + int(found.flagged[3:].sum())
 
 
 def test_several_volumes_of_one_subject_are_one_unit_of_evidence(detector):

@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mi_callback.detection.matching import LOOKED_UP, Matcher
-from mi_callback.images.perturbations import affine
+from mi_callback.detection.matching import MATCHING, Matcher
+from mi_callback.images.perturbations.geometric import affine
 from mi_callback.images.poses import POSES, orbit
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.registration.local_correlation import LEVELS
+from mi_callback.retrieval.config import SEARCH
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.reference import AGAIN, Reference
+from mi_callback.retrieval.reference import Reference
 
 SIDE = THUMBNAIL_SIDE[2]
 
@@ -83,7 +84,7 @@ def test_fewer_training_images_than_candidates_are_no_problem(case):
     two = train.where(torch.tensor([0, 2]))
     found = matcher(candidates=8)(query, Reference.fit(two, "none"), two.thumbnails)
     assert int(found.row) == 1
-    assert (found.neighbours.candidates[0, :8] == -1).sum() == 6
+    assert (found.neighbours.candidates.row[0, :8] == -1).sum() == 6
 
 
 def test_a_batch_is_matched_as_its_queries_one_by_one(case):
@@ -109,13 +110,13 @@ def part() -> tuple[Features, Reference, Features]:
     half = SIDE // 2
     mixed[..., half:, half:] = affine(images[5:6], rotation=5.0, shift_x=0.03)[..., half:, half:]  # window 8
     train = features(images[:8], torch.eye(8)[None])
-    train.regions["all"] = torch.randn(1, 8, 9, 12, generator=generator).half()
+    train.windows["all"] = torch.randn(1, 8, 9, 12, generator=generator).half()
     vectors = torch.full((4, 1, 8), -1.0)
     vectors[0, 0, 0] = 1.0
     query = features(mixed.flip(-1), vectors)
     windows = torch.randn(4, 1, 9, 12, generator=generator)
-    windows[ORBIT.index("flip_horizontal"), 0, 8] = train.regions["all"][0, 5, 7].float()
-    query.regions["all"] = windows.half()
+    windows[ORBIT.index("flip_horizontal"), 0, 8] = train.windows["all"][0, 5, 7].float()
+    query.windows["all"] = windows.half()
     return train, Reference.fit(train, "none"), query
 
 
@@ -133,8 +134,8 @@ def test_without_regions_the_copied_part_is_not_looked_up(part):
     plain = Features(train.layers, train.thumbnails, None, None)
     found = matcher(candidates=2)(query, Reference.fit(plain, "none"), train.thumbnails)
     assert int(found.window) == -1
-    assert found.neighbours.candidates.shape == (1, 2 * LOOKED_UP + AGAIN)
-    assert (found.neighbours.candidate_windows == -1).all()
+    assert found.neighbours.candidates.row.shape == (1, 2 * MATCHING[2].looked_up + SEARCH.second_poses)
+    assert (found.neighbours.candidates.window == -1).all()
     assert float(found.verified) < 0.9
 
 
@@ -159,8 +160,8 @@ def slices() -> tuple[Features, Features]:
 def test_a_slice_that_retrieval_missed_is_found_among_the_siblings_of_the_best(slices):
     train, query = slices
     found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
-    assert found.neighbours.candidates[0, 0] == 15
-    assert 17 not in found.neighbours.candidates[0].tolist()
+    assert found.neighbours.candidates.row[0, 0] == 15
+    assert 17 not in found.neighbours.candidates.row[0].tolist()
     assert int(found.row) == 17
     assert float(found.verified) > 0.97
     assert float(found.shares[0, ALIKE]) > 0.7
@@ -178,7 +179,7 @@ def test_a_candidate_far_down_the_list_is_searched_and_aligned_if_it_agrees(slic
     reference = Reference.fit(train, "none")
     few, more = (matcher(candidates=count)(query, reference, train.thumbnails) for count in (2, 4))
     assert 17 not in few.neighbours.candidates
-    assert more.neighbours.candidates[0].tolist().index(17) == 10 < 4 * LOOKED_UP
+    assert more.neighbours.candidates.row[0].tolist().index(17) == 10 < 4 * MATCHING[2].looked_up
     assert int(more.row) == 17
     assert float(more.verified) > 0.97
 

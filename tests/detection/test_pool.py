@@ -8,6 +8,7 @@ import torch
 from mi_callback.detection.pool import Pool
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.search import search
 
 
 def features(subjects: list[str] | None, n: int | None = None, poses: int = 1, seed: int = 0) -> Features:
@@ -126,7 +127,7 @@ def test_a_search_cannot_tell_the_sides_apart(seed):
     queries = features(None, 40, poses=2, seed=seed + 50)
     plain, swapped = Pool.of(*sides, fit_reference, seed), Pool.of(*sides[::-1], fit_reference, seed)
     assert torch.equal(plain.trained, ~swapped.trained.roll(4))
-    found, again = (pool.reference.search(queries, "geometric") for pool in (plain, swapped))
+    found, again = (search(pool.reference, queries, "geometric") for pool in (plain, swapped))
     of_plain, of_swapped = origin(plain, sides), [(1 - side, row) for side, row in origin(swapped, sides[::-1])]
     assert [of_plain[i] for i in found.match.tolist()] == [of_swapped[i] for i in again.match.tolist()]
     torch.testing.assert_close(found.similarity, again.similarity, atol=1e-5, rtol=0)

@@ -5,7 +5,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from altered_scores import altered
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor, nn
@@ -180,7 +180,7 @@ def test_wandb_holds_the_table_of_flagged_samples(private: Run):
     table, scores = private.table(), private.callback.scores
     assert table["columns"] == list(COLUMNS)
     assert {N - 2, N - 1} <= {row[0] for row in table["data"]}
-    assert len(table["data"]) == scores.n_flagged
+    assert len(table["data"]) == scores.flagging.count
     matches = {row[0]: row[COLUMNS.index("match")] for row in table["data"]}
     assert (matches[N - 2], matches[N - 1]) == COPIED
 
@@ -192,8 +192,8 @@ def test_wandb_never_holds_nan(private: Run):
 
 @pytest.mark.parametrize("text", ["Janssen", "hospital", "ward7", ".nii"])
 def test_no_subject_and_no_file_name_leaves_unless_asked(private: Run, text: str):
-    assert private.callback.detector.train.subjects[0] == "JanssenA00"
-    assert private.callback.detector.train.sources[0].startswith("/hospital/ward7")
+    assert private.callback.detector.state.train.subjects[0] == "JanssenA00"
+    assert private.callback.detector.state.train.sources[0].startswith("/hospital/ward7")
     assert places(private, text) == []
 
 
@@ -355,7 +355,7 @@ def test_a_collapsed_generator_does_not_break_the_histogram(scores: Scores):
     nearly = same.clone()
     nearly[0] = math.nextafter(7.5, 8)
     for mi in (same, nearly):
-        log_media(WandbLogger(), replace(scores, mi=mi), step=0)
+        log_media(WandbLogger(), altered(scores, mi=mi), step=0)
     assert [sum(media["memorization_media/mi"].histogram) for media in logged] == [N, N]
 
 
@@ -375,7 +375,7 @@ def test_the_table_holds_the_flagged_samples_alone_the_worst_first(scores: Score
 
 
 def test_the_table_without_flags_is_empty_but_has_its_columns(scores: Scores):
-    columns, rows = flagged_table(replace(scores, flagged=torch.zeros(N, dtype=torch.bool)), subjects=True)
+    columns, rows = flagged_table(altered(scores, flagged=torch.zeros(N, dtype=torch.bool)), subjects=True)
     assert columns == [*COLUMNS, "subject"]
     assert rows == []
     assert markdown_table(columns, rows).count("\n") == 1
@@ -386,7 +386,7 @@ def test_the_table_ends_after_the_worst_rows(scores: Scores):
     names = ("mi", "p_value", "verified", "similarity", "match", "consensus")
     many: dict[str, Any] = {name: getattr(scores, name)[rows] for name in names}
     many["pose"] = [scores.pose[i] for i in rows.tolist()]
-    large = replace(scores, **many, flagged=torch.ones(100, dtype=torch.bool))
+    large = altered(scores, **many, flagged=torch.ones(100, dtype=torch.bool))
     _, table = flagged_table(large, subjects=False)
     assert len(table) == ROWS
     assert min(row[1] for row in table) >= float(large.mi.sort(descending=True).values[ROWS - 1])

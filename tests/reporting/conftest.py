@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from reporting.copies import MOVED, NOVEL, TRAIN, as_if_found, fit, ids, prove, volumes
+from altered_scores import altered
+from reporting.copies import MOVED, NOVEL, TRAIN, fit, ids, prove, volumes
 
 from mi_callback import MemorizationDetector, build_encoder
 from mi_callback.images.perturbations import affine
@@ -28,7 +29,7 @@ def mixed(detector):
     """Four novel images and three exact copies, and their scores, of which copies and one novel image are flagged."""
     images = torch.cat([NOVEL, TRAIN[[5, 0, 9]]])
     flagged = torch.tensor([False, True, False, False, True, True, True])
-    return images, as_if_found(detector.score(images), flagged)
+    return images, altered(detector.score(images), flagged=flagged)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
 """Images, copies of them, and the evidence of it."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
+from altered_scores import altered
 
-from mi_callback import MemorizationDetector, Scores, build_encoder
+from mi_callback import MemorizationDetector, build_encoder
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE
 from mi_callback.reporting import Evidence, collect_evidence
 
@@ -50,17 +49,12 @@ def fit(**options) -> MemorizationDetector:
     return MemorizationDetector(alpha=0.1, **(settings | options)).fit(TRAIN, held_out=HELD_OUT, **people)
 
 
-def as_if_found(scores: Scores, flagged: torch.Tensor, **found) -> Scores:
-    """The same scores with other flags and other matches."""
-    return replace(scores, flagged=flagged, **found)
-
-
 def prove(detector, images, match, pose, **found) -> dict[str, Evidence]:
     """Evidence by pose for images as if these rows had been found in these poses: finding them is not the matter."""
-    subjects = [detector.train.subjects[row] for row in match]
+    subjects = [detector.state.train.subjects[row] for row in match]
     flagged = torch.ones(len(images), dtype=torch.bool)
     found |= {"match": torch.tensor(match), "match_subject": subjects, "pose": pose}
-    scores = as_if_found(detector.score(images), flagged, **found)
+    scores = altered(detector.score(images), flagged=flagged, **found)
     return {one.change.pose: one for one in collect_evidence(detector, images, scores)}
 
 

@@ -29,8 +29,8 @@ def test_evidence_is_for_flagged_images_most_certain_first(detector, mixed):
 def test_what_novel_images_reach_is_told(detector, mixed):
     one = collect_evidence(detector, *mixed)[0]
     assert one.measured.decides == "similarity"
-    assert one.novel.median == float(detector.null.similarity.median())
-    assert one.novel.maximum == float(detector.null.similarity.max())
+    assert one.novel.median == float(detector.state.null.similarity.median())
+    assert one.novel.maximum == float(detector.state.null.similarity.max())
     assert one.novel.people == 20
     assert 0.9 < one.measured.verified <= 1.001  # measured for the picture, though it decided nothing
 

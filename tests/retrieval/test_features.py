@@ -98,7 +98,7 @@ def test_features_of_a_view_are_the_encoder_of_it_in_every_pose_where_queries_ta
     seen, view = VIEWS[name].change(images, encoder.intensity), found.views[name]
     turned = poses if VIEWS[name].beside == name else poses[:1]
     alone = found.seen_as(name)
-    assert alone.regions == alone.views == {}
+    assert alone.windows == alone.views == {}
     for position, pose in enumerate(turned):
         expected = encoder(preprocess(POSES[pose](seen), encoder.size, intensity=encoder.intensity))
         for layer, features in expected.items():
@@ -194,11 +194,11 @@ def halves(images):
 def test_regions_are_those_of_the_encoder_where_there_is_anatomy_and_nan_elsewhere(
     halves, convolutional, poses, batch_size
 ):
-    found = extract(halves, convolutional, poses, regional=True, batch_size=batch_size)
+    found = extract(halves, convolutional, poses, windowed=True, batch_size=batch_size)
     assert same(found, extract(halves, convolutional, poses))
-    assert list(found.regions) == ["0", "1"]
+    assert list(found.windows) == ["0", "1"]
     empty = 0
-    for layer, features in found.regions.items():
+    for layer, features in found.windows.items():
         assert features.dtype == torch.float16
         assert features.shape[:3] == (len(poses), 7, WINDOWS)
         for p, pose in enumerate(poses):
@@ -216,40 +216,40 @@ def test_regions_are_those_of_the_encoder_where_there_is_anatomy_and_nan_elsewhe
 
 
 def test_regions_come_only_when_asked_for(images, convolutional):
-    assert extract(images, convolutional).regions == {}
+    assert extract(images, convolutional).windows == {}
 
 
 @pytest.mark.parametrize(
     "make", [lambda: build_encoder("pixels", sides=(2,), size=16), lambda: Plain(lambda x: {"all": x.flatten(1)})]
 )
 def test_an_encoder_without_regions_gives_none(images, make):
-    found = extract(images, make(), regional=True)
-    assert found.regions == {}
+    found = extract(images, make(), windowed=True)
+    assert found.windows == {}
     assert same(found, extract(images, make()))
 
 
 def test_regions_beyond_half_precision_are_kept_finite(images):
     network = torch.nn.Sequential(Scaled(), Scaled())
     encoder = HookedEncoder(network, {"0": "BCHW", "1": "BCHW"}, size=16, intensity="none")
-    found = extract(images + 1, encoder, regional=True)
+    found = extract(images + 1, encoder, windowed=True)
     most = torch.finfo(torch.float16).max
     assert (found.layers["1"].abs() > most).all()
     for channel, sign in enumerate((1, -1)):
-        assert (found.regions["1"][..., channel] == sign * most).all()
-        assert (found.regions["0"][..., channel] * sign < 3000).all()
+        assert (found.windows["1"][..., channel] == sign * most).all()
+        assert (found.windows["0"][..., channel] * sign < 3000).all()
 
 
 def rows_of_windows(found: Features) -> list[tuple]:
     """What the windows of each image are, per layer; NaN as None, for comparing."""
     return [
-        tuple(None if v != v else v for features in found.regions.values() for v in features[:, i].flatten().tolist())
+        tuple(None if v != v else v for features in found.windows.values() for v in features[:, i].flatten().tolist())
         for i in range(len(found))
     ]
 
 
 def test_regions_stay_with_their_images(halves, convolutional):
     poses = orbit("flips")
-    found = extract(halves, convolutional, poses, regional=True)
+    found = extract(halves, convolutional, poses, windowed=True)
     rows = rows_of_windows(found)
     assert len(set(rows)) == 7
     assert rows_of_windows(found.where(torch.tensor([4, 0, 4]))) == [rows[i] for i in (4, 0, 4)]
@@ -257,9 +257,9 @@ def test_regions_stay_with_their_images(halves, convolutional):
     assert rows_of_windows(found.where(mask)) == [rows[i] for i in (0, 4, 6)]
     for p, pose in enumerate(poses):
         assert rows_of_windows(found.in_pose(p)) == rows_of_windows(
-            extract(halves, convolutional, [pose], regional=True)
+            extract(halves, convolutional, [pose], windowed=True)
         )
-    one, other = (extract(part, convolutional, poses, regional=True) for part in (halves[:4], halves[4:]))
+    one, other = (extract(part, convolutional, poses, windowed=True) for part in (halves[:4], halves[4:]))
     assert rows_of_windows(concatenate(one, other)) == rows
     assert rows_of_windows(join(one, other)) == rows_of_windows(found.in_pose(0))
 
@@ -581,7 +581,7 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
     encoder, poses = Recorder(), orbit("flips", 3)
     keep = Reservoir(100)
     found = extract(
-        volumes, encoder, poses, batch_size=batch_size, regional=regional, views=list(VOLUME_VIEWS), keep=keep
+        volumes, encoder, poses, batch_size=batch_size, windowed=regional, views=list(VOLUME_VIEWS), keep=keep
     )
     assert max(encoder.came) == min(batch_size, VOLUMES_AT_ONCE)
     assert found.dims == 3
@@ -593,9 +593,9 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
         if regional:
             windows = Recorder().with_windows(ready)[1]["mean"]
             there = structured_windows(ready)
-            assert torch.allclose(found.regions["mean"][position][there].float(), windows[there], atol=1e-3)
-            assert found.regions["mean"][position][~there].isnan().all()
-    assert bool(found.regions) == regional
+            assert torch.allclose(found.windows["mean"][position][there].float(), windows[there], atol=1e-3)
+            assert found.windows["mean"][position][~there].isnan().all()
+    assert bool(found.windows) == regional
     for name, view in VOLUME_VIEWS.items():
         seen, turned = view.change(volumes, "minmax"), poses if view.beside == name else poses[:1]
         assert len(found.views[name]["mean"]) == len(turned)

@@ -11,8 +11,11 @@ from mi_callback.errors import CalibrationError, StateError
 from mi_callback.images.poses import POSES, compose, orbit
 from mi_callback.images.windows import WINDOWS, middle_window
 from mi_callback.retrieval.aggregation import EPSILON
+from mi_callback.retrieval.config import SEARCH
+from mi_callback.retrieval.duplicates import near_duplicates
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.reference import AGAIN, ALIKE, BY_EDGES, HITS, PER_SUBJECT, REGIONAL, Reference
+from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.search import search
 from mi_callback.retrieval.views import VIEWS, views_of_queries
 
 
@@ -33,7 +36,7 @@ def with_windows(n: int, poses: int = 1, seed: int = 0, subjects=None, missing: 
     background = torch.rand(poses, n, WINDOWS, 1, generator=generator) < missing
     for layer, bank in found.layers.items():
         windows = torch.randn(poses, n, WINDOWS, bank.shape[2], generator=generator).half()
-        found.regions[layer] = windows.masked_fill(background, torch.nan)
+        found.windows[layer] = windows.masked_fill(background, torch.nan)
     return found
 
 
@@ -79,7 +82,7 @@ def test_search_is_the_naive_loop_over_poses_layers_and_training_images(poses, b
         pytest.importorskip("faiss")
     train, queries = features(30, seed=0), features(9, poses, seed=1)
     reference = Reference.fit(train, "shrunk", backend)
-    found = reference.search(queries, aggregation, candidates=30)
+    found = search(reference, queries, aggregation, candidates=30)
     cosines = naive_cosines(reference, train, queries)
     for i in range(9):
         nearest = cosines[:, i].max(axis=1)  # (poses, layers)
@@ -95,8 +98,8 @@ def test_search_is_the_naive_loop_over_poses_layers_and_training_images(poses, b
             match in cosines[:, i, :, k].argmax(axis=1) for k in range(2)
         )
         ranked = sorted(range(30), key=lambda j: -own[:, j].max())
-        assert found.candidates[i, :8].tolist() == ranked[:8]
-        assert found.candidate_poses[i, :8].tolist() == [int(own[:, j].argmax()) for j in ranked[:8]]
+        assert found.candidates.row[i, :8].tolist() == ranked[:8]
+        assert found.candidates.pose[i, :8].tolist() == [int(own[:, j].argmax()) for j in ranked[:8]]
 
 
 @pytest.mark.parametrize("aggregation", ["geometric", "mean", "minimum"])
@@ -107,7 +110,7 @@ def test_duplicates_are_the_pairs_that_a_double_loop_over_poses_finds(poses, agg
     plain = Features({layer: bank[:1] for layer, bank in images.layers.items()}, images.thumbnails, None, None)
     own = combine(naive_cosines(reference, plain, images), aggregation)  # (poses, n, n): pose of the first alone
     expected = {(i, j) for i, j in itertools.combinations(range(14), 2) if own[:, i, j].max() > 0.25}
-    found = reference.duplicates(images, aggregation, 0.25)
+    found = near_duplicates(reference, images, aggregation, 0.25)
     assert found.dtype == torch.long
     assert set(map(tuple, found.tolist())) == expected
     assert 0 < len(expected) < 14 * 13 / 2
@@ -118,10 +121,10 @@ def test_regional_candidates_are_those_of_a_naive_loop_over_poses_and_windows(po
     subjects = [f"s{i // 5}" for i in range(20)]
     train, queries = with_windows(20, subjects=subjects), with_windows(5, poses, seed=1)
     reference = Reference.fit(train, "shrunk")
-    found = reference.search(queries, "geometric", candidates=6)
-    shape = (5, 6 + AGAIN + REGIONAL + AGAIN)
-    assert found.candidates.shape == found.candidate_poses.shape == found.candidate_windows.shape == shape
-    rows, cosines = reference.regions.search(queries, k=REGIONAL * HITS)
+    found = search(reference, queries, "geometric", candidates=6)
+    shape = (5, 6 + SEARCH.second_poses + SEARCH.by_window + SEARCH.second_poses)
+    assert found.candidates.row.shape == found.candidates.pose.shape == found.candidates.window.shape == shape
+    rows, cosines = reference.windows.search(queries, k=SEARCH.by_window * SEARCH.hits)
     for i in range(5):
         best = {}  # (training row, pose) → its largest cosine, and that of each window
         for pose, window, k in itertools.product(range(poses), range(WINDOWS), range(rows.shape[3])):
@@ -132,17 +135,19 @@ def test_regional_candidates_are_those_of_a_naive_loop_over_poses_and_windows(po
         largest = {(row, pose): float(cosines[i, pose][rows[i, pose] == row].max()) for row, pose in best}
         expected, taken = [], []
         for row, pose in sorted(largest, key=largest.get, reverse=True):
-            if row not in [e[0] for e in expected] and taken.count(subjects[row]) < PER_SUBJECT:
+            if row not in [e[0] for e in expected] and taken.count(subjects[row]) < SEARCH.per_subject:
                 expected.append((row, pose))
                 taken.append(subjects[row])
-        expected = expected[:REGIONAL]
-        for row, pose in expected[:AGAIN]:
+        expected = expected[: SEARCH.by_window]
+        for row, pose in expected[: SEARCH.second_poses]:
             others = [p for r, p in largest if r == row and p != pose]
             other = max(others, key=lambda p: largest[row, p], default=None)
-            good = other is not None and largest[row, other] >= ALIKE * largest[row, pose]
+            good = other is not None and largest[row, other] >= SEARCH.second_pose_share * largest[row, pose]
             expected.append((row, other) if good else (-1, None))
-        regional = [part[i, 6 + AGAIN :].tolist() for part in (found.candidates, found.candidate_poses)]
-        found_windows = found.candidate_windows[i, 6 + AGAIN :].tolist()
+        regional = [
+            part[i, 6 + SEARCH.second_poses :].tolist() for part in (found.candidates.row, found.candidates.pose)
+        ]
+        found_windows = found.candidates.window[i, 6 + SEARCH.second_poses :].tolist()
         assert regional[0] == [row for row, _ in expected]
         for place, (row, pose) in enumerate(expected):
             if row < 0:
@@ -175,13 +180,13 @@ def test_near_duplicates_are_found_in_any_pose(pose):
     train, images = features(60, widths=(24, 30)), features(6, 4, seed=1, widths=(24, 30))
     for bank in images.layers.values():  # the second in one pose is the fifth as it came, but for a little
         bank[pose, 1] = bank[0, 4] + 0.05 * bank[1, 0]
-    assert Reference.fit(train, "shrunk").duplicates(images, "geometric", 0.9).tolist() == [[1, 4]]
+    assert near_duplicates(Reference.fit(train, "shrunk"), images, "geometric", 0.9).tolist() == [[1, 4]]
 
 
 def test_without_near_duplicates_there_are_no_pairs():
     reference = Reference.fit(features(30), "shrunk")
-    assert reference.duplicates(features(9, 4, seed=1), "geometric", 0.9999).shape == (0, 2)
-    assert reference.duplicates(features(1, 4, seed=1), "geometric", -1.0).shape == (0, 2)
+    assert near_duplicates(reference, features(9, 4, seed=1), "geometric", 0.9999).shape == (0, 2)
+    assert near_duplicates(reference, features(1, 4, seed=1), "geometric", -1.0).shape == (0, 2)
 
 
 def test_more_images_than_one_block_holds_are_all_compared():
@@ -191,7 +196,7 @@ def test_more_images_than_one_block_holds_are_all_compared():
     reference = Reference.fit(train, "shrunk")
     vectors = reference.whitened(images)
     expected = (vectors @ vectors.T > 0.9999).triu(1).nonzero()
-    found = reference.duplicates(images, "mean", 0.9999)
+    found = near_duplicates(reference, images, "mean", 0.9999)
     # Pairs at the limit itself fall to either side.
     assert len(set(map(tuple, found.tolist())) ^ set(map(tuple, expected.tolist()))) <= 0.01 * len(expected)
     assert [2090, 2095] in found.tolist()
@@ -203,9 +208,9 @@ def test_a_training_image_finds_itself_in_every_layer(whitening, backend):
     if backend == "faiss":
         pytest.importorskip("faiss")
     train = features(40)
-    found = Reference.fit(train, whitening, backend).search(train, "geometric")
+    found = search(Reference.fit(train, whitening, backend), train, "geometric")
     assert found.match.tolist() == list(range(40))
-    assert found.candidates[:, 0].tolist() == list(range(40))
+    assert found.candidates.row[:, 0].tolist() == list(range(40))
     assert (found.consensus(found.match) == 2).all()
     assert torch.allclose(found.similarity, torch.ones(40, dtype=torch.float64), atol=1e-5)
 
@@ -214,11 +219,11 @@ def test_a_training_image_finds_itself_in_every_layer(whitening, backend):
 def test_a_copy_is_found_in_the_pose_in_which_it_is_one(pose):
     train = features(60, widths=(24, 30))
     queries = rows_of(train, [5, 17, 42], poses=4, pose=pose, noise=0.05)
-    found = Reference.fit(train, "shrunk").search(queries, "geometric")
+    found = search(Reference.fit(train, "shrunk"), queries, "geometric")
     assert found.match.tolist() == [5, 17, 42]
     assert found.pose.tolist() == [pose] * 3
-    assert found.candidates[:, 0].tolist() == [5, 17, 42]
-    assert found.candidate_poses[:, 0].tolist() == [pose] * 3
+    assert found.candidates.row[:, 0].tolist() == [5, 17, 42]
+    assert found.candidates.pose[:, 0].tolist() == [pose] * 3
     assert (found.similarity > 0.95).all()
 
 
@@ -226,19 +231,19 @@ def test_more_poses_never_lower_the_similarity():
     train, queries = features(30), features(12, 4, seed=1)
     reference = Reference.fit(train, "shrunk")
     as_it_came = Features({k: f[:1] for k, f in queries.layers.items()}, queries.thumbnails, None, None)
-    one = reference.search(as_it_came, "mean")
-    assert (reference.search(queries, "mean").similarity >= one.similarity - 1e-9).all()
+    one = search(reference, as_it_came, "mean")
+    assert (search(reference, queries, "mean").similarity >= one.similarity - 1e-9).all()
 
 
 @pytest.mark.parametrize("make", [features, with_windows])
 def test_a_batch_of_queries_is_searched_as_its_queries_one_by_one(make):
     train, queries = make(30), make(6, 2, seed=1)
     reference = Reference.fit(train, "shrunk")
-    together = reference.search(queries, "geometric", candidates=4)
+    together = search(reference, queries, "geometric", candidates=4)
     for i in range(6):
-        alone = reference.search(queries.where(torch.tensor([i])), "geometric", candidates=4)
-        for name in ("candidates", "candidate_poses", "candidate_windows"):
-            assert torch.equal(getattr(alone, name)[0], getattr(together, name)[i])
+        alone = search(reference, queries.where(torch.tensor([i])), "geometric", candidates=4)
+        for name in ("row", "pose", "window"):
+            assert torch.equal(getattr(alone.candidates, name)[0], getattr(together.candidates, name)[i])
         assert float(alone.similarity) == pytest.approx(float(together.similarity[i]), abs=1e-6)
         assert (int(alone.match), int(alone.pose)) == (int(together.match[i]), int(together.pose[i]))
 
@@ -246,9 +251,13 @@ def test_a_batch_of_queries_is_searched_as_its_queries_one_by_one(make):
 @pytest.mark.parametrize("candidates", [1, 3, 8, 50])
 def test_candidates_are_distinct_rows_best_first_with_minus_one_where_there_are_fewer(candidates):
     train, queries = features(20), features(7, 4, seed=1)
-    found = Reference.fit(train, "shrunk").search(queries, "mean", candidates=candidates)
-    assert found.candidates.shape == found.candidate_poses.shape == (7, candidates + min(AGAIN, candidates))
-    for row in found.candidates[:, :candidates].tolist():
+    found = search(Reference.fit(train, "shrunk"), queries, "mean", candidates=candidates)
+    assert (
+        found.candidates.row.shape
+        == found.candidates.pose.shape
+        == (7, candidates + min(SEARCH.second_poses, candidates))
+    )
+    for row in found.candidates.row[:, :candidates].tolist():
         real = [i for i in row if i >= 0]
         assert len(set(real)) == len(real) == min(candidates, 20)
         assert row == real + [-1] * (candidates - len(real))
@@ -259,28 +268,28 @@ def test_one_subject_does_not_take_all_candidates():
     train = features(30, subjects=["many"] * 20 + [f"s{i}" for i in range(10)])
     for bank in train.layers.values():
         bank[0, :20] = bank[0, :1] + 0.01 * bank[0, :20]
-    found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=12)
-    for row in found.candidates.tolist():
+    found = search(Reference.fit(train, "none"), train.where(torch.tensor([3, 7])), "mean", candidates=12)
+    for row in found.candidates.row.tolist():
         subjects = [train.subjects[i] for i in row if i >= 0]
-        assert subjects.count("many") == PER_SUBJECT
-        assert len(subjects) > PER_SUBJECT
-    assert found.candidates[:, 0].tolist() == [3, 7]
+        assert subjects.count("many") == SEARCH.per_subject
+        assert len(subjects) > SEARCH.per_subject
+    assert found.candidates.row[:, 0].tolist() == [3, 7]
 
 
 def test_without_subjects_every_image_is_its_own_candidate():
     train = features(30)
     for bank in train.layers.values():
         bank[0, :20] = bank[0, :1] + 0.01 * bank[0, :20]
-    found = Reference.fit(train, "none").search(train.where(torch.tensor([3])), "mean", candidates=8)
-    assert all(0 <= i < 20 for i in found.candidates[0, :8].tolist())
+    found = search(Reference.fit(train, "none"), train.where(torch.tensor([3])), "mean", candidates=8)
+    assert all(0 <= i < 20 for i in found.candidates.row[0, :8].tolist())
 
 
 def test_a_training_set_of_two_can_be_searched():
     train = features(2)
-    found = Reference.fit(train, "shrunk").search(features(3, 4, seed=1), "geometric")
+    found = search(Reference.fit(train, "shrunk"), features(3, 4, seed=1), "geometric")
     assert found.similarity.isfinite().all()
-    assert sorted(found.candidates[0, :2].tolist()) == [0, 1]
-    assert (found.candidates[:, :8] == -1).sum(dim=1).tolist() == [6, 6, 6]
+    assert sorted(found.candidates.row[0, :2].tolist()) == [0, 1]
+    assert (found.candidates.row[:, :8] == -1).sum(dim=1).tolist() == [6, 6, 6]
 
 
 def test_other_images_can_be_searched_under_the_same_whitening():
@@ -289,8 +298,8 @@ def test_other_images_can_be_searched_under_the_same_whitening():
     moved = reference.over(other)
     assert moved.whitenings == reference.whitenings
     assert moved.subjects == other.subjects
-    assert moved.search(other, "mean").match.tolist() == list(range(12))
-    assert reference.search(train, "mean").match.tolist() == list(range(30))  # the old one is as it was
+    assert search(moved, other, "mean").match.tolist() == list(range(12))
+    assert search(reference, train, "mean").match.tolist() == list(range(30))  # the old one is as it was
 
 
 def test_whitening_and_index_are_made_of_the_first_pose_only():
@@ -299,7 +308,7 @@ def test_whitening_and_index_are_made_of_the_first_pose_only():
     one, four = Reference.fit(first, "shrunk"), Reference.fit(train, "shrunk")
     assert all(torch.equal(one.whitenings[k].matrix, four.whitenings[k].matrix) for k in train.layers)
     assert one.layers == ["layer0", "layer1"]
-    assert four.search(first, "mean").match.tolist() == list(range(30))
+    assert search(four, first, "mean").match.tolist() == list(range(30))
 
 
 # Promise: regions
@@ -308,33 +317,34 @@ def test_whitening_and_index_are_made_of_the_first_pose_only():
 @pytest.mark.parametrize("aggregation", ["geometric", "minimum"])
 def test_what_the_whole_image_finds_does_not_depend_on_regions(aggregation):
     train, queries = with_windows(30), with_windows(9, 4, seed=1)
-    with_regions = Reference.fit(train, "shrunk").search(queries, aggregation)
+    with_regions = search(Reference.fit(train, "shrunk"), queries, aggregation)
     for one, other in (
         (features(30), queries),
         (train, features(9, 4, seed=1)),
         (features(30), features(9, 4, seed=1)),
     ):
-        without = Reference.fit(one, "shrunk").search(other, aggregation)
+        without = search(Reference.fit(one, "shrunk"), other, aggregation)
         for name in ("similarity", "layer_similarity", "match", "pose", "nearest"):
             assert torch.equal(getattr(with_regions, name), getattr(without, name))
-        for name in ("candidates", "candidate_poses", "candidate_windows"):
-            assert getattr(without, name).shape == (9, 8 + AGAIN)
-            assert torch.equal(getattr(with_regions, name)[:, : 8 + AGAIN], getattr(without, name))
-        assert (without.candidate_windows == -1).all()
+        for name in ("row", "pose", "window"):
+            ours, theirs = getattr(with_regions.candidates, name), getattr(without.candidates, name)
+            assert theirs.shape == (9, 8 + SEARCH.second_poses)
+            assert torch.equal(ours[:, : 8 + SEARCH.second_poses], theirs)
+        assert (without.candidates.window == -1).all()
 
 
 @pytest.mark.parametrize(("pose", "window"), [(0, 0), (2, 5), (3, 8)])
 def test_a_copied_window_is_a_candidate_with_its_pose_and_window(pose, window):
     train = with_windows(60, widths=(24, 30), missing=0.0)
     queries = with_windows(3, 4, seed=1, widths=(24, 30))
-    for layer, windows in queries.regions.items():
-        windows[pose, :, window] = train.regions[layer][0, [5, 17, 42], 4]
-    found = Reference.fit(train, "shrunk").search(queries, "geometric")
-    assert found.candidates[:, 8 + AGAIN].tolist() == [5, 17, 42]
-    assert found.candidate_poses[:, 8 + AGAIN].tolist() == [pose] * 3
-    assert found.candidate_windows[:, 8 + AGAIN].tolist() == [window] * 3
-    there = found.candidates[:, 8 + AGAIN :] >= 0
-    windows = found.candidate_windows[:, 8 + AGAIN :]
+    for layer, windows in queries.windows.items():
+        windows[pose, :, window] = train.windows[layer][0, [5, 17, 42], 4]
+    found = search(Reference.fit(train, "shrunk"), queries, "geometric")
+    assert found.candidates.row[:, 8 + SEARCH.second_poses].tolist() == [5, 17, 42]
+    assert found.candidates.pose[:, 8 + SEARCH.second_poses].tolist() == [pose] * 3
+    assert found.candidates.window[:, 8 + SEARCH.second_poses].tolist() == [window] * 3
+    there = found.candidates.row[:, 8 + SEARCH.second_poses :] >= 0
+    windows = found.candidates.window[:, 8 + SEARCH.second_poses :]
     assert torch.equal(there, (windows >= 0) & (windows < WINDOWS))
 
 
@@ -348,40 +358,42 @@ def test_a_copied_window_of_a_volume_is_a_candidate_with_its_pose_and_window(pos
         return Features(whole, torch.zeros(n, 4, 4, 4, dtype=torch.uint8), None, None, windows)
 
     train, queries = of_volumes(30, 1, 0), of_volumes(3, 8, 1)
-    queries.regions["layer0"][pose, :, window] = train.regions["layer0"][0, [5, 17, 22], 4]
-    found = Reference.fit(train, "shrunk").search(queries, "geometric")
-    assert found.candidates[:, 8 + AGAIN].tolist() == [5, 17, 22]
-    assert [list(POSES)[k] for k in found.candidate_poses[:, 8 + AGAIN].tolist()] == [orbit("flips", 3)[pose]] * 3
-    assert found.candidate_windows[:, 8 + AGAIN].tolist() == [window] * 3
+    queries.windows["layer0"][pose, :, window] = train.windows["layer0"][0, [5, 17, 22], 4]
+    found = search(Reference.fit(train, "shrunk"), queries, "geometric")
+    assert found.candidates.row[:, 8 + SEARCH.second_poses].tolist() == [5, 17, 22]
+    assert [list(POSES)[k] for k in found.candidates.pose[:, 8 + SEARCH.second_poses].tolist()] == [
+        orbit("flips", 3)[pose]
+    ] * 3
+    assert found.candidates.window[:, 8 + SEARCH.second_poses].tolist() == [window] * 3
 
 
 def test_regional_candidates_are_rows_once_and_few_of_a_subject():
     # Twenty slices of one subject whose windows are nearly the same, in every window.
     train = with_windows(30, subjects=["many"] * 20 + [f"s{i}" for i in range(10)], missing=0.0)
-    for windows in train.regions.values():
+    for windows in train.windows.values():
         windows[0, :20] = windows[0, :1, :1] + 0.01 * windows[0, :20]
-    found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=5)
-    for row in found.candidates[:, 5 + AGAIN : -AGAIN].tolist():
+    found = search(Reference.fit(train, "none"), train.where(torch.tensor([3, 7])), "mean", candidates=5)
+    for row in found.candidates.row[:, 5 + SEARCH.second_poses : -SEARCH.second_poses].tolist():
         real = [i for i in row if i >= 0]
         assert len(set(real)) == len(real)
-        assert [train.subjects[i] for i in real].count("many") == PER_SUBJECT
+        assert [train.subjects[i] for i in real].count("many") == SEARCH.per_subject
 
 
 def test_regional_candidates_that_are_missing_are_minus_one():
     train, queries = with_windows(2, missing=0.0), with_windows(3, 4, seed=1)
-    for windows in queries.regions.values():
+    for windows in queries.windows.values():
         windows[:, 1] = torch.nan
-    found = Reference.fit(train, "shrunk").search(queries, "geometric", candidates=5)
-    regional = found.candidates[:, 5 + AGAIN : -AGAIN]
-    assert regional[[0, 2]].sort().values.tolist() == [[-1] * (REGIONAL - 2) + [0, 1]] * 2
+    found = search(Reference.fit(train, "shrunk"), queries, "geometric", candidates=5)
+    regional = found.candidates.row[:, 5 + SEARCH.second_poses : -SEARCH.second_poses]
+    assert regional[[0, 2]].sort().values.tolist() == [[-1] * (SEARCH.by_window - 2) + [0, 1]] * 2
     assert (regional[[0, 2], 2:] == -1).all()
-    assert (found.candidates[1, 5 + AGAIN :] == -1).all()
+    assert (found.candidates.row[1, 5 + SEARCH.second_poses :] == -1).all()
 
 
 def test_regions_of_other_images_are_searched_after_a_move():
     train, other = with_windows(30), with_windows(12, seed=5, missing=0.0)
     moved = Reference.fit(train, "shrunk").over(other)
-    assert moved.search(other, "mean").candidates[:, 8 + AGAIN].tolist() == list(range(12))
+    assert search(moved, other, "mean").candidates.row[:, 8 + SEARCH.second_poses].tolist() == list(range(12))
 
 
 # Refusal
@@ -390,7 +402,7 @@ def test_regions_of_other_images_are_searched_after_a_move():
 def test_queries_of_other_layers_are_refused():
     reference = Reference.fit(features(10), "shrunk")
     with pytest.raises(StateError, match=r"features of the layers \['layer0', 'layer1'\]; \['layer0'\] came"):
-        reference.search(features(3, widths=(5,)), "mean")
+        search(reference, features(3, widths=(5,)), "mean")
 
 
 def test_one_training_image_is_refused():
@@ -431,17 +443,17 @@ def resembling(train: Features, name: str, pose: int) -> Features:
 def test_a_query_that_resembles_a_view_is_matched_to_its_image_in_the_pose_that_leads_back(name, pose):
     train = seen(40)
     queries = resembling(train, name, pose)
-    found = Reference.fit(train, "shrunk").search(queries, "geometric")
+    found = search(Reference.fit(train, "shrunk"), queries, "geometric")
     back = list(POSES).index(compose(list(POSES)[pose], VIEWS[name].pose))
-    assert found.match.tolist() == found.candidates[:, 0].tolist() == [4, 7, 21]
-    assert found.pose.tolist() == found.candidate_poses[:, 0].tolist() == [back] * 3
+    assert found.match.tolist() == found.candidates.row[:, 0].tolist() == [4, 7, 21]
+    assert found.pose.tolist() == found.candidates.pose[:, 0].tolist() == [back] * 3
     assert found.similarity.min() > 0.999
     assert (found.consensus(found.match) == 2).all()
     others = replace(train, views={other: view for other, view in train.views.items() if other != name})
-    assert Reference.fit(others, "shrunk").search(queries, "geometric").similarity.max() < 0.99
+    assert search(Reference.fit(others, "shrunk"), queries, "geometric").similarity.max() < 0.99
     if VIEWS[name].beside is not None:
         plain = replace(queries, views={})
-        assert Reference.fit(train, "shrunk").search(plain, "geometric").similarity.max() < 0.99
+        assert search(Reference.fit(train, "shrunk"), plain, "geometric").similarity.max() < 0.99
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -449,19 +461,25 @@ def test_a_query_that_resembles_a_view_is_matched_to_its_image_in_the_pose_that_
 def test_what_resembles_an_image_in_another_contrast_is_a_candidate_beside_the_others(name, pose):
     train = seen(40)
     queries = resembling(train, name, pose)
-    found = Reference.fit(train, "shrunk").search(queries, "geometric")
-    first = 8 + AGAIN
-    assert found.candidates.shape == found.candidate_by_edges.shape == (3, first + BY_EDGES + AGAIN)
-    assert found.candidates[:, first].tolist() == [4, 7, 21]
-    assert found.candidate_poses[:, first].tolist() == [pose] * 3
-    assert found.candidate_by_edges.tolist() == [[False] * first + [True] * (BY_EDGES + AGAIN)] * 3
-    assert (found.candidate_windows == -1).all()
+    found = search(Reference.fit(train, "shrunk"), queries, "geometric")
+    first = 8 + SEARCH.second_poses
+    assert (
+        found.candidates.row.shape
+        == found.candidates.by_edges.shape
+        == (3, first + SEARCH.by_edges + SEARCH.second_poses)
+    )
+    assert found.candidates.row[:, first].tolist() == [4, 7, 21]
+    assert found.candidates.pose[:, first].tolist() == [pose] * 3
+    assert (
+        found.candidates.by_edges.tolist() == [[False] * first + [True] * (SEARCH.by_edges + SEARCH.second_poses)] * 3
+    )
+    assert (found.candidates.window == -1).all()
     # What decides without verification is of the contrast of the image.
     own = replace(train, views={name: train.views[name] for name in OWN})
-    plain = Reference.fit(own, "shrunk").search(queries, "geometric")
+    plain = search(Reference.fit(own, "shrunk"), queries, "geometric")
     assert torch.equal(found.similarity, plain.similarity)
-    assert plain.candidates.shape == (3, first)
-    assert not plain.candidate_by_edges.any()
+    assert plain.candidates.row.shape == (3, first)
+    assert not plain.candidates.by_edges.any()
 
 
 def test_every_view_has_its_own_whitening_and_rows_without_some_images_are_those_of_the_others():
@@ -474,7 +492,7 @@ def test_every_view_has_its_own_whitening_and_rows_without_some_images_are_those
             assert torch.allclose(reference.views[name].whitenings[layer].mean, own[0].double().mean(dim=0))
     moved = reference.over(train.where(some))
     assert {name: len(view.indexes["layer0"]) for name, view in moved.views.items()} == dict.fromkeys(VIEWS, 20)
-    assert moved.search(train.where(torch.tensor([6, 18])), "geometric").match.tolist() == [3, 9]
+    assert search(moved, train.where(torch.tensor([6, 18])), "geometric").match.tolist() == [3, 9]
     assert reference.over(replace(train, views={})).views == {}
 
 
@@ -482,15 +500,15 @@ def test_queries_without_their_edges_are_looked_up_without():
     train, queries = seen(40), seen(5, 4, seed=90)
     drawn = {name: view for name, view in train.views.items() if VIEWS[name].recoloured and VIEWS[name].beside}
     reference = Reference.fit(replace(train, views=drawn), "shrunk")
-    assert reference.search(queries, "geometric").candidate_by_edges.any()
-    assert not reference.search(replace(queries, views={}), "geometric").candidate_by_edges.any()
+    assert search(reference, queries, "geometric").candidates.by_edges.any()
+    assert not search(reference, replace(queries, views={}), "geometric").candidates.by_edges.any()
 
 
 def test_one_image_is_one_candidate_in_whatever_views_it_is_near():
     train = features(30, subjects=[str(i) for i in range(30)])
     train = replace(train, views=dict.fromkeys(VIEWS, train.layers))
-    found = Reference.fit(train, "none").search(train.where(torch.tensor([3, 7])), "mean", candidates=6)
-    for part in (found.candidates[:, :6], found.candidates[:, 6 + AGAIN :][:, :BY_EDGES]):
+    found = search(Reference.fit(train, "none"), train.where(torch.tensor([3, 7])), "mean", candidates=6)
+    for part in (found.candidates.row[:, :6], found.candidates.row[:, 6 + SEARCH.second_poses :][:, : SEARCH.by_edges]):
         for row in part.tolist():
             assert len(set(row)) == len(row)
             assert -1 not in row
@@ -499,10 +517,10 @@ def test_one_image_is_one_candidate_in_whatever_views_it_is_near():
 def test_few_of_a_subject_are_candidates_by_edges():
     people = [str(i // 5) for i in range(40)]
     train, queries = seen(40, subjects=people), seen(6, 4, seed=90)
-    found = Reference.fit(train, "shrunk").search(queries, "mean")
-    for row in found.candidates[:, 8 + AGAIN :][:, :BY_EDGES].tolist():
-        assert len(set(row)) == BY_EDGES
-        assert max(sum(people[k] == one for k in row) for one in set(people)) <= PER_SUBJECT
+    found = search(Reference.fit(train, "shrunk"), queries, "mean")
+    for row in found.candidates.row[:, 8 + SEARCH.second_poses :][:, : SEARCH.by_edges].tolist():
+        assert len(set(row)) == SEARCH.by_edges
+        assert max(sum(people[k] == one for k in row) for one in set(people)) <= SEARCH.per_subject
 
 
 # Second poses
@@ -518,14 +536,14 @@ def test_the_first_candidates_are_tried_in_a_second_pose_where_they_are_nearly_a
             exact = bank[0, [5, 17, 42]]
             other = torch.randn(exact.shape, generator=generator) * (1 / alike**2 - 1) ** 0.5
             queries.layers[layer][second] = exact + other
-    found = Reference.fit(train, "none").search(queries, "mean")
-    assert found.candidates[:, 0].tolist() == [5, 17, 42]
-    assert found.candidate_poses[:, 0].tolist() == [poses - 1] * 3
-    if poses > 1 and alike > ALIKE:
-        assert found.candidates[:, 8].tolist() == [5, 17, 42]
-        assert found.candidate_poses[:, 8].tolist() == [second] * 3
+    found = search(Reference.fit(train, "none"), queries, "mean")
+    assert found.candidates.row[:, 0].tolist() == [5, 17, 42]
+    assert found.candidates.pose[:, 0].tolist() == [poses - 1] * 3
+    if poses > 1 and alike > SEARCH.second_pose_share:
+        assert found.candidates.row[:, 8].tolist() == [5, 17, 42]
+        assert found.candidates.pose[:, 8].tolist() == [second] * 3
     else:
-        assert found.candidates[:, 8].tolist() == [-1] * 3
+        assert found.candidates.row[:, 8].tolist() == [-1] * 3
 
 
 # Siblings

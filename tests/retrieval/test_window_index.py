@@ -6,7 +6,7 @@ import torch
 
 from mi_callback.images.windows import WINDOWS
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.window_index import Regions
+from mi_callback.retrieval.window_index import WindowIndex
 
 
 def with_windows(n: int, poses: int = 1, seed: int = 0, widths=(5, 8), missing: float = 0.3) -> Features:
@@ -23,19 +23,21 @@ def with_windows(n: int, poses: int = 1, seed: int = 0, widths=(5, 8), missing: 
     return Features(whole, torch.zeros(n, 4, 4, dtype=torch.uint8), None, None, parts)
 
 
-def fit(train: Features, whitening="shrunk", backend="torch") -> Regions:
-    found = Regions.fit(train, whitening, backend, "cpu")
+def fit(train: Features, whitening="shrunk", backend="torch") -> WindowIndex:
+    found = WindowIndex.fit(train, whitening, backend, "cpu")
     assert found is not None
     return found
 
 
-def naive(fitted: Regions, train: Features, queries: Features, pose: int, i: int, window: int) -> dict[tuple, float]:
+def naive(
+    fitted: WindowIndex, train: Features, queries: Features, pose: int, i: int, window: int
+) -> dict[tuple, float]:
     """Mean cosine of one window of a query with every window of every training image that shows anatomy."""
 
     def whitened(features: Features, pose: int, i: int, window: int) -> list[np.ndarray]:
         vectors = []
         for layer, whitening in fitted.whitenings.items():
-            vector = features.regions[layer][pose, i, window].double().numpy() - whitening.mean.numpy()
+            vector = features.windows[layer][pose, i, window].double().numpy() - whitening.mean.numpy()
             vector = vector @ whitening.matrix.numpy()
             vectors.append(vector / np.linalg.norm(vector))
         return vectors
@@ -45,7 +47,7 @@ def naive(fitted: Regions, train: Features, queries: Features, pose: int, i: int
         (j, other): float(np.mean([a @ b for a, b in zip(ours, whitened(train, 0, j, other), strict=True)]))
         for j in range(len(train))
         for other in range(WINDOWS)
-        if not train.regions["layer0"][0, j, other].isnan().any()
+        if not train.windows["layer0"][0, j, other].isnan().any()
     }
 
 
@@ -65,7 +67,7 @@ def test_search_is_the_naive_loop_over_poses_and_windows(backend, whitening):
     for i in range(3):
         for pose in range(2):
             for window in range(WINDOWS):
-                if queries.regions["layer0"][pose, i, window].isnan().any():
+                if queries.windows["layer0"][pose, i, window].isnan().any():
                     assert (cosines[i, pose, window] == -torch.inf).all()
                     background += 1
                     continue
@@ -78,7 +80,7 @@ def test_search_is_the_naive_loop_over_poses_and_windows(backend, whitening):
 def test_whitening_is_fitted_on_windows_of_training_images_in_pose_0_alone():
     train = with_windows(9, poses=2)
     fitted = fit(train, "none")
-    for layer, features in train.regions.items():
+    for layer, features in train.windows.items():
         windows = features[0][~features[0].isnan().any(dim=-1)].double()
         torch.testing.assert_close(fitted.whitenings[layer].mean, windows.mean(dim=0))
     assert len(fitted.index) == len(fitted.rows) == len(windows)
@@ -89,9 +91,9 @@ def test_whitening_is_fitted_on_windows_of_training_images_in_pose_0_alone():
 
 def test_a_window_is_found_by_its_copy_in_any_window_and_pose():
     train, queries = with_windows(30, widths=(16, 24)), with_windows(1, poses=4, seed=1, widths=(16, 24), missing=0.0)
-    row = int((~train.regions["layer0"][0, :, 6, 0].isnan()).nonzero()[3])
-    for layer, features in queries.regions.items():
-        features[2, 0, 1] = train.regions[layer][0, row, 6]
+    row = int((~train.windows["layer0"][0, :, 6, 0].isnan()).nonzero()[3])
+    for layer, features in queries.windows.items():
+        features[2, 0, 1] = train.windows[layer][0, row, 6]
     rows, cosines = fit(train).search(queries, 3)
     best = int(cosines[0].flatten().argmax())
     assert float(cosines[0].flatten()[best]) == pytest.approx(1, abs=1e-5)
@@ -101,10 +103,10 @@ def test_a_window_is_found_by_its_copy_in_any_window_and_pose():
 
 def test_fewer_training_windows_than_hits_leave_the_rest_empty():
     train, queries, k = with_windows(3, missing=0.8, seed=2), with_windows(2, seed=1), 40
-    windows = int((~train.regions["layer0"][0, ..., 0].isnan()).sum())
+    windows = int((~train.windows["layer0"][0, ..., 0].isnan()).sum())
     assert 2 <= windows < k
     rows, cosines = fit(train).search(queries, k)
-    there = ~queries.regions["layer0"][0, ..., 0].isnan()
+    there = ~queries.windows["layer0"][0, ..., 0].isnan()
     found = cosines.view(2, WINDOWS, k).isfinite()
     assert torch.equal(found.sum(dim=2), windows * there)
     assert found[there][:, :windows].all()  # the best ones first
@@ -113,7 +115,7 @@ def test_fewer_training_windows_than_hits_leave_the_rest_empty():
 
 def test_a_query_of_background_alone_finds_nothing():
     queries = with_windows(2, seed=1)
-    for features in queries.regions.values():
+    for features in queries.windows.values():
         features[:, 1] = torch.nan
     _, cosines = fit(with_windows(7)).search(queries, 3)
     assert cosines[0].isfinite().any()
@@ -134,10 +136,10 @@ def test_a_batch_is_searched_as_its_queries_one_by_one():
 def test_other_images_are_searched_under_the_whitening_fitted_before():
     train, other = with_windows(9), with_windows(5, seed=3)
     fitted = fit(train)
-    moved = Regions.of(other, fitted.whitenings, "torch")
+    moved = WindowIndex.of(other, fitted.whitenings, "torch")
     assert moved.whitenings is fitted.whitenings
     rows, cosines = moved.search(other, 1)
-    there = ~other.regions["layer0"][0, ..., 0].isnan()
+    there = ~other.windows["layer0"][0, ..., 0].isnan()
     assert torch.equal(rows.view(5, WINDOWS)[there], torch.arange(5)[:, None].expand(5, WINDOWS)[there])
     assert torch.allclose(cosines.view(5, WINDOWS)[there], torch.ones(int(there.sum())), atol=1e-5)
 
@@ -164,13 +166,13 @@ def found_in(weights: dict[int, float], other: float = 0.1, k: int = 3) -> tuple
 def test_the_copy_is_in_the_middle_of_the_windows_that_found_it(weights, window):
     rows, cosines = found_in(weights)
     chosen, poses = torch.tensor([[5, -1]]), torch.tensor([[0, 0]])
-    assert Regions.window(rows, cosines, chosen, poses).tolist() == [[window, -1]]
+    assert WindowIndex.locate(rows, cosines, chosen, poses).tolist() == [[window, -1]]
 
 
 def test_windows_that_found_nothing_and_hits_in_other_poses_do_not_move_the_middle():
     rows, cosines = (torch.cat(both, dim=1) for both in zip(found_in({2: 0.9}), found_in({6: 0.9}), strict=True))
     cosines[0, 0, 7] = -torch.inf
-    found = Regions.window(rows, cosines, torch.tensor([[5, 5]]), torch.tensor([[0, 1]]))
+    found = WindowIndex.locate(rows, cosines, torch.tensor([[5, 5]]), torch.tensor([[0, 1]]))
     assert found.tolist() == [[2, 6]]
 
 
@@ -179,12 +181,12 @@ def test_windows_that_found_nothing_and_hits_in_other_poses_do_not_move_the_midd
 
 def test_without_windows_there_is_nothing_to_fit():
     train = with_windows(5)
-    assert Regions.fit(Features(train.layers, train.thumbnails, None, None), "shrunk", "torch", "cpu") is None
-    assert Regions.fit(with_windows(5, missing=1.1), "shrunk", "torch", "cpu") is None
+    assert WindowIndex.fit(Features(train.layers, train.thumbnails, None, None), "shrunk", "torch", "cpu") is None
+    assert WindowIndex.fit(with_windows(5, missing=1.1), "shrunk", "torch", "cpu") is None
 
 
 def test_one_window_is_too_few_to_whiten():
     train = with_windows(5, missing=1.1)
-    for features in train.regions.values():
+    for features in train.windows.values():
         features[0, 2, 4] = torch.randn(features.shape[-1], generator=torch.Generator().manual_seed(0))
-    assert Regions.fit(train, "shrunk", "torch", "cpu") is None
+    assert WindowIndex.fit(train, "shrunk", "torch", "cpu") is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mi_callback.version import __version__
 
 if TYPE_CHECKING:
-    from mi_callback.auditing.folders import audit
+    from mi_callback.auditing import audit
     from mi_callback.callback import MemorizationCallback
     from mi_callback.detector import MemorizationDetector
     from mi_callback.encoders import build_encoder
@@ -27,7 +27,15 @@ _HOMES = {
     "build_encoder": "encoders",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "MemorizationCallback",
+    "MemorizationDetector",
+    "MemorizationIndex",
+    "Scores",
+    "__version__",
+    "audit",
+    "build_encoder",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mi_callback.detection import leaks, nulls
-from mi_callback.detection.matching import Match, Matcher
+from mi_callback.detection.matching import MATCHING, Match, Matcher
 from mi_callback.detection.planting import Planted, measure_power
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
@@ -19,6 +19,7 @@ from mi_callback.images.poses import POSES, Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.registration.copied_fraction import copied_fraction
 from mi_callback.retrieval.aggregation import Aggregation
+from mi_callback.retrieval.config import SEARCH
 from mi_callback.retrieval.duplicates import near_duplicates
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract

@@ -12,6 +12,7 @@ from mi_callback.images.preprocessing import preprocess
 from mi_callback.reporting import closest_pairs, collect_evidence
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
 from mi_callback.statistics import power as power_module
+from mi_callback.statistics.flagging import FlagRule
 from mi_callback.statistics.multiplicity import reject
 from mi_callback.statistics.set_scores import set_scores
 
@@ -167,7 +168,7 @@ def test_without_held_out_images_training_subjects_make_the_null():
     assert detector.state.null.n_subjects == 30
     # p is at least 2 / (30 + 1) here: one of the 31 closest to its neighbour has a partner that is as close.
     assert detector.score(TRAIN[:10]).verdict == "inconclusive"
-    detector.rule.alpha = 0.1
+    detector.rule = FlagRule(0.1)
     scores = detector.score(torch.cat([TRAIN[:10], NOVEL]))
     assert scores.flagged[:10].all()
     assert scores.flagged[10:].double().mean() < 0.25

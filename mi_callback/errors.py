@@ -11,6 +11,13 @@ class MemorizationError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
+class OptionError(MemorizationError, ValueError, TypeError):
+    """An option that is unknown, of the wrong kind, out of its range, or without effect beside others.
+
+    It is both of Python's own errors for this, so that whoever catches either is served.
+    """
+
+
 class DataError(MemorizationError, ValueError):
     """Images, subjects or batches that cannot be scored: empty, NaN, constant, wrong shape, shared subjects."""
 

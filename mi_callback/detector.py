@@ -17,6 +17,7 @@ from mi_callback.errors import CalibrationError, DataError, StateError, choice
 from mi_callback.fingerprints import fingerprint, fingerprint_of_code
 from mi_callback.images.poses import POSES, Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
+from mi_callback.registration.config import registration_config
 from mi_callback.registration.copied_fraction import copied_fraction
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.config import SEARCH
@@ -438,7 +439,7 @@ class MemorizationDetector:
         aggregation = self.aggregation
         return {
             "version": __version__,
-            "constants": fingerprint(SEARCH, MATCHING[self.dims]),
+            "constants": fingerprint(SEARCH, MATCHING[self.dims], registration_config(self.dims)),
             "code": fingerprint_of_code(*DECIDING),
             "encoder": self.encoder.fingerprint(),
             "whitening": self.whitening,

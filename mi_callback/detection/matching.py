@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mi_callback.images.poses import POSES
-from mi_callback.registration import schedule
-from mi_callback.registration.local_correlation import LEVELS
+from mi_callback.registration.config import LNCC_LEVELS
+from mi_callback.registration.schedule import Alignment, register
+from mi_callback.registration.selection import select_best
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.candidates import Candidates
 from mi_callback.retrieval.features import Features
@@ -108,7 +109,7 @@ class Matcher:
         generated = _posed(queries[block], pairs).to(self.device)
         alignment = self._register(generated, pairs, references)
         lncc, shares = alignment.lncc.cpu(), alignment.shares.cpu()
-        best = schedule.best_of_group(lncc, pairs.query)
+        best = select_best(lncc, pairs.query)
         compared = (lncc > -1) & (pairs.by_edges == pairs.by_edges[best][pairs.query])
         lead, rows = self._siblings(
             pairs.row[best], pairs.where(compared), reference, MATCHING[queries.ndim - 1].siblings
@@ -120,15 +121,15 @@ class Matcher:
             near = self._register(generated[like], siblings, references, start=alignment.theta[like])
             pairs = pairs.beside(siblings)
             lncc, shares = torch.cat([lncc, near.lncc.cpu()]), torch.cat([shares, near.shares.cpu()])
-            best = schedule.best_of_group(lncc, pairs.query)
+            best = select_best(lncc, pairs.query)
         chosen = pairs.where(best)
         return chosen.row, chosen.pose, chosen.window, chosen.by_edges, lncc[best].double(), shares[best].double()
 
     def _register(
         self, generated: Tensor, pairs: "_Pairs", references: Thumbnails, start: Tensor | None = None
-    ) -> schedule.Alignment:
+    ) -> Alignment:
         moving = references[pairs.row].to(self.device)
-        return schedule.register(
+        return register(
             generated, moving, pairs.query, pairs.window, pairs.by_edges, start=start, candidates=self.candidates
         )
 
@@ -176,7 +177,7 @@ def _by_features(neighbours: Neighbours) -> Match:
         by_edges=torch.zeros_like(whole, dtype=torch.bool),
         similarity=neighbours.similarity,
         verified=unknown,
-        shares=unknown[:, None].expand(-1, len(LEVELS)),
+        shares=unknown[:, None].expand(-1, len(LNCC_LEVELS)),
         neighbours=neighbours,
     )
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_callback.images.filters import box_mean
-from mi_callback.registration.local_correlation import STRUCTURE, WINDOW
+from mi_callback.registration.config import registration_config
 from mi_callback.reporting.evidence import Evidence
 from mi_callback.reporting.page import BACKGROUND, EMPTY
 
@@ -44,8 +44,9 @@ def structure_weight(image: Float[Tensor, "side side"], planes: int = 1) -> Floa
         planes: Along a side of the image, each on its own: 2 for the middle planes of a volume.
     """
     apart = image.nan_to_num().unflatten(1, (planes, -1)).unflatten(0, (planes, -1)).transpose(1, 2)
-    mean, square = box_mean(torch.stack([apart, apart.square()]), WINDOW[2 if planes == 1 else 3])
-    found = ((square - mean.square()).clamp_min(0).sqrt() / STRUCTURE).clamp_max(1)
+    config = registration_config(2 if planes == 1 else 3).local_correlation
+    mean, square = box_mean(torch.stack([apart, apart.square()]), config.window)
+    found = ((square - mean.square()).clamp_min(0).sqrt() / config.full_structure).clamp_max(1)
     return found.transpose(1, 2).reshape(image.shape)
 
 

@@ -10,7 +10,7 @@ from mi_callback.detection.matching import MATCHING, Matcher
 from mi_callback.images.perturbations.geometric import affine
 from mi_callback.images.poses import POSES, orbit
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
-from mi_callback.registration.local_correlation import LEVELS
+from mi_callback.registration.config import LNCC_LEVELS
 from mi_callback.retrieval.config import SEARCH
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
@@ -18,7 +18,7 @@ from mi_callback.retrieval.reference import Reference
 SIDE = THUMBNAIL_SIDE[2]
 
 ORBIT = orbit("flips")
-ALIKE = LEVELS.index(0.9)
+ALIKE = LNCC_LEVELS.index(0.9)
 
 
 def people(n: int) -> torch.Tensor:

@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from mi_callback.images.filters import apply_along_axes, box_mean, gaussian_blur, local_contrast
+from mi_callback.images.filters import apply_along_axes, box_mean, gaussian_blur, gradient, local_contrast, standardise
+
+pytestmark = pytest.mark.numeric
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 8), (20, 20), (1, 1, 1), (4, 5, 8), (9, 6, 7)])
@@ -49,3 +51,24 @@ def test_local_contrast_is_free_of_bias_fields_where_there_is_structure(generato
 def test_flat_images_have_no_local_contrast():
     for dims in (2, 3):
         assert local_contrast(torch.full((1, 1, *(16,) * dims), 0.7), 4.0, 0.05).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 6, 6)])
+def test_standardised_images_and_slopes_are_their_definitions(shape, generator):
+    dims, side = len(shape), shape[0]
+    images = torch.rand(2, 1, *shape, generator=generator)
+    mask = torch.ones_like(images)
+    mask[..., -2:] = 0
+    for image, found, where in zip(images, standardise(images, mask), mask > 0, strict=True):
+        values = image[where].double()
+        expected = (image.double() - values.mean()) / (values.var(unbiased=False) + 1e-6).sqrt()
+        assert torch.allclose(found.double(), expected, atol=1e-4)
+    slopes = gradient(images, mask)
+    assert len(slopes) == dims
+    for k, slope in enumerate(slopes):  # x first
+        axis = 1 + dims - k
+        for place in itertools.product(range(1, side - 1), repeat=dims):
+            ahead, behind = ([at + by * (j == dims - 1 - k) for j, at in enumerate(place)] for by in (1, -1))
+            known = place[-1] + 1 < side - 2  # no neighbour, diagonal ones included, is outside
+            expected = (images[(..., *ahead)] - images[(..., *behind)]) / 2 * known
+            assert torch.allclose(slope[(..., *place)], expected, atol=1e-6), (axis, place)

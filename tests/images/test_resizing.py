@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mi_callback.images.resizing import letterbox, resize
+from mi_callback.images.resizing import letterbox, resize, shrink
 
 
 @pytest.fixture
@@ -107,3 +107,13 @@ def test_extreme_proportions_still_leave_one_row_of_pixels(shape, generator):
     assert fitted.shape == (1, 1, 16, 16)
     assert fitted.isfinite().all()
     assert fitted.amax() > fitted.amin()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 6, 6)])
+def test_shrunk_images_are_means_of_blocks(shape, generator):
+    images, half = torch.rand(2, 1, *shape, generator=generator), shape[0] // 2
+    small = shrink(images, half)
+    assert small.shape == (2, 1, *(half,) * len(shape))
+    for place in itertools.product(range(half), repeat=len(shape)):
+        block = images[(..., *(slice(2 * at, 2 * at + 2) for at in place))]
+        assert torch.allclose(small[(..., *place)], block.flatten(2).mean(dim=2), atol=1e-6)

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
-from mi_callback.registration.copied_fraction import RARE, USUAL, copied_fraction, usual_shares
-from mi_callback.registration.local_correlation import LEVELS
+from mi_callback.registration.config import LNCC_LEVELS, CopiedFractionConfig
+from mi_callback.registration.copied_fraction import copied_fraction, usual_shares
 
-L = len(LEVELS)
+pytestmark = pytest.mark.numeric
+
+L = len(LNCC_LEVELS)
+CONFIG = CopiedFractionConfig()
 
 
 def novel(n: int, seed: int = 0, places: int = 400) -> torch.Tensor:
@@ -17,7 +20,7 @@ def novel(n: int, seed: int = 0, places: int = 400) -> torch.Tensor:
 
 
 def reached(correlation: torch.Tensor) -> torch.Tensor:
-    return (correlation[..., None] >= torch.tensor(LEVELS)).double().mean(dim=1)
+    return (correlation[..., None] >= torch.tensor(LNCC_LEVELS)).double().mean(dim=1)
 
 
 def test_usual_is_what_95_percent_of_the_people_stay_below():
@@ -26,9 +29,9 @@ def test_usual_is_what_95_percent_of_the_people_stay_below():
     found = usual_shares(shares, weights)
     for level in range(L):
         within = shares[:, level] <= found[level]
-        assert weights[within].sum() / weights.sum() >= USUAL - 1e-9
+        assert weights[within].sum() / weights.sum() >= CONFIG.usual - 1e-9
         less = shares[:, level] < found[level]
-        assert weights[less].sum() / weights.sum() < USUAL
+        assert weights[less].sum() / weights.sum() < CONFIG.usual
 
 
 def test_of_few_people_the_largest_share_is_usual():
@@ -58,7 +61,7 @@ def test_of_images_that_agree_as_is_usual_nothing_is_copied():
 
 def test_levels_that_most_novel_structure_reaches_say_nothing():
     usual = torch.linspace(1, 0, L).double()
-    common = torch.where(usual > RARE, 1.0, usual)[None]
+    common = torch.where(usual > CONFIG.rare, 1.0, usual)[None]
     assert copied_fraction(common, usual)[0].tolist() == [0.0]
 
 
@@ -66,7 +69,7 @@ def test_where_all_novel_images_agree_everywhere_only_the_highest_level_is_left(
     usual = torch.ones(L).double()
     usual[-1] = 0.9
     found, _ = copied_fraction(torch.ones(1, L).double(), usual)
-    assert float(found) == pytest.approx(0.1 / (1 - RARE))
+    assert float(found) == pytest.approx(0.1 / (1 - CONFIG.rare))
 
 
 def test_without_novel_images_the_share_is_unknown_and_not_none():

@@ -1,95 +1,272 @@
-"""What the README shows runs; docstring examples do; the tables name what is logged."""
+"""README and docs: what they show runs and prints what they say, figures are the measured ones, keys are all named.
 
+A Python block runs after those before it on its page, on top of the names of `docs/example_data.py` and of the README's
+first block. A comment before a block says more:
+
+- `<!-- prints what follows -->`: the block prints the following text block; numbers may differ a little.
+- `<!-- prints roughly what follows -->`: the same, and counts may differ by a few.
+- `<!-- run with: A -> B -->`: A is replaced by B when it is run, so that it takes seconds.
+- `<!-- illustration: why -->`: it is not run, and why not.
+"""
+
+import contextlib
 import doctest
 import importlib
+import importlib.util
+import io
+import pkgutil
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
-import lightning
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from hydra import compose, initialize_config_dir, initialize_config_module
 
+import mi_callback
 from mi_callback import MemorizationDetector
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"((?:^<!--.*?-->\n)*)^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-class Slices(torch.utils.data.Dataset):
-    def __init__(self, first_subject: int, n: int):
-        generator = torch.Generator().manual_seed(first_subject)
-        self.images = torch.rand(n, 1, 24, 24, generator=generator)
-        self.subjects = [f"s{first_subject + i}" for i in range(n)]
+class Block(NamedTuple):
+    page: str
+    marks: str
+    language: str
+    text: str
 
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, i):
-        return {"image": self.images[i], "subject": self.subjects[i]}
+    def mark(self, kind: str) -> str | None:
+        found = re.search(rf"<!-- {kind}(?:: )?(.*?) ?-->", self.marks, re.DOTALL)
+        return found and found[1]
 
 
-class Generator(lightning.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.decode = torch.nn.Linear(4, 24 * 24)
-
-    def sample(self, n):
-        return self.decode(torch.randn(n, 4, device=self.device)).view(n, 1, 24, 24)
-
-    def training_step(self, batch, _):
-        return (self.sample(len(batch["image"])) - batch["image"]).square().mean()
-
-    def validation_step(self, batch, _): ...
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+def blocks_of(page: Path) -> list[Block]:
+    return [Block(page.name, *found) for found in FENCE.findall(page.read_text())]
 
 
-class Data(lightning.LightningDataModule):
-    def train_dataloader(self):
-        return DataLoader(Slices(0, 30), 8, shuffle=True)
+BLOCKS = {page.name: blocks_of(page) for page in PAGES}
+PAGES_WITH_CODE = [name for name, blocks in BLOCKS.items() if any(block.language == "python" for block in blocks)]
+CONSOLE_LINES = [
+    (page, line.removeprefix("$ "))
+    for page, blocks in BLOCKS.items()
+    for block in blocks
+    if block.language == "console"
+    for line in block.text.splitlines()
+    if line.startswith("$ ")
+]
 
-    def val_dataloader(self):
-        return DataLoader(Slices(100, 25), 8)
+
+def run(block: Block, names: dict) -> str:
+    code = block.text
+    if (changed := block.mark("run with")) is not None:
+        written, quick = changed.split(" -> ")
+        assert written in code, f"{block.page}: {written} is not in the block that says how to run it"
+        code = code.replace(written, quick)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, block.page, "exec"), names)
+    return printed.getvalue()
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[block.strip().splitlines()[-1][:40] for block in BLOCKS])
-def test_readme_code_runs_as_it_stands(block, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def first_example() -> tuple[dict, str]:
+    """Names that the first block of the README makes, and what it prints."""
+    names: dict = {}
+    return names, run(next(block for block in BLOCKS["README.md"] if block.language == "python"), names)
+
+
+@pytest.fixture(scope="module")
+def example_data(tmp_path_factory) -> dict:
+    spec = importlib.util.spec_from_file_location("example_data", ROOT / "docs" / "example_data.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.names(tmp_path_factory.mktemp("folders"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", PAGES_WITH_CODE)
+def test_python_on_a_page_runs_and_prints_what_it_says(page, first_example, example_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train, held_out = Slices(0, 30), Slices(100, 25)
-    names = {
-        "model": Generator(), "datamodule": Data(), "generated": torch.rand(6, 1, 24, 24),
-        "train": train.images, "train_subjects": train.subjects,
-        "held_out": held_out.images, "held_out_subjects": held_out.subjects,
-    }  # fmt: skip
-    if "scores" in block and "detector.score(" not in block:  # goes on from the block before
-        fitted = MemorizationDetector(alpha=0.1).fit(train.images, train.subjects, held_out.images, held_out.subjects)
-        names |= {"detector": fitted, "generated": train.images[:3], "scores": fitted.score(train.images[:3])}
-    exec("from mi_callback import MemorizationCallback", names)
-    exec(compile(block, "README.md", "exec"), names)
-    if "trainer" in names:
-        assert "memorization/mi_median" in names["trainer"].callback_metrics
+    made, printed_first = first_example
+    names = example_data | made
+    first = next(block.text for block in BLOCKS["README.md"] if block.language == "python")
+    for block, following in zip(BLOCKS[page], [*BLOCKS[page][1:], None], strict=True):
+        if block.language != "python" or block.mark("illustration") is not None:
+            continue
+        printed = printed_first if block.text == first else run(block, names)
+        if (how := block.mark("prints")) is not None:
+            assert following is not None
+            assert following.language == "text", f"{page}: no text block after one that prints"
+            compare(printed, following.text, counts=3 if "roughly" in how else 0)
 
 
-def test_readme_names_every_logged_scalar():
-    train, held_out = Slices(0, 20), Slices(100, 25)
-    detector = MemorizationDetector(contrast=True).fit(train, held_out=held_out)
+def compare(printed: str, shown: str, counts: int) -> None:
+    """Words are equal; numbers are, but for rounding and other processors."""
+    assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", shown).split(), printed
+    for ours, theirs in zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True):
+        near = counts if "." not in theirs else 0.051
+        assert float(ours) == pytest.approx(float(theirs), rel=0.02, abs=near), printed
+
+
+def test_comparison_sees_other_words_and_numbers():
+    compare("4 of 16, MI 0.47", "4 of 16, MI 0.48", counts=0)
+    for printed in ("5 of 16, MI 0.47", "4 of 16, MI 0.67", "4 in 16, MI 0.47", "4 of 16"):
+        with pytest.raises(AssertionError):
+            compare(printed, "4 of 16, MI 0.47", counts=0)
+
+
+def test_every_block_has_a_language_that_is_checked_or_says_why_not():
+    for page, blocks in BLOCKS.items():
+        for block in blocks:
+            assert block.language in ("python", "console", "text"), page
+            assert block.mark("illustration") != "", f"{page}: an illustration without a reason"
+
+
+def test_quick_start_and_readme_show_the_same_example():
+    def first(page: str) -> str:
+        return next(block.text for block in BLOCKS[page] if block.language == "python")
+
+    assert first("README.md") == first("quickstart.md")
+
+
+# Commands -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("page", "line"), CONSOLE_LINES, ids=[f"{page}-{line[:30]}" for page, line in CONSOLE_LINES])
+def test_commands_and_their_options_exist(page, line, tmp_path):
+    first, *words = shlex.split(line.split(" && ")[0])
+    if first in ("mi-audit", "mi-encoders"):
+        config = {"mi-audit": "audit", "mi-encoders": "encoders"}[first]
+        with initialize_config_module(config_module="mi_callback.conf", version_base="1.3"):
+            compose(config, overrides=[word for word in words if "=" in word])
+        assert all("=" in word or word == "--help" for word in words)
+    elif words and words[0] == "train.py":  # any app of the user's
+        (tmp_path / "app.yaml").write_text("{}")
+        with initialize_config_dir(str(tmp_path), version_base="1.3"):
+            compose("app", overrides=words[1:])
+    elif words and words[0] == "examples/demo/main.py":
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            compose("demo", overrides=words[1:])
+    else:
+        assert first in ("pip", "make"), line
+
+
+def test_make_targets_that_are_named_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in [*PAGES, ROOT / ".github/CONTRIBUTING.md", ROOT / "SECURITY.md"]:
+        named = set(re.findall(r"(?:`|^    )make ([a-z-]+)", page.read_text(), re.MULTILINE))
+        assert named <= targets, page
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("main", ["--help"]), ("encoders", ["name=mri_core"])],
+    ids=["mi-audit --help", "mi-encoders name=mri_core"],
+)
+def test_commands_run(command, words, tmp_path):
+    code = f"import sys; from mi_callback.cli import {command}; sys.argv[1:] = {words!r}; {command}()"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ("Exit code 0" if command == "main" else "licence") in ran.stdout
+
+
+# Facts --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_logged_key_is_explained(first_example):
+    names, _ = first_example
+    keys = {"alarm", *names["scores"].summary()}
+    people = torch.rand(45, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    detector = MemorizationDetector(contrast=True, verify=False).fit(people[:20], held_out=people[20:])
     detector.power(2, changes=["exact"])
-    generated = torch.rand(4, 1, 24, 24)
-    for key in (*detector.score(generated).summary(), *detector.set_scores(generated), "alarm"):
-        assert f"`{key}`" in README, key
+    keys |= detector.score(people[:4]).summary().keys() | detector.set_scores(people[:4]).keys()
+    assert {"verified_max", "contrast_p", "power", "flagged", "fid", "ct"} <= keys
+    explained = (ROOT / "docs" / "numbers.md").read_text()
+    for key in keys:
+        assert f"`{key}`" in explained, key
 
 
-def test_readme_links_and_pictures_exist():
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+def row(file: str, start: str, after: str = "") -> list[str]:
+    """Cells of the first row of a table that begins with `start`, below `after`."""
+    text = (ROOT / file).read_text()
+    line = next(line for line in text[text.index(after) :].splitlines() if line.startswith(start))
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-@pytest.mark.parametrize("module", ["conformal", "multiplicity", "rates.certificates", "set_scores.vendi"])
-def test_docstring_examples_run(module):
-    failed, tried = doctest.testmod(
-        importlib.import_module(f"mi_callback.statistics.{module}"), extraglobs={"torch": torch}
+def test_limits_are_those_measured():
+    detection = "examples/detection/RESULTS.md"
+    readme, limits = (ROOT / "README.md").read_text(), (ROOT / "docs" / "limits.md").read_text()
+    for page in (readme, limits):
+        for change in ("t2_like_shift_0.05", *(["quarter_pasted", "t2_like_rotation_15"] if page is limits else [])):
+            cells = row(detection, f"| {change} |", "all splits together")
+            assert cells[2] in page, change
+            assert cells[5] in page, change
+        for case, found in (
+            ("T1W trained, T2W", "30 %"),
+            ("T1W trained, FLAIR", "36 %"),
+            ("FLAIR trained, T2W", "0 %"),
+        ):
+            measured = float(row(detection, f"| {case}")[4].split()[0])
+            assert f"{100 * measured:.0f} %" == found
+            assert found in page or ("none" in page and measured == 0)
+        beyond = re.findall(r"above the 1 % threshold:.*?registered (\d\.\d+)", (ROOT / detection).read_text())
+        assert max(map(float, beyond)) == 0.176
+        assert "17.6 %" in page
+    assert row(detection, "| Brain T1 | 346")[4].endswith("0.21")
+    assert "21 %" in readme
+    blurred = row("docs/limits.md", "| brain, α = .05")[1:]
+    assert [float(cell) for cell in blurred] == [float(c.split("/")[1]) for c in row(detection, "| Brain T1 | 346")[2:]]
+
+
+def test_readme_is_short():
+    prose = re.sub(
+        r"^```.*?^```$|^    .*$|<!--.*?-->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE
     )
+    assert len(prose.split()) < 1000
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_reachable():
+    docs = ROOT / "docs"
+    listed = {
+        name
+        for page in docs.glob("*.md")
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL)
+        for name in tree.split()
+    }
+    pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md") if "api" not in page.parts}
+    assert pages - {"index"} <= listed
+
+
+# Docstrings ---------------------------------------------------------------------------------------------------------
+
+
+def modules_with_examples() -> list[str]:
+    """Modules whose source holds a doctest that is not skipped."""
+    found = pkgutil.walk_packages(mi_callback.__path__, "mi_callback.")
+    files = {module.name: importlib.util.find_spec(module.name).origin for module in found}
+    return [
+        name
+        for name, file in files.items()
+        if any(">>> " in line and "+SKIP" not in line for line in Path(file).read_text().splitlines())
+    ]
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_docstring_examples_run(name):
+    module: ModuleType = importlib.import_module(name)
+    failed, tried = doctest.testmod(module, extraglobs={"torch": torch})
     assert tried > 0
     assert failed == 0

@@ -38,13 +38,14 @@ python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature shows them
 napoleon_preprocess_types = False
 
 # Docstrings put code into single backticks: a link where the name is known, code where it is not.
 default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
-    ("py:class", r"mi_callback\.errors\.Kind"),  # a type variable
+    ("py:class", r"mi_callback\..*\._\w+"),  # private: type variables
     # Of libraries; their inventories would have to be downloaded.
     ("py:(class|exc|data|func)", r"(?!mi_callback).*"),
 ]

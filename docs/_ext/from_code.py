@@ -291,11 +291,22 @@ def point_to_pages(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = source[0].replace(f"({file})", f"({included})")
 
 
+def as_rst(line: str) -> str:
+    """A line of a docstring, which is written to be read as it stands, so that reStructuredText reads the same in it.
+
+    Outside code, bars are norms and not substitutions; a word may go on after code; a star before a name is no emphasis.
+    """
+    parts = re.split(r"(`[^`]*`)", line)
+    parts[::2] = [re.sub(r"\*(?=[a-z]+[\]\)\",])", r"\\*", part.replace("|", r"\|")) for part in parts[::2]]
+    return re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", "".join(parts))
+
+
 _verbatim: dict[str, list[str]] = {}
 
 
 def keep(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Napoleon takes "similar: that is …" under a constant for a type and its description; it gets no say there."""
+    lines[:] = [line if line.lstrip().startswith(">>>") else as_rst(line) for line in lines]
     if what in ("data", "attribute"):
         _verbatim[name] = list(lines)
 

@@ -54,6 +54,7 @@ def audit(
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
         evidence: Flagged images, most certain first, that are drawn into `evidence/` in `out`, each beside its match
             (patient data: see `mi_callback.reporting`); 0 for none.
+        progress: Show progress bars.
         detector: Arguments of `MemorizationDetector`.
 
     Raises:

@@ -294,7 +294,7 @@ def point_to_pages(app: Sphinx, page: str, source: list[str]) -> None:
 def as_rst(line: str) -> str:
     """A line of a docstring, which is written to be read as it stands, so that reStructuredText reads the same in it.
 
-    Outside code, bars are norms and not substitutions; a word may go on after code; a star before a name is no emphasis.
+    Outside code bars are norms, not substitutions; a word may go on after code; a star before a name is no emphasis.
     """
     parts = re.split(r"(`[^`]*`)", line)
     parts[::2] = [re.sub(r"\*(?=[a-z]+[\]\)\",])", r"\\*", part.replace("|", r"\|")) for part in parts[::2]]

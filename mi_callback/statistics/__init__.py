@@ -1,1 +1,7 @@
 """What may be concluded. Numbers in, numbers out."""
+
+from mi_callback.statistics.null import subjects_needed
+from mi_callback.statistics.rates.certificates import plan
+from mi_callback.statistics.rates.false_flags import alarm
+
+__all__ = ["alarm", "plan", "subjects_needed"]

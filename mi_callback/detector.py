@@ -8,39 +8,32 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mi_callback.detection import leaks, nulls
-from mi_callback.detection.matching import MATCHING, Match, Matcher
+from mi_callback.detection.matching import MATCHING, Matcher
 from mi_callback.detection.planting import Planted, measure_power
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError, choice
 from mi_callback.fingerprints import fingerprint, fingerprint_of_code
-from mi_callback.images.poses import POSES, Orbit, orbit
+from mi_callback.fitting import Fitter
+from mi_callback.images.poses import Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
-from mi_callback.registration.config import registration_config
-from mi_callback.registration.copied_fraction import copied_fraction
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.config import SEARCH
-from mi_callback.retrieval.duplicates import near_duplicates
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.views import views_of, views_of_queries
 from mi_callback.retrieval.whitening import Mode
-from mi_callback.scores import ImageScores, Scores
+from mi_callback.scores import Scores
+from mi_callback.scoring import Scorer
 from mi_callback.state import FittedState
-from mi_callback.statistics.duplicates import groups_of_duplicates
-from mi_callback.statistics.flagging import Flagging, FlagRule, NullSummary
-from mi_callback.statistics.indices import OniScale, memorization_index, overfit_novelty_index
+from mi_callback.statistics.flagging import FlagRule
+from mi_callback.statistics.indices import OniScale
 from mi_callback.statistics.multiplicity import Procedure
-from mi_callback.statistics.null import Null, NullKind
-from mi_callback.statistics.outliers import like_copies
+from mi_callback.statistics.null import NullKind
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.set_scores import set_scores
-from mi_callback.statistics.subjects import numbered
 from mi_callback.statistics.tail import Tail, fit_tail
-from mi_callback.statistics.target_decoy import TargetDecoy, target_decoy_contrast
 from mi_callback.types import SubjectKey, Subjects
 from mi_callback.version import __version__
 
@@ -177,6 +170,13 @@ class MemorizationDetector:
         """How images are looked up under this detector's settings."""
         return Matcher(self.aggregation, self.candidates, self.verify, self.search_device)
 
+    @property
+    def fitter(self) -> Fitter:
+        """How a training set is made searchable, and a null is made for it, under this detector's settings."""
+        return Fitter(
+            self.match, self.null_choice, self.whitening, self.backend, self.search_device, self.null_size, self.seed
+        )
+
     # Fitting ----------------------------------------------------------------------------------------------------------
 
     def fit(
@@ -207,7 +207,7 @@ class MemorizationDetector:
             DataError: For broken images, fewer than two training images, or subjects on both sides.
             CalibrationError: If the null that was asked for is undefined for these data.
         """
-        kind = self.null_kind(held_out)
+        kind = self.fitter.kind(held_out)
         read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
         poses = self.poses if kind != "held_out" else self.poses[:1]
         planted = Reservoir(PLANTED[self.dims], self.seed)
@@ -229,47 +229,10 @@ class MemorizationDetector:
         """As `fit`, from `features` that were extracted before: those of training images with their views, and in all
         poses where the null is made from them.
         """
-        if len(train) < 2:
-            raise DataError(f"needed at least 2 training images; {len(train)} came.")
         if self.contrast and held_out is None:
             raise CalibrationError("needed held-out images for contrast=True; none came. Pass held_out=….")
-        if held_out is not None:
-            held_out = leaks.without_leaks(train, held_out)
-        reference = self.fit_reference(train)
-        novel = held_out if self.null_kind(held_out) == "held_out" else None
-        null = self._calibrate(train, held_out, reference, progress)
-        duplicate = nulls.duplicate_similarity(
-            train, novel, reference, self.fit_reference, self.aggregation, self.null_size, self.seed
-        )
-        kept = None if held_out is None else held_out.in_pose(0)
-        self._take(FittedState(train.in_pose(0), kept, reference, null, duplicate, planted))
+        self._take(self.fitter.fit(train, held_out, planted, progress))
         return self
-
-    def fit_reference(self, train: Features) -> Reference:
-        """Whitening and index of training features under this detector's settings."""
-        return Reference.fit(train, self.whitening, self.backend, self.search_device)
-
-    def null_kind(self, held_out: Any) -> NullKind:
-        """The null that is made with these held-out images, or with none.
-
-        Raises:
-            CalibrationError: If one of held-out images was asked for, and there are none.
-        """
-        if self.null_choice == "held_out" and held_out is None:
-            raise CalibrationError(
-                "needed held-out images for null='held_out'; none came. Pass held_out=…, or use null='cross_fit'."
-            )
-        if self.null_choice == "auto":
-            return NullKind.CROSS_FIT if held_out is None else NullKind.HELD_OUT
-        return self.null_choice
-
-    def _calibrate(self, train: Features, held_out: Features | None, reference: Reference, progress: bool) -> Null:
-        kind, size, seed = self.null_kind(held_out), self.null_size, self.seed
-        if held_out is not None and kind == "held_out":
-            return nulls.held_out_null(held_out, train, reference, self.match, size, seed, progress)
-        if kind == "cross_fit":
-            return nulls.cross_fit_null(train, self.fit_reference, self.match, size, seed, progress)
-        return nulls.train_halves_null(train, reference, self.match, self.whitening, size, seed, progress)
 
     def _take(self, state: FittedState) -> None:
         """Take on a fitted state: all of it, or when something raises, nothing."""
@@ -296,10 +259,14 @@ class MemorizationDetector:
 
     def score_features(self, generated: Features) -> Scores:
         """As `score`, from features that were extracted before in all poses."""
-        found = self.match(generated, self.state.reference, self.state.train.thumbnails)
-        flagging = self._flag(generated, found)
-        second = self._target_decoy(generated, flagging.flagged) if self.contrast else None
-        return Scores(self._image_scores(found, flagging.p_value), flagging, self.measured_power, second)
+        scorer, found = self._scorer, self.match(generated, self.state.reference, self.state.train.thumbnails)
+        flagging = scorer.flag(generated, found)
+        second = None
+        if self.contrast:
+            pool = self._pooled
+            pooled = self.match(generated, pool.reference, pool.images.thumbnails)
+            second = scorer.contrast(pool, pooled, flagging.flagged)
+        return Scores(scorer.score(found, flagging.p_value), flagging, self.measured_power, second)
 
     def power(
         self,
@@ -325,7 +292,12 @@ class MemorizationDetector:
         """
         state = self.state
         if images is None or rows is None:
-            images, rows = self._kept_images(n)
+            if state.planted is None:
+                raise StateError(
+                    "needed training images to plant; a detector fitted from features keeps none. Pass images=… and "
+                    "rows=…."
+                )
+            images, rows = state.planted.drawn(n, self.seed)
 
         def find(planted: Tensor) -> tuple[Tensor, Tensor]:
             found = self.match(self.features(planted), state.reference, state.train.thumbnails)
@@ -351,65 +323,19 @@ class MemorizationDetector:
         train, generated = (state.reference.whitened(side) for side in (state.train, samples))
         return set_scores(train, held_out, generated, self.seed)
 
-    def _image_scores(self, found: Match, p_value: Tensor) -> ImageScores:
-        state = self.state
-        mi = memorization_index(found.similarity, state.null)
-        subjects = state.train.subjects
-        return ImageScores(
-            similarity=found.neighbours.similarity,
-            layer_similarity=found.neighbours.layer_similarity,
-            layers=state.reference.layers,
-            mi=mi,
-            oni=overfit_novelty_index(mi, self.oni_scale),
-            match=found.row,
-            match_subject=[None if subjects is None else subjects[i] for i in found.row.tolist()],
-            consensus=found.neighbours.consensus(found.row),
-            verified=found.verified,
-            copied_fraction=copied_fraction(found.shares, state.null.usual)[0],
-            pose=[list(POSES)[i] for i in found.pose.tolist()],
-            like_copies=like_copies(found.similarity, state.null.similarity),
-            window=found.window,
-            by_edges=found.by_edges,
-            p_tail=None if self._tail is None else self._tail.extrapolate(found.similarity, p_value),
-        )
+    @property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.state, self.rule, self.aggregation, self.oni_scale, self._tail, self.seed)
 
-    def _flag(self, generated: Features, found: Match) -> Flagging:
-        null = self.state.null
-        p_value = null.p_values(found.similarity)
-        group = groups_of_duplicates(len(generated), self._duplicates(generated, found.row))
-        summary = NullSummary(
-            null.kind, null.n_subjects, len(null.similarity), null.subjects is not None, null.suspects
-        )
-        return Flagging(p_value, self.rule.flag(p_value), group, self.rule, summary)
-
-    def _duplicates(self, generated: Features, row: Tensor) -> Tensor:
-        """Pairs of near-duplicates among generated images: closer than any two strangers, and of the same person."""
-        state = self.state
-        pairs = near_duplicates(state.reference, generated, self.aggregation, state.duplicate)
-        person = numbered(state.train.ids)[row]
-        return pairs[person[pairs[:, 0]] == person[pairs[:, 1]]]
-
-    def _target_decoy(self, generated: Features, flagged: Tensor) -> TargetDecoy:
+    @property
+    def _pooled(self) -> Pool:
+        """Training and held-out images together, fitted when it is first needed."""
         state = self.state
         if state.held_out is None:
             raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
         if self._pool is None:
-            self._pool = Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
-        pool = self._pool
-        found = self.match(generated, pool.reference, pool.images.thumbnails)
-        fdr = self.rule.fdr or 0.1
-        return target_decoy_contrast(found.similarity, pool.subject[found.row], pool.trained, flagged, fdr, self.seed)
-
-    def _kept_images(self, n: int) -> tuple[list[Tensor], list[int]]:
-        """Up to n of the training images that were kept at `fit`, and their rows."""
-        planted = self.state.planted
-        if planted is None:
-            raise StateError(
-                "needed training images to plant; a detector fitted from features keeps none. Pass images=… and rows=…."
-            )
-        # The first places of a reservoir are no random sample.
-        drawn = torch.randperm(len(planted.rows), generator=torch.Generator().manual_seed(self.seed))[:n].tolist()
-        return [planted.images[i] for i in drawn], [planted.rows[i] for i in drawn]
+            self._pool = Pool.of(state.train, state.held_out, self.fitter.reference, self.seed)
+        return self._pool
 
     # State ------------------------------------------------------------------------------------------------------------
 
@@ -431,7 +357,7 @@ class MemorizationDetector:
         Raises:
             StateError: If it is of other settings, another encoder or other data.
         """
-        self._take(FittedState.load(path, self.settings(), self.fit_reference, data))
+        self._take(FittedState.load(path, self.settings(), self.fitter.reference, data))
         return self
 
     def settings(self) -> dict[str, Any]:

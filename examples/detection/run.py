@@ -189,7 +189,7 @@ class Methods:
         encoder = build_encoder("bundled", **({} if weights is None else {"checkpoint": weights}))
         self.ours = MemorizationDetector(encoder)
         self.train = features = self.encode(train.images, train.subjects, views=True)
-        self.reference = self.ours.fit_reference(features)
+        self.reference = self.ours.fitter.reference(features)
         self.alone = replace(self.reference, windows=None, views={})
         # Without its null, which is undefined for fewer training images than features: thresholds are made here.
         self.paper = Reference.fit(features.in_pose(0).as_they_are(), "zca")

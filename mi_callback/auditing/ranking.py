@@ -137,7 +137,7 @@ def rank(
 
     training = load(train, subjects, "training")
     novel = None if held_out is None else load(held_out, held_out_subjects, "held-out")
-    kind = plain.null_kind(held_out)
+    kind = plain.fitter.kind(held_out)
     novel = novel if kind == "held_out" else None
     _check_resolution(kind, (novel or training).people, plain.rule.alpha)
     dims = training.images.ndim - 2

@@ -119,7 +119,7 @@ def score_volumes(
         rule.flag(p_value),
         groups_of_duplicates(len(rows), _duplicates(slices.flagging.group, rows)),
         rule,
-        NullSummary(NullKind.HELD_OUT, null.n_subjects, len(null.similarity), held_out_subjects is not None),
+        NullSummary.of(null),
     )
     # The power that was measured is that of slices.
     scores = Scores(images, flagging)

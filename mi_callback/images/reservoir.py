@@ -40,3 +40,8 @@ class Reservoir:
             elif (place := int(torch.randint(self._seen + 1, (1,), generator=self._generator))) < self.size:
                 self.rows[place], self.images[place] = self._seen, image.cpu().clone()
             self._seen += 1
+
+    def drawn(self, n: int, seed: int) -> tuple[list[Tensor], list[int]]:
+        """Up to n of the images, drawn at random, and their rows: the first places are no random sample."""
+        places = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))[:n].tolist()
+        return [self.images[i] for i in places], [self.rows[i] for i in places]

@@ -8,7 +8,7 @@ from torch import Tensor
 from mi_callback.statistics.conformal import ROUNDING, at_most, round_down, round_up
 from mi_callback.statistics.duplicates import distinct_flags
 from mi_callback.statistics.multiplicity import Procedure, reject
-from mi_callback.statistics.null import NullKind, smallest_p
+from mi_callback.statistics.null import Null, NullKind, smallest_p
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.rates import false_flags
 from mi_callback.statistics.rates.certificates import Certificate, certify
@@ -53,6 +53,11 @@ class NullSummary:
     n_images: int
     subjects_known: bool = True
     suspects: int = 0
+
+    @classmethod
+    def of(cls, null: Null) -> "NullSummary":
+        """What there is to say of a null."""
+        return cls(null.kind, null.n_subjects, len(null.similarity), null.subjects is not None, null.suspects)
 
     @property
     def smallest_p(self) -> float:

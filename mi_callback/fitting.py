@@ -1,0 +1,97 @@
+"""Features of training and held-out images → the state that a detector keeps: index, null, near-duplicates."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mi_callback.detection import leaks, nulls
+from mi_callback.detection.matching import Matcher
+from mi_callback.errors import CalibrationError, DataError
+from mi_callback.images.reservoir import Reservoir
+from mi_callback.retrieval.engines import Backend
+from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.whitening import Mode
+from mi_callback.state import FittedState
+from mi_callback.statistics.null import Null, NullKind
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """How a training set is made searchable, and a null is made for it.
+
+    Attributes:
+        match: How images are looked up.
+        null: Which null is made; `auto` takes held-out images where there are any.
+        whitening: How features are whitened.
+        backend: Engine of the indexes.
+        device: Where whitening and index lie.
+        null_size: Images the null is made of at most; None for all.
+        seed: Of folds, halves and draws.
+    """
+
+    match: Matcher
+    null: NullKind
+    whitening: Mode
+    backend: Backend
+    device: torch.device
+    null_size: int | None
+    seed: int
+
+    def kind(self, held_out: Any) -> NullKind:
+        """The null that is made with these held-out images, or with none.
+
+        Raises:
+            CalibrationError: If one of held-out images was asked for, and there are none.
+        """
+        if self.null is NullKind.HELD_OUT and held_out is None:
+            raise CalibrationError(
+                "needed held-out images for null='held_out'; none came. Pass held_out=…, or use null='cross_fit'."
+            )
+        if self.null is NullKind.AUTO:
+            return NullKind.CROSS_FIT if held_out is None else NullKind.HELD_OUT
+        return self.null
+
+    def reference(self, train: Features) -> Reference:
+        """Whitening and index of training features."""
+        return Reference.fit(train, self.whitening, self.backend, self.device)
+
+    def fit(
+        self, train: Features, held_out: Features | None, planted: Reservoir | None, progress: bool = False
+    ) -> FittedState:
+        """Whitening, index, null and what counts as a near-duplicate.
+
+        Args:
+            train: With their views, and in all poses where the null is made from them.
+            held_out: Of other people, in all poses; who was trained on too is left out.
+            planted: Training images kept for the power self-test.
+            progress: Show progress bars.
+
+        Raises:
+            DataError: For fewer than two training images, or held-out ones that were all trained on.
+            CalibrationError: If the null is undefined for these data.
+        """
+        if len(train) < 2:
+            raise DataError(f"needed at least 2 training images; {len(train)} came.")
+        if held_out is not None:
+            held_out = leaks.without_leaks(train, held_out)
+        reference = self.reference(train)
+        null = self._calibrate(train, held_out, reference, progress)
+        novel = held_out if null.kind is NullKind.HELD_OUT else None
+        duplicate = nulls.duplicate_similarity(
+            train, novel, reference, self.reference, self.match.aggregation, self.null_size, self.seed
+        )
+        kept = None if held_out is None else held_out.in_pose(0)
+        return FittedState(train.in_pose(0), kept, reference, null, duplicate, planted)
+
+    def _calibrate(self, train: Features, held_out: Features | None, reference: Reference, progress: bool) -> Null:
+        size, seed = self.null_size, self.seed
+        match self.kind(held_out):
+            case NullKind.HELD_OUT:
+                assert held_out is not None
+                return nulls.held_out_null(held_out, train, reference, self.match, size, seed, progress)
+            case NullKind.CROSS_FIT:
+                return nulls.cross_fit_null(train, self.reference, self.match, size, seed, progress)
+            case _:
+                return nulls.train_halves_null(train, reference, self.match, self.whitening, size, seed, progress)

@@ -1,0 +1,87 @@
+"""What was matched, and against which null → scores."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_callback.detection.matching import Match
+from mi_callback.detection.pool import Pool
+from mi_callback.images.poses import POSES
+from mi_callback.registration.copied_fraction import copied_fraction
+from mi_callback.retrieval.aggregation import Aggregation
+from mi_callback.retrieval.duplicates import near_duplicates
+from mi_callback.retrieval.features import Features
+from mi_callback.scores import ImageScores
+from mi_callback.state import FittedState
+from mi_callback.statistics.duplicates import groups_of_duplicates
+from mi_callback.statistics.flagging import Flagging, FlagRule, NullSummary
+from mi_callback.statistics.indices import OniScale, memorization_index, overfit_novelty_index
+from mi_callback.statistics.outliers import like_copies
+from mi_callback.statistics.subjects import numbered
+from mi_callback.statistics.tail import Tail
+from mi_callback.statistics.target_decoy import TargetDecoy, target_decoy_contrast
+
+POOL_FDR = 0.1
+"""False discovery rate of people in a target-decoy contrast where no other was asked for."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How matches become scores.
+
+    Attributes:
+        state: What the detector was fitted on.
+        rule: When an image is flagged.
+        aggregation: How layers combine.
+        oni_scale: Scale of the ONI.
+        tail: Extrapolates p-values for ranking; None for no such values.
+        seed: Of random labels.
+    """
+
+    state: FittedState
+    rule: FlagRule
+    aggregation: Aggregation
+    oni_scale: OniScale
+    tail: Tail | None
+    seed: int
+
+    def flag(self, generated: Features, found: Match) -> Flagging:
+        """p-values and flags of n images against the null; near-duplicates are grouped."""
+        null = self.state.null
+        p_value = null.p_values(found.similarity)
+        group = groups_of_duplicates(len(generated), self._duplicates(generated, found.row))
+        return Flagging(p_value, self.rule.flag(p_value), group, self.rule, NullSummary.of(null))
+
+    def score(self, found: Match, p_value: Float[Tensor, " n"]) -> ImageScores:
+        """What was found of each image."""
+        state, subjects = self.state, self.state.train.subjects
+        mi = memorization_index(found.similarity, state.null)
+        return ImageScores(
+            similarity=found.neighbours.similarity,
+            layer_similarity=found.neighbours.layer_similarity,
+            layers=state.reference.layers,
+            mi=mi,
+            oni=overfit_novelty_index(mi, self.oni_scale),
+            match=found.row,
+            match_subject=[None if subjects is None else subjects[i] for i in found.row.tolist()],
+            consensus=found.neighbours.consensus(found.row),
+            verified=found.verified,
+            copied_fraction=copied_fraction(found.shares, state.null.usual)[0],
+            pose=[list(POSES)[i] for i in found.pose.tolist()],
+            like_copies=like_copies(found.similarity, state.null.similarity),
+            window=found.window,
+            by_edges=found.by_edges,
+            p_tail=None if self.tail is None else self.tail.extrapolate(found.similarity, p_value),
+        )
+
+    def contrast(self, pool: Pool, found: Match, flagged: Bool[Tensor, " n"]) -> TargetDecoy:
+        """Whether the samples, matched in a pool of both sides, are closer to training than to held-out people."""
+        fdr = self.rule.fdr or POOL_FDR
+        return target_decoy_contrast(found.similarity, pool.subject[found.row], pool.trained, flagged, fdr, self.seed)
+
+    def _duplicates(self, generated: Features, row: Int[Tensor, " n"]) -> Int[Tensor, "k 2"]:
+        """Pairs of near-duplicates among generated images: closer than any two strangers, and of the same person."""
+        pairs = near_duplicates(self.state.reference, generated, self.aggregation, self.state.duplicate)
+        person = numbered(self.state.train.ids)[row]
+        return pairs[person[pairs[:, 0]] == person[pairs[:, 1]]]

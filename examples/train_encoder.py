@@ -36,7 +36,7 @@ from mi_callback.retrieval.extraction import extract
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.search import search
-from mi_callback.retrieval.whitening import Mode
+from mi_callback.retrieval.whitening import WhiteningKind
 
 TEMPERATURE = 0.07
 KOLEO_WEIGHT = 0.3
@@ -358,7 +358,7 @@ class HardCopies:
     def features(self, encoder: Encoder) -> dict[str, Features]:
         return {name: extract(images, encoder, orbit("flips")) for name, images in self.images.items()}
 
-    def found(self, features: dict[str, Features], whitening: Mode) -> tuple[str, str]:
+    def found(self, features: dict[str, Features], whitening: WhiteningKind) -> tuple[str, str]:
         """Recall among eight candidates, and AUC against novel slices, mean over the changes."""
         reference = Reference.fit(replace(features["known"], subjects=self.subjects).in_pose(0), whitening)
         clean = search(reference, features["novel"], "geometric").similarity

@@ -8,22 +8,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mi_callback.detection.matching import MATCHING, Matcher
+from mi_callback.arguments import positive_integer, seed_number, switch, usable_device
+from mi_callback.detection.matching import Matcher
 from mi_callback.detection.planting import Planted, measure_power
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError, choice
-from mi_callback.fingerprints import fingerprint, fingerprint_of_code
-from mi_callback.fitting import Fitter
+from mi_callback.fitting import Fitter, method
 from mi_callback.images.poses import Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.retrieval.aggregation import Aggregation
-from mi_callback.retrieval.config import SEARCH
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.views import views_of, views_of_queries
-from mi_callback.retrieval.whitening import Mode
+from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.scores import Scores
 from mi_callback.scoring import Scorer
 from mi_callback.state import FittedState
@@ -35,13 +34,9 @@ from mi_callback.statistics.power import Power
 from mi_callback.statistics.set_scores import set_scores
 from mi_callback.statistics.tail import Tail, fit_tail
 from mi_callback.types import SubjectKey, Subjects
-from mi_callback.version import __version__
 
 PLANTED = {2: 64, 3: 16}
 """Training images kept at `fit` for the power self-test, by the number of dimensions: whole volumes are large."""
-
-DECIDING = ("images", "encoders", "retrieval", "registration", "detection")
-"""Rooms whose code decides what the same images give: a state that other code fitted is refused."""
 
 
 class MemorizationDetector:
@@ -56,12 +51,10 @@ class MemorizationDetector:
             paper's, not calibrated, for comparison), `auto` (held-out images if given, else cross-fit).
         verify: Align the best candidates to the generated image and let their local correlation decide.
         windows: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
-            When None, as `verify`, which they need.
-        views: Search among training images that were turned, magnified, blurred or given another contrast, too, with
-            both sides in a frame that moves with what is shown, and by the edges of both, so that copies far from where
-            the encoder would know them are candidates (see `views`): `fit` encodes every training image twelve times,
-            volumes four times, and every generated one is encoded in each pose four times, volumes three times; so is
-            every training image where no held-out ones are given. When None, as `verify`, which they need.
+            When None, as `verify`, which windows and views need.
+        views: Search among training images that were turned, magnified, blurred, framed or recoloured, and by edges,
+            too (see `retrieval.views`), so that copies far from where the encoder would know them are candidates: `fit`
+            encodes every training image twelve times instead of once, volumes four times. When None, as `verify`.
         candidates: Training images aligned per generated image, the foremost of four times as many that it resembles as
             a whole; beside them at most as many found by a window of it, and half as many again by edges.
         alpha: Level of each flag: the share of novel images that may be flagged.
@@ -91,7 +84,7 @@ class MemorizationDetector:
     def __init__(
         self,
         encoder: str | Encoder = "bundled",
-        whitening: Mode = "shrunk",
+        whitening: WhiteningKind | str = "shrunk",
         aggregation: Aggregation = "geometric",
         poses: Orbit | str = "flips",
         null: NullKind | str = "auto",
@@ -105,45 +98,34 @@ class MemorizationDetector:
         tail: Literal["gpd"] | None = None,
         contrast: bool = False,
         oni_scale: OniScale | str = "unit",
-        backend: Backend = "auto",
+        backend: Backend | str = "auto",
         device: torch.device | str | None = None,
         batch_size: int = 64,
         null_size: int | None = 1000,
         seed: int = 0,
     ) -> None:
-        for name, level in (("alpha", alpha), ("fdr", fdr)):
-            if level is not None and not 0 < level < 1:
-                raise CalibrationError(f"needed {name} between 0 and 1; {level!r} came.")
+        self.verify, self.contrast = switch("verify", verify), switch("contrast", contrast)
+        self.windows, self.views = (
+            _verified(name, asked, verify) for name, asked in (("windows", windows), ("views", views))
+        )
+        self.rule = FlagRule(alpha, fdr, choice("procedure", procedure, Procedure, CalibrationError))
         self.null_choice = choice("null", null, NullKind, CalibrationError)
         self.oni_scale = choice("oni_scale", oni_scale, OniScale, CalibrationError)
-        if tail not in (None, "gpd"):
-            raise CalibrationError(f"needed tail out of [None, 'gpd']; {tail!r} came.")
-        for name, count in (("candidates", candidates), ("batch_size", batch_size), ("null_size", null_size)):
-            if count is not None and count < 1:
-                raise DataError(f"needed {name} of at least 1; {count!r} came.")
-        for name, asked in (("windows", windows), ("views", views)):
-            if asked and not verify:
-                raise CalibrationError(
-                    f"needed verify=True for {name}=True, for what {name} find is worth something only once it is "
-                    f"aligned; verify=False came. Leave {name} out."
-                )
-        if procedure == "by" and fdr is None:
-            raise CalibrationError("needed fdr=… for procedure='by'; none came: without it each flag has level alpha.")
+        self.tail_choice = None if tail is None else choice("tail", tail, ("gpd",), CalibrationError)
+        self.whitening = choice("whitening", whitening, WhiteningKind, CalibrationError)
+        self.backend = choice("backend", backend, Backend, StateError)
+        self.candidates = positive_integer("candidates", candidates, DataError)
+        self.null_size = None if null_size is None else positive_integer("null_size", null_size, DataError)
+        self.seed = seed_number("seed", seed)
+        self.device = usable_device("device", device)
+        # Apple's MPS has no float64, in which whitening accumulates.
+        self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.encoder = build_encoder(encoder)
-        self.whitening: Mode = whitening
         self.aggregation: Aggregation = aggregation
         self.dims = len(self.encoder.size)
         self.poses = orbit(poses, self.dims)
-        self.verify, self.candidates = verify, candidates
-        self.windows, self.views = (verify if asked is None else asked for asked in (windows, views))
-        self.rule = FlagRule(alpha, fdr, choice("procedure", procedure, Procedure, CalibrationError))
-        self.tail_choice, self.contrast = tail, contrast
-        self.backend: Backend = backend
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        # Apple's MPS has no float64, in which whitening accumulates.
-        self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
-        self.batch_size = batch_size if self.dims == 2 else min(batch_size, VOLUMES_AT_ONCE)
-        self.null_size, self.seed = null_size, seed
+        whole = positive_integer("batch_size", batch_size, DataError)
+        self.batch_size = whole if self.dims == 2 else min(whole, VOLUMES_AT_ONCE)
         self._state: FittedState | None = None
         self._tail: Tail | None = None
         self._pool: Pool | None = None
@@ -364,11 +346,9 @@ class MemorizationDetector:
         """Everything that changes what a fitted state means, as JSON holds it."""
         aggregation = self.aggregation
         return {
-            "version": __version__,
-            "constants": fingerprint(SEARCH, MATCHING[self.dims], registration_config(self.dims)),
-            "code": fingerprint_of_code(*DECIDING),
+            **method(self.dims),
             "encoder": self.encoder.fingerprint(),
-            "whitening": self.whitening,
+            "whitening": str(self.whitening),
             "aggregation": aggregation if isinstance(aggregation, str) else dict(aggregation),
             "poses": list(self.poses),
             "null": str(self.null_choice),
@@ -423,3 +403,12 @@ class MemorizationDetector:
             views=list(looked_at(self.dims)) if self.views and not plain else (),
             **read,
         )
+
+
+def _verified(name: str, asked: bool | None, verify: bool) -> bool:
+    """Whether something is looked up whose candidates are worth nothing until they are aligned."""
+    if asked and not verify:
+        raise CalibrationError(
+            f"needed verify=True for {name}=True, for its candidates must be aligned; verify=False came. Leave it out."
+        )
+    return verify if asked is None else switch(name, asked)

@@ -6,15 +6,35 @@ from typing import Any
 import torch
 
 from mi_callback.detection import leaks, nulls
-from mi_callback.detection.matching import Matcher
+from mi_callback.detection.matching import MATCHING, Matcher
 from mi_callback.errors import CalibrationError, DataError
+from mi_callback.fingerprints import fingerprint, fingerprint_of_code
 from mi_callback.images.reservoir import Reservoir
+from mi_callback.registration.config import registration_config
+from mi_callback.retrieval.config import SEARCH
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
-from mi_callback.retrieval.whitening import Mode
+from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null, NullKind
+from mi_callback.version import __version__
+
+DECIDING = ("images", "encoders", "retrieval", "registration", "detection")
+"""Rooms whose code decides what the same images give."""
+
+
+def method(dims: int) -> dict[str, str]:
+    """Version, constants and code that the same images are looked at with: a state of others is refused.
+
+    Args:
+        dims: Spatial dimensions: 2 for images, 3 for volumes.
+    """
+    return {
+        "version": __version__,
+        "constants": fingerprint(SEARCH, MATCHING[dims], registration_config(dims)),
+        "code": fingerprint_of_code(*DECIDING),
+    }
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,7 @@ class Fitter:
 
     match: Matcher
     null: NullKind
-    whitening: Mode
+    whitening: WhiteningKind
     backend: Backend
     device: torch.device
     null_size: int | None

@@ -1,6 +1,7 @@
 """Exact nearest neighbours by inner product, in bounded memory: torch by default, FAISS by choice."""
 
-from typing import Any, Literal, Protocol
+from enum import StrEnum
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -8,7 +9,13 @@ from torch import Tensor
 from mi_callback.errors import StateError
 from mi_callback.types import Indices
 
-Backend = Literal["auto", "torch", "faiss"]
+
+class Backend(StrEnum):
+    """What searches an index. Members are strings: `"faiss"` is one too."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    FAISS = "faiss"
 
 
 class Index(Protocol):
@@ -98,7 +105,7 @@ class FaissIndex:
         return torch.from_numpy(found).to(self.device).reshape(*rows.shape, -1)
 
 
-def build_index(bank: Tensor, backend: Backend = "auto") -> Index:
+def build_index(bank: Tensor, backend: Backend | str = Backend.AUTO) -> Index:
     """Index over unit vectors `(m, d)`. `auto` is torch: the same answers at the same speed without a dependency.
 
     Raises:

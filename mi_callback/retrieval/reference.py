@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mi_callback.retrieval.aggregation import Aggregation, aggregate
 from mi_callback.retrieval.engines import Backend, Index, build_index
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.whitening import Mode, Whitening, fit_whitening
+from mi_callback.retrieval.whitening import Whitening, WhiteningKind, fit_whitening
 from mi_callback.retrieval.window_index import WindowIndex
 from mi_callback.statistics.subjects import numbered
 from mi_callback.types import LayerFeatures
@@ -36,13 +36,17 @@ class Reference:
     whitenings: dict[str, Whitening]
     indexes: dict[str, Index]
     subjects: Sequence[str] | None
-    backend: Backend = "auto"
+    backend: Backend | str = Backend.AUTO
     windows: WindowIndex | None = None
     views: dict[str, "Reference"] = field(default_factory=dict)
 
     @classmethod
     def fit(
-        cls, features: Features, whitening: Mode, backend: Backend = "auto", device: torch.device | str = "cpu"
+        cls,
+        features: Features,
+        whitening: WhiteningKind | str,
+        backend: Backend | str = Backend.AUTO,
+        device: torch.device | str = "cpu",
     ) -> "Reference":
         """Fit whitening and index per layer on pose 0 of the training features, and on each of their views."""
         whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}

@@ -1,14 +1,22 @@
 """Features → features in which every direction counts the same, fitted on training features only."""
 
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from mi_callback.errors import CalibrationError
 
-Mode = Literal["shrunk", "zca", "pca", "standard", "none"]
+
+class WhiteningKind(StrEnum):
+    """How features are whitened; see `fit_whitening`. Members are strings: `"shrunk"` is one too."""
+
+    SHRUNK = "shrunk"
+    ZCA = "zca"
+    PCA = "pca"
+    STANDARD = "standard"
+    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,9 @@ class Whitening:
         return torch.nn.functional.normalize(whitened, dim=1, eps=1e-12).to(torch.float32)
 
 
-def fit_whitening(features: Tensor, mode: Mode = "shrunk", epsilon: float = 1e-6) -> Whitening:
+def fit_whitening(
+    features: Tensor, mode: WhiteningKind | str = WhiteningKind.SHRUNK, epsilon: float = 1e-6
+) -> Whitening:
     """Fit on training features `(n, d)`.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 from mi_callback.images.windows import WINDOWS, middle_window
 from mi_callback.retrieval.engines import Backend, Index, build_index
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.whitening import Mode, Whitening, fit_whitening
+from mi_callback.retrieval.whitening import Whitening, WhiteningKind, fit_whitening
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class WindowIndex:
 
     @classmethod
     def fit(
-        cls, train: Features, whitening: Mode, backend: Backend, device: torch.device | str
+        cls, train: Features, whitening: WhiteningKind | str, backend: Backend | str, device: torch.device | str
     ) -> "WindowIndex | None":
         """Fit on pose 0 of the training features; None where they have no windows."""
         windows, there = _in_pose(train, 0)
@@ -37,13 +37,13 @@ class WindowIndex:
         return cls._of(windows, there, whitenings, backend)
 
     @classmethod
-    def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend) -> "WindowIndex":
+    def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend | str) -> "WindowIndex":
         """Under whitenings that were fitted before."""
         return cls._of(*_in_pose(train, 0), whitenings, backend)
 
     @classmethod
     def _of(
-        cls, windows: dict[str, Tensor], there: Tensor, whitenings: dict[str, Whitening], backend: Backend
+        cls, windows: dict[str, Tensor], there: Tensor, whitenings: dict[str, Whitening], backend: Backend | str
     ) -> "WindowIndex":
         return cls(whitenings, build_index(_whitened(windows, whitenings), backend), there.nonzero()[:, 0])
 

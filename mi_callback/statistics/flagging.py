@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_callback.arguments import probability
+from mi_callback.errors import CalibrationError
 from mi_callback.statistics.conformal import ROUNDING, at_most, round_down, round_up
 from mi_callback.statistics.duplicates import distinct_flags
 from mi_callback.statistics.multiplicity import Procedure, reject
@@ -23,11 +25,23 @@ class FlagRule:
         alpha: Level of each flag: the share of novel images that may be flagged.
         fdr: False discovery rate of the flags, if they are chosen by it instead.
         procedure: How: `bh` (Benjamini-Hochberg) or `by` (Benjamini-Yekutieli).
+
+    Raises:
+        CalibrationError: If a level is not between 0 and 1, or a procedure is chosen without a rate.
     """
 
     alpha: float = 0.05
     fdr: float | None = None
     procedure: Procedure = Procedure.BH
+
+    def __post_init__(self) -> None:
+        probability("alpha", self.alpha, CalibrationError)
+        if self.fdr is not None:
+            probability("fdr", self.fdr, CalibrationError)
+        elif self.procedure is not Procedure.BH:
+            raise CalibrationError(
+                f"needed fdr=… for procedure={str(self.procedure)!r}; none came: without it each flag has level alpha."
+            )
 
     def flag(self, p_value: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """Which images are flagged: those with p ≤ alpha, or those rejected at the false discovery rate."""

@@ -1,6 +1,5 @@
 """The whole line: fit on training images, score generated ones."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from mi_callback.detection.planting import Planted, measure_power
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError, choice
-from mi_callback.fitting import Fitter, method
+from mi_callback.fitting import Fitter, checked_tail, method
 from mi_callback.images.poses import Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.retrieval.aggregation import Aggregation
@@ -32,7 +31,7 @@ from mi_callback.statistics.multiplicity import Procedure
 from mi_callback.statistics.null import NullKind
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.set_scores import set_scores
-from mi_callback.statistics.tail import Tail, fit_tail
+from mi_callback.statistics.tail import Tail
 from mi_callback.types import SubjectKey, Subjects
 
 PLANTED = {2: 64, 3: 16}
@@ -218,13 +217,7 @@ class MemorizationDetector:
 
     def _take(self, state: FittedState) -> None:
         """Take on a fitted state: all of it, or when something raises, nothing."""
-        tail = fit_tail(state.null, self.seed) if self.tail_choice == "gpd" else None
-        if tail is not None and not tail.reliable:
-            warnings.warn(
-                f"the generalized-Pareto tail does not fit the null (p = {tail.fit_p_value:.3g}): rank by p_value and "
-                "mi, not by p_tail.",
-                stacklevel=3,
-            )
+        tail = None if self.tail_choice is None else checked_tail(state.null, self.seed)
         self._state, self._tail, self._pool, self.measured_power = state, tail, None, None
 
     # Scoring ----------------------------------------------------------------------------------------------------------
@@ -273,13 +266,10 @@ class MemorizationDetector:
             StateError: If the detector is not fitted, or was restored or fitted from features and no images came.
         """
         state = self.state
+        if (images is None) != (rows is None):
+            raise DataError("needed images=… and rows=… together, a row for each image; one of them came alone.")
         if images is None or rows is None:
-            if state.planted is None:
-                raise StateError(
-                    "needed training images to plant; a detector fitted from features keeps none. Pass images=… and "
-                    "rows=…."
-                )
-            images, rows = state.planted.drawn(n, self.seed)
+            images, rows = state.images_to_plant(n, self.seed)
 
         def find(planted: Tensor) -> tuple[Tensor, Tensor]:
             found = self.match(self.features(planted), state.reference, state.train.thumbnails)

@@ -1,5 +1,6 @@
 """Features of training and held-out images → the state that a detector keeps: index, null, near-duplicates."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null, NullKind
+from mi_callback.statistics.tail import Tail, fit_tail
 from mi_callback.version import __version__
 
 DECIDING = ("images", "encoders", "retrieval", "registration", "detection")
@@ -35,6 +37,18 @@ def method(dims: int) -> dict[str, str]:
         "constants": fingerprint(SEARCH, MATCHING[dims], registration_config(dims)),
         "code": fingerprint_of_code(*DECIDING),
     }
+
+
+def checked_tail(null: Null, seed: int) -> Tail:
+    """The extrapolated tail of a null, with a warning where it does not fit."""
+    tail = fit_tail(null, seed)
+    if not tail.reliable:
+        warnings.warn(
+            f"the generalized-Pareto tail does not fit the null (p = {tail.fit_p_value:.3g}): rank by p_value and mi, "
+            "not by p_tail.",
+            stacklevel=4,
+        )
+    return tail
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,18 @@ class FittedState:
     duplicate: float
     planted: Reservoir | None = field(default=None, repr=False)
 
+    def images_to_plant(self, n: int, seed: int) -> tuple[list[Tensor], list[int]]:
+        """Up to n of the training images kept for the power self-test, and their rows.
+
+        Raises:
+            StateError: If none were kept.
+        """
+        if self.planted is None:
+            raise StateError(
+                "needed training images to plant; a detector fitted from features keeps none. Pass images=… and rows=…."
+            )
+        return self.planted.drawn(n, seed)
+
     def save(self, path: str | Path, settings: dict[str, Any], data: str | None = None) -> None:
         """Write the state; a file at `path` is replaced in one step.
 

@@ -256,11 +256,8 @@ class MemorizationDetector:
 
         Args:
             n: Training images to copy, at most `PLANTED`; each is changed in every way.
-            changes: Names out of `images.perturbations.PERTURBATIONS` and, where held-out images were given, into
-                which parts can be pasted, `PASTES`, or those of `VOLUME_PERTURBATIONS` and `VOLUME_PASTES`; all of
-                them when None.
-            images, rows: Images `(c, h, w)`, or volumes, and their rows in the training set, instead of those kept at
-                `fit`.
+            changes: Names of `images.perturbations`; when None all, with pastes where held-out images were given.
+            images, rows: Images `(c, h, w)`, or volumes, and their training rows, instead of those kept at `fit`.
 
         Raises:
             StateError: If the detector is not fitted, or was restored or fitted from features and no images came.

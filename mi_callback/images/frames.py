@@ -5,12 +5,12 @@ better than that of a stranger. Images that are both framed by the centre and th
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_callback.images.config import FRAME
 from mi_callback.images.resizing import resize
+from mi_callback.images.warping import Border, warp
 from mi_callback.types import Images
 
 
@@ -33,15 +33,13 @@ def frame_by_moments(images: Images) -> Images:
         Hu, "Visual pattern recognition by moment invariants", IRE Trans. Information Theory 1962 (normalisation by
         centre and second moments).
     """
-    n, dims, sides = len(images), images.ndim - 2, torch.tensor(images.shape[2:], dtype=torch.float32)
+    dims, sides = images.ndim - 2, torch.tensor(images.shape[2:], dtype=torch.float32)
     centre, spread = _moments(images)
     half = (FRAME.reach * spread).clamp_min(1.0)
-    # `affine_grid` counts axes from the last, in half sides of what it samples from.
+    # Coordinates are counted from the last axis, in half sides of what is sampled.
     scale = half[:, None] / (sides / 2)
     theta = torch.cat([torch.diag_embed(scale.flip(1)), (2 * centre / sides - 1).flip(1)[:, :, None]], dim=2)
-    grid = F.affine_grid(theta.to(images), [n, 1, *[int(sides.max())] * dims], align_corners=False)
-    darkest = images.flatten(1).amin(dim=1).view(n, *[1] * (dims + 1))
-    return F.grid_sample(images - darkest, grid, align_corners=False) + darkest
+    return warp(images, theta.to(images), size=[int(sides.max())] * dims, border=Border.DARKEST).images
 
 
 def _moments(images: Images) -> tuple[Float[Tensor, "n dims"], Float[Tensor, " n"]]:

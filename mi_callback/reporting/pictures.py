@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mi_callback.images.filters import box_mean
 from mi_callback.images.poses import undo
+from mi_callback.images.warping import lie_inside, map_places
 from mi_callback.registration.config import registration_config
 from mi_callback.registration.schedule import Alignment
 from mi_callback.types import Thumbnails
@@ -119,5 +120,4 @@ def _where_compared(alignment: Alignment) -> tuple[Float[Tensor, "k ..."], Float
 
 def _inside(theta: Float[Tensor, "k dims dims+1"], side: int) -> Bool[Tensor, "k ..."]:
     """Where maps stay inside the reference."""
-    grid = F.affine_grid(theta.float(), [len(theta), 1, *(side,) * theta.shape[1]], align_corners=False)
-    return grid.abs().amax(dim=-1) <= 1
+    return lie_inside(map_places(theta.float(), (side,) * theta.shape[1]))

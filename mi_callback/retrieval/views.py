@@ -19,6 +19,7 @@ from mi_callback.images.perturbations import affine
 from mi_callback.images.poses import POSES
 from mi_callback.images.resizing import resize
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE
+from mi_callback.images.warping import Border
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,8 @@ def views_of_queries(dims: int) -> list[str]:
 
 def _resampled(images: Tensor, **change: float) -> Tensor:
     """Images under an affine change, the borders as dark as the darkest pixel."""
-    darkest = _extreme(images, "amin")
-    lit = images - darkest
-    planes = affine(lit.flatten(1, -3), **change)  # of volumes, every slice alike
-    return planes.view_as(images) + darkest
+    planes = images.flatten(1, -3)  # of volumes, every slice alike
+    return affine(planes, **change, border=Border.DARKEST).view_as(images)
 
 
 def _as_other_contrast(images: Tensor, intensity: Intensity) -> Tensor:

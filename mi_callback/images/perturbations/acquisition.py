@@ -5,7 +5,15 @@ import math
 import torch
 import torch.nn.functional as F
 
-from mi_callback.images.perturbations.strength import Strength, draw_normal, per_image, per_pixel, rescale_to_one
+from mi_callback.images.perturbations.strength import (
+    Strength,
+    draw_normal,
+    draw_smooth,
+    per_image,
+    per_pixel,
+    rescale_to_one,
+)
+from mi_callback.images.resizing import resize
 from mi_callback.types import Images
 
 
@@ -57,16 +65,14 @@ def bias_field(images: Images, strength: Strength, generator: torch.Generator) -
         Sled, Zijdenbos and Evans, "A nonparametric method for automatic correction of intensity nonuniformity in MRI
         data", IEEE TMI 1998 (the multiplicative, smooth field).
     """
-    coarse = draw_normal((len(images), 1, 4, 4), images, generator)
-    field = F.interpolate(coarse, images.shape[-2:], mode="bicubic", align_corners=True)
+    field = draw_smooth(len(images), 1, 4, images, generator)
     return rescale_to_one(images * torch.exp(per_pixel(strength, images) * field))
 
 
 def low_resolution(images: Images, factor: float) -> Images:
     """Downsampled by `factor`, above 1, with antialiasing, and enlarged again, bilinearly."""
     small = [max(2, round(side / factor)) for side in images.shape[-2:]]
-    coarse = F.interpolate(images, small, mode="bilinear", align_corners=False, antialias=True)
-    return F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)
+    return resize(resize(images, small), images.shape[-2:])
 
 
 def k_space_truncation(images: Images, keep: Strength) -> Images:

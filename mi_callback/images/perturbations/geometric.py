@@ -3,9 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 
-from mi_callback.images.perturbations.strength import Strength, draw_normal, per_image, per_pixel
+from mi_callback.images.perturbations.strength import Strength, draw_smooth, per_image, per_pixel
+from mi_callback.images.warping import Border, warp
 from mi_callback.types import Images
 
 
@@ -17,8 +17,9 @@ def affine(
     shift_x: Strength = 0.0,
     shift_y: Strength = 0.0,
     shear: Strength = 0.0,
+    border: Border = Border.ZERO,
 ) -> Images:
-    """Sheared, turned and magnified about the centre, then moved. What comes from outside of the image is 0.
+    """Sheared, turned and magnified about the centre, then moved.
 
     Args:
         images: In [0, 1]; they need not be square.
@@ -26,19 +27,19 @@ def affine(
         scale_x, scale_y: Magnification along each axis; above 1 is larger.
         shift_x, shift_y: To the right and down, as a share of the side.
         shear: Of rows along x, as a share of their distance from the centre.
+        border: What comes from outside of the image.
     """
     n = len(images)
     angle, sx, sy, dx, dy, k = (per_image(v, n, images) for v in (rotation, scale_x, scale_y, shift_x, shift_y, shear))
     cos, sin = torch.cos(angle * math.pi / 180), torch.sin(angle * math.pi / 180)
-    # In the normalised coordinates of affine_grid one unit is half a side: a rotation must know how sides compare.
+    # In normalised coordinates one unit is half a side: a rotation must know how sides compare.
     aspect = images.shape[-2] / images.shape[-1]
-    # affine_grid maps output to input, hence the inverse magnification and the minus before the shift.
+    # Maps lead from the output to the input, hence the inverse magnification and the minus before the shift.
     rows = (
         torch.stack([cos / sx, (sin + k) * aspect / sx, -2 * dx], dim=1),
         torch.stack([-sin / aspect / sy, cos / sy, -2 * dy], dim=1),
     )
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return warp(images, torch.stack(rows, dim=1), border=border).images
 
 
 def flip_horizontal(images: Images) -> Images:
@@ -69,9 +70,7 @@ def elastic(images: Images, pixels: Strength, generator: torch.Generator) -> Ima
         2003 (random elastic displacements).
     """
     h, w = images.shape[-2:]
-    coarse = draw_normal((len(images), 2, 6, 6), images, generator) * per_pixel(pixels, images)
-    flow = F.interpolate(coarse, (h, w), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
-    flow = flow * flow.new_tensor([2 / w, 2 / h])
-    identity = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
-    grid = F.affine_grid(identity, list(images.shape), align_corners=False) + flow
-    return F.grid_sample(images, grid, align_corners=False)
+    flow = draw_smooth(len(images), 2, 6, images, generator) * per_pixel(pixels, images)
+    flow = flow * flow.new_tensor([2 / w, 2 / h]).view(2, 1, 1)
+    identity = torch.eye(2, 3).to(images).expand(len(images), 2, 3)
+    return warp(images, identity, flow, border=Border.ZERO).images

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +26,12 @@ def per_pixel(value: Strength, like: Tensor) -> Float[Tensor, "n 1 1 1"]:
 def draw_normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal numbers, drawn where the generator lives: one seed gives one result on every device."""
     return torch.randn(*shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+
+
+def draw_smooth(n: int, channels: int, points: int, like: Images, generator: torch.Generator) -> Images:
+    """Standard normal numbers on a grid of `points` a side, bicubically interpolated to the size of images."""
+    coarse = draw_normal((n, channels, points, points), like, generator)
+    return F.interpolate(coarse, like.shape[-2:], mode="bicubic", align_corners=True)
 
 
 def rescale_to_one(images: Images) -> Images:

@@ -29,15 +29,23 @@ def box_mean(images: Float[Tensor, "*any"], window: int, dims: int = 2) -> Float
     return images
 
 
-def gaussian_blur(images: Float[Tensor, "*any"], sigma: float, dims: int = 2) -> Float[Tensor, "*any"]:
-    """Gaussian blur; the kernel is not cut off, and renormalised at the border.
+def gaussian_blur(
+    images: Float[Tensor, "*any"], sigma: float | Float[Tensor, " n"], dims: int = 2
+) -> Float[Tensor, "*any"]:
+    """The one Gaussian blur; its kernel is not cut off, and renormalised at the border.
+
+    Nothing is assumed of what lies outside of an image: near the border fewer pixels count, each with its weight.
 
     Args:
         images: `(…, h, w)` or `(…, d, h, w)`.
-        sigma: Standard deviation of the kernel, in pixels, above 0.
+        sigma: Standard deviation of the kernel, in pixels, above 0; of images `(n, c, h, w)` also one for each.
         dims: How many of the last axes are those of space.
     """
-    return apply_along_axes(images, [_gaussian_matrix(side, sigma) for side in images.shape[-dims:]])
+    sides = images.shape[-dims:]
+    if isinstance(sigma, Tensor):
+        sigma = sigma.to(images).view(-1, 1, 1, 1)
+        return apply_along_axes(images, [_gaussian_weights(_distance(side).to(images), sigma) for side in sides])
+    return apply_along_axes(images, [_gaussian_matrix(side, sigma) for side in sides])
 
 
 def local_contrast(images: Float[Tensor, "p 1 *spatial"], sigma: float, floor: float) -> Float[Tensor, "p 1 *spatial"]:
@@ -72,10 +80,15 @@ def gradient(images: Float[Tensor, "p 1 *spatial"], mask: Float[Tensor, "p 1 *sp
     return [torch.gradient(images, dim=axis)[0] * known for axis in axes]
 
 
-def apply_along_axes(images: Float[Tensor, "*old"], filters: Sequence[Float[Tensor, "new old"]]) -> Tensor:
-    """A matrix along each of the last axes, as many as there are matrices."""
+def apply_along_axes(images: Float[Tensor, "*old"], filters: Sequence[Float[Tensor, "*any new old"]]) -> Tensor:
+    """A matrix along each of the last axes, as many as there are matrices.
+
+    Args:
+        images: `(…, h, w)` or `(…, d, h, w)`.
+        filters: `(new, old)`; of images `(n, c, h, w)` also `(n, 1, new, old)`, another matrix for each.
+    """
     *outer, vertical, horizontal = (matrix.to(images) for matrix in filters)
-    images = vertical @ images @ horizontal.T
+    images = vertical @ images @ horizontal.mT
     for matrix in outer:  # of volumes the depth, the third axis from the end
         images = (matrix @ images.flatten(-2)).unflatten(-1, images.shape[-2:])
     return images
@@ -89,7 +102,11 @@ def _pixels_in_window(side: int, window: int) -> Float[Tensor, " side"]:
 
 @lru_cache
 def _gaussian_matrix(side: int, sigma: float) -> Float[Tensor, "side side"]:
-    return torch.softmax(-0.5 * (_distance(side) / sigma) ** 2, dim=1)
+    return _gaussian_weights(_distance(side), sigma)
+
+
+def _gaussian_weights(distance: Tensor, sigma: float | Tensor) -> Tensor:
+    return torch.softmax(-0.5 * (distance / sigma) ** 2, dim=-1)
 
 
 def _distance(side: int) -> Float[Tensor, "side side"]:

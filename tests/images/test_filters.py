@@ -32,6 +32,13 @@ def test_a_gaussian_blur_is_the_weighted_mean_of_all_pixels(generator):
             assert found[place] == pytest.approx(float((weight * image).sum() / weight.sum()), abs=1e-6)
 
 
+def test_each_image_may_have_its_own_blur(generator):
+    images, sigmas = torch.rand(3, 2, 7, 11, generator=generator), [0.5, 1.5, 4.0]
+    together = gaussian_blur(images, torch.tensor(sigmas))
+    for image, blurred, sigma in zip(images, together, sigmas, strict=True):
+        assert torch.allclose(blurred, gaussian_blur(image, sigma), atol=1e-6)
+
+
 def test_a_matrix_goes_along_the_axis_at_its_place(generator):
     image = torch.rand(2, 3, 4, 5, generator=generator)
     matrices = [torch.rand(new, old, generator=generator) for new, old in ((6, 3), (2, 4), (7, 5))]

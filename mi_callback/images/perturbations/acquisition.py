@@ -1,15 +1,12 @@
 """Changes that a scanner makes: noise, blur, bias field, lower resolution."""
 
-import math
-
 import torch
-import torch.nn.functional as F
 
+from mi_callback.images.filters import gaussian_blur
 from mi_callback.images.perturbations.strength import (
     Strength,
     draw_normal,
     draw_smooth,
-    per_image,
     per_pixel,
     rescale_to_one,
 )
@@ -42,13 +39,8 @@ def rician_noise(images: Images, sigma: Strength, generator: torch.Generator) ->
 
 def blur(images: Images, sigma: Strength) -> Images:
     """Gaussian blur; `sigma` in pixels, 0 leaves the image as it is."""
-    sigmas = per_image(sigma, len(images), images).clamp_min(1e-3)
-    radius = max(1, math.ceil(3 * float(sigmas.max())))
-    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.softmax(-0.5 * (offsets / sigmas[:, None]) ** 2, dim=1)
-    blurred = F.pad(images.transpose(0, 1), (radius,) * 4, mode="replicate")
-    blurred = F.conv2d(blurred, kernel[:, None, None, :], groups=len(images))
-    return F.conv2d(blurred, kernel[:, None, :, None], groups=len(images)).transpose(0, 1)
+    least = 1e-3  # a kernel of one pixel
+    return gaussian_blur(images, sigma.clamp_min(least) if isinstance(sigma, torch.Tensor) else max(sigma, least))
 
 
 def bias_field(images: Images, strength: Strength, generator: torch.Generator) -> Images:

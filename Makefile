@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-statistics check docs bench-detection bench-volumes clean
+.PHONY: help demo test test-statistics check docs bench-statistics bench-detection bench-volumes clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -13,7 +13,10 @@ demo: $(VENV)/demo.stamp  ## watch a generator memorize, in under five minutes; 
 	$(BIN)/python examples/demo/main.py
 
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not statistics"
+
+test-statistics: $(VENV)/dev.stamp  ## run the tests that simulate at length: levels, error rates, coverage
+	$(BIN)/python -m pytest -n auto -m statistics
 
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
@@ -23,7 +26,7 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 docs: $(VENV)/docs.stamp  ## build the documentation into outputs/docs; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs outputs/docs
 
-test-statistics: $(VENV)/dev.stamp  ## test false-flag rates and error control at length, write examples/statistics/RESULTS.md (hours)
+bench-statistics: $(VENV)/dev.stamp  ## measure false-flag rates on real slices, write examples/statistics/RESULTS.md (hours)
 	$(BIN)/python examples/statistics/run.py
 
 bench-detection: $(VENV)/dev.stamp  ## measure detection on real slices, write examples/detection/RESULTS.md (long)

@@ -1,4 +1,4 @@
-"""Do the numbers keep their promise? `make test-statistics` (hours). Writes RESULTS.md beside this file.
+"""Do the numbers keep their promise? `make bench-statistics` (hours). Writes RESULTS.md beside this file.
 
 Novel images, of people in neither the training nor the held-out part, are scored over and over, in random splits by
 subject: how often is one flagged, how often is a set called memorized, how often does a run raise the alarm? Then
@@ -76,7 +76,7 @@ def main() -> None:
     table = kept("verified discoveries", partial(discoveries, shifted, SHIFTED_SPLITS, verify=True))
     sections.append(("Copies among the samples, with verification", VERIFIED_DISCOVERIES, table))
     head = (
-        f"# Statistics, tested\n\n`make test-statistics`, seed {SEED}, {time.strftime('%Y-%m-%d')}, mi_callback "
+        f"# Statistics, tested\n\n`make bench-statistics`, seed {SEED}, {time.strftime('%Y-%m-%d')}, mi_callback "
         f"{__version__}, torch {torch.__version__}, lightning {lightning.__version__}, Python "
         f"{platform.python_version()}. Bundled encoder; real slices of subjects that it was not trained on.\n\n"
         f"Rates are means over {SPLITS} random splits by subject into training, held-out and novel thirds, with 95 % "

@@ -3,27 +3,54 @@
 from collections.abc import Hashable, Sequence
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_callback.types import Subjects
 
 
-def numbered(subjects: Subjects) -> Tensor:
-    """Number of the subject of each image, from 0, in the order of their first images; `(n,)`."""
+def numbered(subjects: Subjects) -> Int[Tensor, " n"]:
+    """Number of the subject of each image, from 0, in the order of their first images.
+
+    Example:
+        >>> numbered(["b", "a", "b"]).tolist()
+        [0, 1, 0]
+    """
     number = {subject: i for i, subject in enumerate(dict.fromkeys(subjects))}
     return torch.tensor([number[subject] for subject in subjects])
 
 
-def subject_weights(subjects: Subjects | None, n: int) -> Tensor:
-    """1 / (number of images of the same subject) per image, float64; ones without subjects."""
+def subject_weights(subjects: Subjects | None, n: int) -> Float[Tensor, " n"]:
+    r"""Weight of each image, so that every subject weighs 1 whatever its number of images.
+
+    .. math:: w_{gj} = \frac{1}{n_g}
+
+    for image j of subject g, which has :math:`n_g` images.
+
+    Args:
+        subjects: Subject of each image; None where they are unknown: then every image is its own subject.
+        n: Number of images.
+
+    Returns:
+        float64 weights in (0, 1]; they sum to the number of subjects.
+
+    Example:
+        >>> subject_weights(["a", "a", "b"], 3).tolist()
+        [0.5, 0.5, 1.0]
+    """
     if subjects is None:
         return torch.ones(n, dtype=torch.float64)
     number = numbered(subjects)
     return 1 / torch.bincount(number).to(torch.float64)[number]
 
 
-def images_of_same_subjects(rows: Sequence[int], subjects: Sequence[str] | None, n: int) -> Tensor:
-    """Images of any subject that one of `rows` is of, bool `(n,)`; these rows alone where subjects are unknown."""
+def images_of_same_subjects(rows: Sequence[int], subjects: Subjects | None, n: int) -> Bool[Tensor, " n"]:
+    """Which of n images are of any subject that one of `rows` is of; these rows alone where subjects are unknown.
+
+    Example:
+        >>> images_of_same_subjects([0], ["a", "b", "a"], 3).tolist()
+        [True, False, True]
+    """
     if subjects is None:
         chosen = torch.zeros(n, dtype=torch.bool)
         chosen[list(rows)] = True
@@ -32,8 +59,20 @@ def images_of_same_subjects(rows: Sequence[int], subjects: Sequence[str] | None,
     return torch.tensor([subject in people for subject in subjects])
 
 
-def merge_subjects(subjects: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """A subject per image, where linked subjects, chains included, have become one."""
+def merge_subjects(subjects: Subjects, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Make linked subjects one: the same person under several ids.
+
+    Args:
+        subjects: Subject of each image.
+        pairs: Subjects that are linked; chains of links count.
+
+    Returns:
+        A subject per image; those that are linked have become the same one.
+
+    Example:
+        >>> merge_subjects(["a", "b", "c", "d"], [("a", "b"), ("b", "d")])
+        ['a', 'a', 'c', 'a']
+    """
     parent = {subject: subject for subject in subjects}
 
     def root(subject: str) -> str:
@@ -46,27 +85,57 @@ def merge_subjects(subjects: Sequence[str], pairs: Sequence[tuple[str, str]]) ->
     return [root(subject) for subject in subjects]
 
 
-def thin(subjects: Subjects | None, n: int, most: int | None, seed: int = 0) -> Tensor:
-    """At most `most` positions out of n, ascending: drawn at random, every subject giving as equally as it can.
+def thin(subjects: Subjects | None, n: int, most: int | None, seed: int = 0) -> Int[Tensor, " kept"]:
+    """Draw at most `most` out of n images at random, every subject giving as equally many as it can.
 
     A fixed place within a subject (its middle slice, say) would not stand for the others.
+
+    Args:
+        subjects: Subject of each image, or None.
+        n: Number of images.
+        most: Images to draw; None for all.
+        seed: Of the draw.
+
+    Returns:
+        Positions of the images drawn, ascending; `min(n, most)` of them.
+
+    Example:
+        >>> thin(["a", "a", "a", "b"], 4, 2).tolist()
+        [0, 3]
     """
     if most is None or n <= most:
         return torch.arange(n)
     generator = torch.Generator().manual_seed(seed)
-    groups: dict[Hashable, list[int]] = {}
-    for i in torch.randperm(n, generator=generator).tolist():
-        groups.setdefault(i if subjects is None else subjects[i], []).append(i)
-    # Rounds: the first image of every subject, then the second, until the budget is spent.
-    rounds = sorted((place, i) for rows in groups.values() for place, i in enumerate(rows))
+    rounds = _rounds(subjects, n, generator)
     last = rounds[most - 1][0]
-    whole, partial = [i for p, i in rounds if p < last], [i for p, i in rounds if p == last]
+    whole, partial = [i for place, i in rounds if place < last], [i for place, i in rounds if place == last]
     drawn = torch.randperm(len(partial), generator=generator)[: most - len(whole)].tolist()
     return torch.tensor(sorted(whole + [partial[k] for k in drawn]))
 
 
-def folds(groups: Sequence[Hashable], most: int, seed: int) -> Tensor:
-    """Fold of each image, groups kept whole, `(n,)`; as many folds as groups, at most `most`."""
+def _rounds(subjects: Subjects | None, n: int, generator: torch.Generator) -> list[tuple[int, int]]:
+    """Round and image: in the first round every subject gives a random image, in the second another one, and so on."""
+    groups: dict[Hashable, list[int]] = {}
+    for i in torch.randperm(n, generator=generator).tolist():
+        groups.setdefault(i if subjects is None else subjects[i], []).append(i)
+    return sorted((place, i) for rows in groups.values() for place, i in enumerate(rows))
+
+
+def folds(groups: Sequence[Hashable], most: int, seed: int) -> Int[Tensor, " n"]:
+    """Spread groups over folds at random, each group whole.
+
+    Args:
+        groups: Group of each image, most often its subject.
+        most: Folds at most.
+        seed: Of the order.
+
+    Returns:
+        Fold of each image; as many folds as groups, at most `most`, with numbers of groups that differ by 1 at most.
+
+    Example:
+        >>> folds(["a", "a", "b", "c"], most=2, seed=0).tolist()
+        [1, 1, 0, 0]
+    """
     unique = list(dict.fromkeys(groups))
     shuffled = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
     fold_of = {unique[u]: position % most for position, u in enumerate(shuffled)}

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mi_callback.errors import CalibrationError
-from mi_callback.statistics.conformal import ROUNDING, round_up
+from mi_callback.statistics.conformal import round_down, round_up
+from mi_callback.statistics.generalized_pareto import fit_p_value, log_survival, zhang_stephens
 from mi_callback.statistics.null import Null
 from mi_callback.types import Similarity
 
@@ -20,8 +23,8 @@ with 40 nothing below 1/4."""
 RELIABLE = 0.05
 """`fit_p_value` above which the tail counts as one that the null supports: one sound null in twenty falls below."""
 
-SIMULATED = 199
-"""Simulated tails of the fit check."""
+MIN_EXCESS = 1e-12
+"""Smallest excess over the threshold, on Fisher's scale: a fit needs positive ones."""
 
 CLOSEST = 1 - 1e-6
 """Similarity that counts as identical: float32 does not tell identical images apart any closer."""
@@ -59,39 +62,47 @@ class Tail:
         """Whether the fit check found nothing (see `RELIABLE`). It sees leaked copies, not a slight misfit."""
         return self.fit_p_value > RELIABLE
 
-    def p_values(self, similarity: Similarity) -> Tensor:
-        """p-values beyond the threshold: `p_threshold` times the survival function of the excess.
+    def p_values(self, similarity: Similarity) -> Float[Tensor, " n"]:
+        r"""p-values beyond the threshold.
+
+        .. math:: p(s) = p_u \left( 1 + \frac{\xi (z - z_u)}{\sigma} \right)^{-1 / \xi}, \quad z = \mathrm{artanh} \, s
+
+        with the threshold u.
 
         Args:
-            similarity: Shape `(n,)`; larger is closer.
+            similarity: Best match of each image, in [−1, 1]; larger is closer.
 
         Returns:
-            float64 `(n,)`, falling strictly up to `CLOSEST`, at least `TINY`. At or below the threshold
+            float64, falling strictly up to `CLOSEST`, at least `TINY`. At or below the threshold
             `p_threshold`, which says nothing: `extrapolate` puts the conformal p-value there.
 
         Raises:
-            CalibrationError: If a similarity is not finite or not in [-1, 1].
-        """
-        excess = (_fisher(similarity) - _fisher(torch.tensor([self.threshold], dtype=torch.float64)).item()).clamp_min(
-            0
-        )
-        return (self.p_threshold * _log_survival(excess, self.shape, self.scale).exp()).clamp_min(TINY)
+            CalibrationError: If a similarity is not finite or not in [−1, 1].
 
-    def extrapolate(self, similarity: Similarity, conformal: Tensor) -> Tensor:
+        Example:
+            >>> tail = Tail(0.6, shape=0.0, scale=0.1, p_threshold=0.2, n_exceedances=40, fit_p_value=0.5)
+            >>> [f"{p:.1e}" for p in tail.p_values(torch.tensor([0.5, 0.7, 0.9])).tolist()]
+            ['2.0e-01', '3.5e-02', '8.3e-05']
+        """
+        threshold = _fisher(torch.tensor([self.threshold], dtype=torch.float64)).item()
+        excess = (_fisher(similarity) - threshold).clamp_min(0)
+        return (self.p_threshold * log_survival(excess, self.shape, self.scale).exp()).clamp_min(TINY)
+
+    def extrapolate(self, similarity: Similarity, conformal: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Conformal p-values, and beyond the threshold the extrapolated ones where these are smaller.
 
         Taking the smaller keeps the ranking in agreement with the flags: it falls with similarity and never contradicts
         a conformal p-value that is already small. For sorting and display, marked as extrapolated.
 
         Args:
-            similarity: Shape `(n,)`, of the kind that the null has.
-            conformal: `null.p_values(similarity)`, `(n,)`.
+            similarity: Of the kind that the null has; larger is closer.
+            conformal: `null.p_values(similarity)`.
 
         Returns:
-            float64 `(n,)`, at most `conformal`, never rising with similarity.
+            float64, at most `conformal`, never rising with similarity.
 
         Raises:
-            CalibrationError: If the lengths differ, or a similarity is not finite or not in [-1, 1].
+            CalibrationError: If the lengths differ, or a similarity is not finite or not in [−1, 1].
         """
         if len(similarity) != len(conformal):
             raise CalibrationError(
@@ -102,20 +113,33 @@ class Tail:
         return torch.where(beyond, torch.minimum(self.p_values(similarity), conformal), conformal)
 
 
+class _Exceedances(NamedTuple):
+    """Images above the threshold, ascending, and how many subjects have one."""
+
+    threshold: Tensor
+    excess: Tensor
+    weights: Tensor
+    subjects: list[str]
+    n_subjects: int
+
+
 def fit_tail(null: Null, seed: int = 0, share: float = 0.2) -> Tail:
-    """Fit a generalized Pareto tail to the most similar images of the null.
+    r"""Fit a generalized Pareto tail to the most similar images of the null.
 
     Beyond a high threshold nearly every distribution has such a tail (Balkema and de Haan, Pickands). Three choices:
 
     *Every image above the threshold*, weighing 1 / n_g as in the conformal p-values: the tail of a random image of a
-    random subject. The weights count as their effective number of subjects, for the images of one are not independent.
-    Fitting one exceeding image of each subject instead would be independent, but give a subject with one such slice the
-    weight of one with thirty: where subjects differ in spread, p is then below a tenth of the truth in 5 % of nulls
-    (300 subjects of 40 slices, true p 2e-3) and half of it in the median. Such a draw serves the fit check, which needs
-    independence.
+    random subject. The weights count as their effective number of subjects (Kish),
+
+    .. math:: k_{\mathrm{eff}} = \frac{(\sum_g w_g)^2}{\sum_g w_g^2}
+
+    with w the sum over the images of one subject, for these are not independent. Fitting one exceeding image of each
+    subject instead would be independent, but give a subject with one such slice the weight of one with thirty: where
+    subjects differ in spread, p is then below a tenth of the truth in 5 % of nulls (300 subjects of 40 slices, true
+    p 2e-3) and half of it in the median. Such a draw serves the fit check, which needs independence.
 
     *Fisher's z.* A similarity ends at 1, and its tail would be fitted with that end or one before it: p = 0 for
-    every copy, by construction. atanh moves the end to infinity; a beta tail becomes an exponential one.
+    every copy, by construction. artanh moves the end to infinity; a beta tail becomes an exponential one.
 
     *ξ ≥ 0.* A negative shape claims that no novel image can be more similar than some value. With 200 subjects the
     unrestricted estimate gives p = 0 at the true 1e-3 quantile in 8 to 18 % of nulls; restricted, p is between 0.2
@@ -123,12 +147,11 @@ def fit_tail(null: Null, seed: int = 0, share: float = 0.2) -> Tail:
     upwards, most for the normal tail, which is lighter than exponential (median 3.9 times; at a tenth of the smallest
     conformal p about 6 times).
 
-    The estimate is the quasi-Bayesian one of Zhang and Stephens; it exists for every sample. The fit check simulates
-    tails from the estimate (before the restriction: a lighter tail than fitted is no fault), fits each again, and
-    compares upper-tail Anderson-Darling statistics, which see leaked copies best.
+    The fit is `generalized_pareto.zhang_stephens`, its check `generalized_pareto.fit_p_value` (of the fit before the
+    restriction: a lighter tail than fitted is no fault).
 
     Args:
-        null: Similarity of novel images in [-1, 1], with subjects.
+        null: Similarity of novel images in [−1, 1], with subjects.
         seed: Of the fit check and of the images drawn for it; the tail itself does not depend on it.
         share: Of subjects with an image above the threshold, in (0, 0.5]. At most 3 √G subjects are used (Vehtari et
             al.): a large null can afford a higher threshold.
@@ -138,13 +161,30 @@ def fit_tail(null: Null, seed: int = 0, share: float = 0.2) -> Tail:
 
     Raises:
         CalibrationError: If the null has too few subjects, is not calibrated (`train_halves`), too many of its
-            similarities are tied at the threshold, one is not in [-1, 1], or `share` is out of range.
+            similarities are tied at the threshold, one is not in [−1, 1], or `share` is out of range.
 
     References:
         Balkema and de Haan, Ann. Probab. 1974; Pickands, Ann. Statist. 1975 (the tail); Zhang and Stephens,
         Technometrics 2009 (the estimate); Vehtari et al., "Pareto smoothed importance sampling", JMLR 2024 (how
-        many); Sinclair, Spurr and Ahmad, Commun. Statist. 1990 (the statistic).
+        many); Kish, "Survey sampling", 1965 (the effective number).
+
+    Example:
+        >>> tail = fit_tail(Null(torch.linspace(0.2, 0.8, 200, dtype=torch.float64), None, "held_out"))
+        >>> round(tail.threshold, 3), round(tail.p_threshold, 3), tail.n_exceedances
+        (0.679, 0.209, 40)
     """
+    above = _exceedances(null, _n_exceedances(null, share))
+    shape, scale = _fit(above)
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(above.excess), generator=generator).tolist()
+    one_of_each = torch.tensor(sorted({above.subjects[i]: i for i in shuffled}.values()))
+    fit_p = fit_p_value(above.excess[one_of_each], generator)
+    p_threshold = float(null.p_values(above.threshold[None].to(null.similarity.device)))
+    return Tail(float(above.threshold), shape, scale, p_threshold, above.n_subjects, fit_p)
+
+
+def _n_exceedances(null: Null, share: float) -> int:
+    """Subjects to have above the threshold."""
     if not 0 < share <= 0.5:
         raise CalibrationError(f"needed a share of subjects in (0, 0.5] for the tail; {share} came.")
     if not null.kind.calibrated:
@@ -152,15 +192,18 @@ def fit_tail(null: Null, seed: int = 0, share: float = 0.2) -> Tail:
             "needed a calibrated null for a tail; train_halves came, whose images were trained on. Use null='held_out' "
             "or 'cross_fit'."
         )
-    n_subjects = null.n_subjects
-    k = int(min(share * n_subjects + ROUNDING, 3 * n_subjects**0.5))
+    k = round_down(min(share * null.n_subjects, 3 * null.n_subjects**0.5))
     if k < MIN_EXCEEDANCES:
         needed = max(round_up(MIN_EXCEEDANCES / share), math.ceil((MIN_EXCEEDANCES / 3) ** 2))
         raise CalibrationError(
             f"needed {MIN_EXCEEDANCES} subjects above the threshold of a tail, so at least {needed} subjects in the "
-            f"null; {n_subjects} came. Hold out more subjects, or rank by the Memorization Index."
+            f"null; {null.n_subjects} came. Hold out more subjects, or rank by the Memorization Index."
         )
-    generator = torch.Generator().manual_seed(seed)
+    return k
+
+
+def _exceedances(null: Null, k: int) -> _Exceedances:
+    """Images above the largest similarity of the subject that comes after the k with the largest ones."""
     similarity = null.similarity.detach().cpu().to(torch.float64)
     ids = list(null.subjects or map(str, range(len(similarity))))
     order = similarity.argsort()
@@ -173,16 +216,16 @@ def fit_tail(null: Null, seed: int = 0, share: float = 0.2) -> Tail:
             "rounded?"
         )
     rows = order[similarity[order] > threshold]
-    excess = (_fisher(similarity[rows]) - _fisher(threshold[None])).clamp_min(ROUNDING)
-    weights, subjects = null.weights.cpu()[rows], [ids[row] for row in rows.tolist()]
-    shape, scale = (float(value) for value in _zhang_stephens(excess[None], weights, _effective(weights, subjects)))
-    if shape < 0:
-        shape, scale = 0.0, float((weights * excess).sum() / weights.sum())
-    shuffled = torch.randperm(len(rows), generator=generator).tolist()
-    one_of_each = torch.tensor(sorted({subjects[i]: i for i in shuffled}.values()))
-    fit_p_value = _fit_p_value(excess[one_of_each], generator)
-    p_threshold = float(null.p_values(threshold[None].to(null.similarity.device)))
-    return Tail(float(threshold), shape, scale, p_threshold, n_above, fit_p_value)
+    excess = (_fisher(similarity[rows]) - _fisher(threshold[None])).clamp_min(MIN_EXCESS)
+    return _Exceedances(threshold, excess, null.weights.cpu()[rows], [ids[row] for row in rows.tolist()], n_above)
+
+
+def _fit(above: _Exceedances) -> tuple[float, float]:
+    """ξ and σ, the exponential one where ξ would be negative."""
+    fit = zhang_stephens(above.excess[None], above.weights, _effective(above.weights, above.subjects))
+    if float(fit.shape) >= 0:
+        return float(fit.shape), float(fit.scale)
+    return 0.0, float((above.weights * above.excess).sum() / above.weights.sum())
 
 
 def _fisher(similarity: Tensor) -> Tensor:
@@ -197,60 +240,9 @@ def _fisher(similarity: Tensor) -> Tensor:
     return values.clamp(-CLOSEST, CLOSEST).atanh()
 
 
-def _log_survival(excess: Tensor, shape: Tensor | float, scale: Tensor | float) -> Tensor:
-    """log of (1 + ξ x / σ)^(−1 / ξ); of exp(−x / σ) where ξ is 0."""
-    shape = torch.as_tensor(shape, dtype=torch.float64)
-    safe = torch.where(shape == 0, 1.0, shape)
-    return torch.where(shape == 0, -excess / scale, -(safe * excess / scale).log1p() / safe)
-
-
 def _effective(weights: Tensor, subjects: Sequence[str]) -> float:
     """Effective number of subjects (Kish): (Σ w)² / Σ w² over the weights w of subjects, each the sum of its images."""
     total: dict[str, float] = {}
     for weight, subject in zip(weights.tolist(), subjects, strict=True):
         total[subject] = total.get(subject, 0.0) + weight
     return sum(total.values()) ** 2 / sum(weight**2 for weight in total.values())
-
-
-def _zhang_stephens(
-    excess: Tensor, weights: Tensor | None = None, n_effective: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Shape ξ and scale σ of each row of excesses, `(b, k)` ascending and positive; two tensors `(b,)`.
-
-    With θ = −ξ / σ the likelihood is maximal over ξ at ξ(θ) = mean log(1 − θ x): θ is averaged over a grid of prior
-    quantiles, weighted by that profile likelihood. θ stays below 1 / max x, where the likelihood has no bound.
-    Means are weighted by `weights` `(k,)`, and the likelihood counts as that of `n_effective` excesses.
-    """
-    k = excess.shape[1]
-    weights = torch.full((k,), 1 / k, dtype=torch.float64) if weights is None else weights / weights.sum()
-    n_effective = n_effective or k
-    m = 20 + math.isqrt(int(n_effective + ROUNDING))
-    quarter = int((weights.cumsum(0) + weights / 2 <= 0.25 + ROUNDING).sum())
-    largest, quartile = excess[:, -1:], excess[:, quarter, None]
-    steps = torch.arange(1, m + 1, dtype=torch.float64)
-    theta = 1 / largest + (1 - (m / (steps - 0.5)).sqrt()) / (3 * quartile)
-    xi = (-theta[:, :, None] * excess[:, None, :]).log1p() @ weights
-    profile = (n_effective * ((-theta / xi).log() - xi - 1)).softmax(-1)
-    mean = (profile * theta).sum(-1, keepdim=True)
-    mean = torch.where((mean * largest).abs() < 1e-9, -1e-9 / largest, mean)  # θ = 0 is exponential, and 0 / 0 here
-    shape = (-mean * excess).log1p() @ weights
-    return shape, -shape / mean[:, 0]
-
-
-def _upper_tail_distance(excess: Tensor, shape: Tensor, scale: Tensor) -> Tensor:
-    """Upper-tail Anderson-Darling statistic k ∫ (F_k − F)² / (1 − F) dF of each row `(b, k)`, `(b,)`."""
-    k = excess.shape[1]
-    survival = _log_survival(excess, shape[:, None], scale[:, None])
-    odd = 2 * torch.arange(1, k + 1, dtype=torch.float64) - 1
-    # The i-th largest excess goes with 2 i − 1: AU² = k / 2 − 2 Σ F_i − Σ (2 i − 1) log(1 − F_(k+1−i)) / k.
-    return k / 2 + 2 * survival.expm1().sum(-1) - (odd * survival.flip(-1)).sum(-1) / k
-
-
-def _fit_p_value(excess: Tensor, generator: torch.Generator) -> float:
-    """Parametric bootstrap: share of tails simulated from the fit that fit their own refit no better than `excess`."""
-    shape, scale = _zhang_stephens(excess[None])
-    uniform = torch.rand(SIMULATED, len(excess), dtype=torch.float64, generator=generator).clamp_min(1e-15)
-    simulated = (scale * torch.expm1(-shape * uniform.log()) / shape).sort(-1).values
-    both = torch.cat([excess[None], simulated])
-    distance = _upper_tail_distance(both, *_zhang_stephens(both))
-    return (1 + int((distance[1:] >= distance[0]).sum())) / (SIMULATED + 1)

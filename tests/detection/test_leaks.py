@@ -9,8 +9,6 @@ from mi_callback.detection.leaks import merge_identical, without_leaks
 from mi_callback.errors import DataError
 from mi_callback.images.thumbnails import make_thumbnails
 from mi_callback.retrieval.features import Features
-from mi_callback.statistics.outliers import copies_in_null, few_enough, suspects
-from mi_callback.statistics.subjects import merge_subjects
 
 
 def features(thumbnails: torch.Tensor, subjects: list[str] | None = None) -> Features:
@@ -91,38 +89,3 @@ def test_a_held_out_set_of_training_people_is_refused():
     train = features(pictures(5, 0), list("abcde"))
     with pytest.raises(DataError, match=r"nothing is left\. Split by subject"):
         without_leaks(train, features(pictures(4, 1), list("abca")))
-
-
-def test_patients_under_another_id_stand_out_of_the_null(generator):
-    similarity = 0.6 + 0.05 * torch.randn(60, generator=generator, dtype=torch.float64)
-    similarity[[7, 31]] = 0.97
-    assert copies_in_null(similarity).nonzero().flatten().tolist() == [7, 31]
-    who, people = suspects(similarity, [f"s{i // 3}" for i in range(60)])
-    assert who.nonzero().flatten().tolist() == [6, 7, 8, 30, 31, 32]
-    assert people == 2
-    who, people = suspects(similarity, None)
-    assert who.nonzero().flatten().tolist() == [7, 31]
-    assert people == 2
-
-
-@pytest.mark.parametrize("centre", [0.3, 0.6, 0.95])
-def test_people_who_merely_look_alike_are_not_suspected(centre):
-    # Normal on Fisher's scale: beyond six robust deviations with a probability of 1e-9.
-    z = torch.atanh(torch.tensor(centre)) + 0.2 * torch.randn(2000, generator=torch.Generator().manual_seed(0))
-    who, people = suspects(z.tanh(), None)
-    assert people == 0
-    assert not who.any()
-
-
-@pytest.mark.parametrize(("people", "total", "few"), [(1, 5, True), (2, 150, False), (2, 200, True), (11, 1000, False)])
-def test_one_person_or_one_in_a_hundred_may_be_left_out(people, total, few):
-    assert few_enough(people, total) is few
-
-
-def test_of_a_small_null_nothing_can_be_told():
-    assert not copies_in_null(torch.tensor([0.1] * 8 + [0.99])).any()
-
-
-def test_linked_subjects_become_one():
-    assert len(set(merge_subjects(list("abcd"), [("a", "b"), ("c", "b")]))) == 2
-    assert merge_subjects(list("abab"), []) == list("abab")

@@ -1,6 +1,5 @@
 """Are samples closer to people trained on than to people held out? The definitions, and the rates that they promise."""
 
-import importlib
 import itertools
 import math
 
@@ -11,13 +10,8 @@ import torch
 from mi_callback.errors import CalibrationError
 from mi_callback.statistics.target_decoy import DRAWS, TargetDecoy, target_decoy_contrast
 
-module = importlib.import_module("mi_callback.statistics.target_decoy")
-
-
-@pytest.fixture
-def few_draws(monkeypatch):
-    """p-values are exact for any number of random labellings: with 99 a simulation is twenty times as fast."""
-    monkeypatch.setattr(module, "DRAWS", 99)
+FEW = 99
+"""Random labellings of a simulation: p-values are exact for any number of them."""
 
 
 def labels(rng: np.random.Generator, n_trained: int, n_held_out: int) -> torch.Tensor:
@@ -67,7 +61,7 @@ def test_discoveries_are_those_of_a_loop_over_all_thresholds(fdr, decimals):
         trained = labels(rng, *rng.integers(1, 25, 2).tolist())
         subject = rng.integers(0, len(trained), 40)
         similarity = np.round(rng.random(40) + 0.4 * trained.numpy()[subject] * rng.random(40), decimals)
-        result = run(similarity, subject, trained, fdr=fdr)
+        result = run(similarity, subject, trained, fdr=fdr, draws=1)
         evidence = naive_evidence(similarity.tolist(), subject.tolist())
         threshold = naive_threshold(evidence, trained.tolist(), fdr)
         assert result.leaked == sum(bool(trained[s]) for s, value in evidence.items() if value >= threshold)
@@ -144,9 +138,9 @@ def nearest_of_pool(rng: np.random.Generator, pool: int, n: int, clustered: bool
     return np.exp(-distance.min(axis=1)), distance.argmin(axis=1)
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("clustered", [False, True], ids=["spread", "clustered"])
 @pytest.mark.parametrize(("n_trained", "n_held_out"), [(20, 20), (40, 10), (8, 30)])
-@pytest.mark.usefixtures("few_draws")
 def test_a_generator_that_does_not_know_who_was_trained_on_gets_a_small_p_at_the_nominal_rate(
     n_trained, n_held_out, clustered
 ):
@@ -154,7 +148,7 @@ def test_a_generator_that_does_not_know_who_was_trained_on_gets_a_small_p_at_the
     repetitions, small, leaked = 400, 0, 0
     for seed in range(repetitions):
         similarity, subject = nearest_of_pool(rng, n_trained + n_held_out, 60, clustered)
-        result = run(similarity, subject, labels(rng, n_trained, n_held_out), seed=seed, fdr=0.2)
+        result = run(similarity, subject, labels(rng, n_trained, n_held_out), seed=seed, fdr=0.2, draws=FEW)
         small += result.p_value <= 0.05
         leaked += result.leaked > 0  # all discoveries are false
     assert small / repetitions <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / repetitions)
@@ -163,8 +157,8 @@ def test_a_generator_that_does_not_know_who_was_trained_on_gets_a_small_p_at_the
         assert small / repetitions >= 0.01
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize(("n_trained", "n_held_out", "copied"), [(40, 40, 10), (60, 20, 20), (30, 60, 5), (40, 40, 1)])
-@pytest.mark.usefixtures("few_draws")
 def test_subjects_discovered_beside_copied_ones_are_false_at_the_rate_that_was_asked_for(n_trained, n_held_out, copied):
     rng = np.random.default_rng(copied)
     pool, fdr, shares, found = n_trained + n_held_out, 0.2, [], []
@@ -173,7 +167,7 @@ def test_subjects_discovered_beside_copied_ones_are_false_at_the_rate_that_was_a
         leaking = rng.choice(trained.nonzero().flatten().numpy(), copied, replace=False)
         evidence = rng.normal(size=pool)
         evidence[leaking] += rng.normal(3, 1, size=copied)
-        result = run(evidence, np.arange(pool), trained, fdr=fdr)
+        result = run(evidence, np.arange(pool), trained, fdr=fdr, draws=FEW)
         true = int(result.flagged[leaking].sum())
         shares.append((result.leaked - true) / max(1, result.leaked))
         found.append(true / copied)

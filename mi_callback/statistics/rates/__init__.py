@@ -1,1 +1,1 @@
-"""Shares and their limits: of flags, of false flags, of copies."""
+"""Shares and their limits: of a binomial, of false flags, of copies."""

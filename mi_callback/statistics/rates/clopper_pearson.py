@@ -11,15 +11,48 @@ class Limits(NamedTuple):
 
 
 def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> Limits:
-    """Exact two-sided interval of a binomial rate over n independent images; (0, 1) when n is 0."""
+    """Exact two-sided interval of a binomial rate: `one_sided` limits, each with half of the error.
+
+    Args:
+        count: How many of the n show what is counted.
+        n: Number of independent images, or subjects.
+        confidence: Probability, at least, with which such an interval holds the rate, in (0, 1).
+
+    Returns:
+        Limits of the rate; (0, 1) when n is 0.
+
+    References:
+        Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 1934.
+
+    Example:
+        >>> [round(limit, 4) for limit in clopper_pearson(3, 40)]
+        [0.0157, 0.2039]
+    """
     return one_sided(count, n, (1 - confidence) / 2)
 
 
 def one_sided(count: int, n: int, error: float) -> Limits:
-    """Exact lower and upper limit of a binomial rate, each one wrong with probability at most `error`.
+    r"""Exact lower and upper limit of a binomial rate, each one wrong with probability at most `error`.
+
+    .. math:: P(X \geq x \mid \pi_{\mathrm{lower}}) = e, \quad P(X \leq x \mid \pi_{\mathrm{upper}}) = e,
+              \quad X \sim \mathrm{Binomial}(n, \pi)
+
+    with the count x and the error e. The limits are quantiles of beta distributions.
+
+    Args:
+        count: x, how many of the n show what is counted.
+        n: Number of independent images, or subjects.
+        error: e, in (0, 1).
+
+    Returns:
+        Limits of the rate; (0, 1) when n is 0.
 
     References:
         Clopper and Pearson, Biometrika 1934.
+
+    Example:
+        >>> round(one_sided(0, 100, 0.05).upper, 4)  # about 3 / n
+        0.0295
     """
     from scipy.stats import beta
 

@@ -4,12 +4,13 @@ import math
 import warnings
 
 import torch
+from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
 from scipy.stats import rankdata
 from torch import Tensor
 
 from mi_callback.errors import DataError
-from mi_callback.statistics.set_scores.features import checked, nearest
+from mi_callback.statistics.set_scores.features import check_features, nearest
 
 CELLS = 3
 """Cells of C_T; few, so that each holds enough images."""
@@ -18,19 +19,32 @@ MIN_GENERATED = 20
 """Generated images below which a cell is left out of C_T (τ = 20 / m in the experiments of Meehan et al.)."""
 
 
-def ct(train: Tensor, held_out: Tensor, generated: Tensor, cells: int = CELLS, seed: int = 0) -> float:
-    """C_T: are generated images nearer to the training set than held-out ones are, region by region?
+def ct(
+    train: Float[Tensor, "n d"],
+    held_out: Float[Tensor, "h d"],
+    generated: Float[Tensor, "m d"],
+    cells: int = CELLS,
+    seed: int = 0,
+) -> float:
+    r"""C_T: are generated images nearer to the training set than held-out ones are, region by region?
 
-    The training set is cut into cells by k-means. In cell π, Z(π) is the z-score of the Mann-Whitney U of distances to
-    the nearest training image of that cell, generated against held-out; C_T = Σ P(π) Z(π) / Σ P(π), where P(π) is the
-    share of the held-out images in π, over the cells with enough generated images.
+    The training set is cut into cells by k-means. In cell π, with g generated and h held-out images,
+
+    .. math:: Z(\pi) = \frac{U - g h / 2}{\sqrt{g h (g + h + 1) / 12}}
+
+    is the z-score of the Mann-Whitney U of distances to the nearest training image of that cell, the number of pairs in
+    which the generated image is farther than the held-out one, and
+
+    .. math:: C_T = \frac{\sum_\pi P(\pi) Z(\pi)}{\sum_\pi P(\pi)}
+
+    where P(π) is the share of the held-out images in π, over the cells with enough generated images.
 
     Args:
-        train: `(n, d)`.
-        held_out: `(h, d)`.
-        generated: `(m, d)`.
-        cells: Number of cells asked for. One that holds fewer than 20 generated images (or, where m is small, fewer
-            than m / cells), or no training or held-out image, is left out.
+        train: Features of training images.
+        held_out: Features of real images that were not trained on.
+        generated: Features of generated images.
+        cells: Number of cells asked for. One that holds fewer than `MIN_GENERATED` generated images (or, where m is
+            small, fewer than m / cells), or no training or held-out image, is left out.
         seed: Seed of the k-means.
 
     Returns:
@@ -44,18 +58,23 @@ def ct(train: Tensor, held_out: Tensor, generated: Tensor, cells: int = CELLS, s
     References:
         Meehan, Chaudhuri and Dasgupta, "A non-parametric test to detect data-copying in generative models",
         AISTATS 2020.
+
+    Example:
+        >>> train, held_out = torch.randn(2, 60, 8, generator=torch.Generator().manual_seed(0))
+        >>> round(ct(train, held_out, train[:30], cells=1), 2)
+        -7.7
     """
     if cells < 1:
         raise DataError(f"needed at least 1 cell for ct; {cells} came.")
-    train, held_out, generated = checked(1, train=train, held_out=held_out, generated=generated)
+    train, held_out, generated = check_features(1, train=train, held_out=held_out, generated=generated)
     centres = _centres(train, cells, seed)
-    in_train, in_held_out, in_generated = (nearest(x, centres)[1] for x in (train, held_out, generated))
+    in_train, in_held_out, in_generated = (nearest(x, centres).row for x in (train, held_out, generated))
     enough = min(MIN_GENERATED, len(generated) / len(centres))
     total, weight = 0.0, 0
     for cell in range(len(centres)):
         t, h, g = train[in_train == cell], held_out[in_held_out == cell], generated[in_generated == cell]
         if len(t) and len(h) and len(g) >= enough:
-            total += len(h) * _z_score(nearest(g, t)[0], nearest(h, t)[0])
+            total += len(h) * _z_score(nearest(g, t).distance, nearest(h, t).distance)
             weight += len(h)
     return total / weight if weight else math.nan
 

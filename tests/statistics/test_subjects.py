@@ -1,11 +1,46 @@
-"""Which images make a null: thinning and folds."""
+"""Whose image is it: weights, samples and folds of subjects."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from mi_callback.statistics.subjects import folds, thin
+from mi_callback.statistics.subjects import (
+    folds,
+    images_of_same_subjects,
+    merge_subjects,
+    numbered,
+    subject_weights,
+    thin,
+)
+
+# Definition
+
+
+def test_the_weights_of_a_subject_sum_to_one():
+    weights = subject_weights(["a", "b", "a", "c", "a", "b"], 6)
+    assert torch.allclose(weights, torch.tensor([1 / 3, 1 / 2, 1 / 3, 1, 1 / 3, 1 / 2], dtype=torch.float64))
+    assert subject_weights(None, 3).tolist() == [1, 1, 1]
+
+
+def test_subjects_are_numbered_by_their_first_images():
+    assert numbered(["b", "a", "b", "c", "a"]).tolist() == [0, 1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("rows", [[], [0], [1, 3], [4, 4]])
+def test_the_images_of_the_same_subjects_are_those_with_an_id_among_the_rows(rows):
+    subjects = ["a", "b", "a", "c", "b"]
+    expected = [any(subject == subjects[row] for row in rows) for subject in subjects]
+    assert images_of_same_subjects(rows, subjects, 5).tolist() == expected
+    assert images_of_same_subjects(rows, None, 5).tolist() == [i in rows for i in range(5)]
+
+
+def test_linked_subjects_become_one():
+    assert len(set(merge_subjects(list("abcd"), [("a", "b"), ("c", "b")]))) == 2
+    assert merge_subjects(list("abab"), []) == list("abab")
+
+
+# Promise
 
 
 @pytest.mark.parametrize("most", [1, 7, 29, 30, 31, None])

@@ -103,6 +103,8 @@ class Public(FromCode):
     def markdown(self) -> Iterator[str]:
         rows = []
         for name in importlib.import_module("mi_callback").__all__:
+            if name.startswith("__"):  # the version
+                continue
             known = resolve(f"mi_callback.{name}")
             role = "class" if inspect.isclass(known) else "func"
             rows.append([f"{{py:{role}}}`~{known.__module__}.{known.__name__}`", introduction_line(known)])

@@ -30,7 +30,7 @@ from mi_callback.images.perturbations import affine, blur, gaussian_noise
 from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.retrieval.features import Features, concatenate
-from mi_callback.statistics.conformal import ROUNDING
+from mi_callback.statistics.conformal import at_most
 from mi_callback.statistics.multiplicity import reject
 
 SPLITS, VERIFIED_SPLITS, SHIFTED_SPLITS, LOOKS, SEED = 200, 100, 20, 20, 0
@@ -205,7 +205,7 @@ def rates(
             except CalibrationError:
                 continue
             p = fitted.score_features(novel).p_value
-            shares[name].append([subject_share(p <= alpha + ROUNDING, novel.subjects) for alpha in ALPHAS])
+            shares[name].append([subject_share(at_most(p, alpha), novel.subjects) for alpha in ALPHAS])
             resolved[name] = [fitted.null.resolves(alpha) for alpha in ALPHAS]
             sizes[name] = fitted.null.n_subjects
     rows: Table = [RATES]

@@ -46,7 +46,7 @@ def _run(config: DictConfig) -> None:
     except MemorizationError as error:
         print(f"mi-audit: {error}", file=sys.stderr)
         sys.exit(1)
-    print(str(scores).replace("; ", "\n  "))
+    print(scores)
     if scores.power is not None and scores.flagging.calibrated:
         print(f"\npower self-test, planted copies of training images:\n{scores.power}\n")
     if scores.flagging.resolvable and scores.flagging.calibrated and scores.verdict != "memorized":

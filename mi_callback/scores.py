@@ -13,9 +13,6 @@ from mi_callback.statistics.rates.copies import RateInterval
 from mi_callback.statistics.target_decoy import TargetDecoy
 from mi_callback.statistics.verdict import DECISIVE, LEVEL, Findings, Verdict, alarm, doubts, verdict
 
-FAR = -2.0
-"""Median MI below which samples are too unlike real images for their novelty to mean much."""
-
 
 @dataclass(frozen=True)
 class ImageScores:
@@ -156,8 +153,14 @@ class Scores:
     @property
     def findings(self) -> Findings:
         """All that the verdict rests on, in numbers."""
-        like_copies = int(self.images.like_copies.sum())
-        return Findings(self.flagging, like_copies, self.matched_subjects, self.power, self.target_decoy)
+        return Findings(
+            flagging=self.flagging,
+            mi_median=float(self.mi.median()),
+            like_copies=int(self.images.like_copies.sum()),
+            matched_subjects=self.matched_subjects,
+            power=self.power,
+            target_decoy=self.target_decoy,
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -237,45 +240,50 @@ class Scores:
         order = sorted(range(len(self)), key=lambda i: (float(p[i]), -float(self.mi[i])))
         return order[:n]
 
-    def __str__(self) -> str:
-        flagging = self.flagging
-        of = "subjects" if flagging.null.subjects_known else "images"
-        null = f"{flagging.null.kind} null of {flagging.null.n_subjects} {of}"
-        mi = f"MI median {float(self.mi.median()):.2f}, max {float(self.mi.max()):.2f}"
-        verdict, doubts = self.verdict, "".join(f"; {doubt}" for doubt in self.doubts)
-        if not flagging.resolvable:
-            return f"{verdict}: {mi}, {null}{doubts}"
-        text = f"{verdict}: {flagging.count} of {len(self)} images flagged ({self._expected_in_words()}), "
+    @property
+    def headline(self) -> str:
+        """The result in one line of at most 120 characters: verdict, flags beside those to expect, MI."""
+        mi = f"MI median {float(self.mi.median()):.2f}"
+        if not self.flagging.resolvable:
+            return f"{self.verdict}: {mi}, nothing can be flagged"
+        expected = f"{self.flagging.expected:.1f}"
+        beside = (
+            f"at most {expected} expected by chance" if self.flagging.rule.fdr is None else f"about {expected} false"
+        )
+        return f"{self.verdict}: {self.flagging.count} of {len(self)} images flagged, {beside}; {mi}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What else there is to know, a fact each: limits of the share of copies, the null, what was not tested."""
+        flagging, power = self.flagging, self.power
+        unit = "subjects" if flagging.null.subjects_known else "images"
+        notes = [
+            f"{flagging.null.kind} null of {flagging.null.n_subjects} {unit}, MI at most {float(self.mi.max()):.2f}"
+        ]
         if flagging.calibrated:
             interval = self.rate_interval()
-            assumed = "" if self.power else " if every copy is seen"
-            text += f"copies {interval.lower:.1%} to {interval.upper:.1%} (95 % CI{assumed}), "
-        text += f"{mi}, {null}{doubts}"
+            assumed = "" if power else " if every copy is seen"
+            notes.insert(0, f"copies {interval.lower:.1%} to {interval.upper:.1%} (95 % CI{assumed})")
         if flagging.n_distinct < len(self) / 2:
-            text += f"; the images are near-duplicates of one another: {flagging.n_distinct} distinct ones"
+            notes.append(f"the images are near-duplicates of one another: {flagging.n_distinct} distinct ones")
         if self.target_decoy is not None:
-            text += f"; {self._contrast_in_words(self.target_decoy)}"
-        if self.power is None and verdict == Verdict.CLEAN:
-            text += "; untested: no copies were planted to see whether they would be found (power)"
-        if self.power is not None and flagging.calibrated and self.power.missed:
-            text += f"; copies changed by {', '.join(self.power.missed)} would be missed"
-        if float(self.mi.median()) < FAR:
-            text += "; the samples are far from real images (blurred or noisy?): too early to judge copying"
-        return text
+            notes.append(_contrast_in_words(self.target_decoy))
+        if power is None and self.verdict == Verdict.CLEAN:
+            notes.append("untested: no copies were planted to see whether they would be found (power)")
+        if power is not None and flagging.calibrated and power.missed:
+            notes.append(f"copies changed by {', '.join(power.missed)} would be missed")
+        return notes
 
-    @staticmethod
-    def _contrast_in_words(contrast: TargetDecoy) -> str:
-        near = f"contrast p = {contrast.p_value:.2g}"
-        if contrast.p_value > LEVEL and contrast.least > DECISIVE:
-            near += ", too few people flagged for it to decide"
-        if contrast.leaked:
-            return f"{near}, {contrast.leaked} training subjects copied at a false discovery rate of {contrast.fdr:g}"
-        return f"{near}, no subject copied for sure at a false discovery rate of {contrast.fdr:g}"
+    def __str__(self) -> str:
+        """The headline; below it why nothing can be said, if so, and what else there is to know, a line each."""
+        doubts = [f"! {doubt}" for doubt in self.doubts]
+        return "\n  ".join([self.headline, *doubts, *self.notes])
 
-    def _expected_in_words(self) -> str:
-        expected = f"{self.flagging.expected:.1f}"
-        return (
-            f"at most {expected} expected by chance"
-            if self.flagging.rule.fdr is None
-            else f"about {expected} of them false"
-        )
+
+def _contrast_in_words(contrast: TargetDecoy) -> str:
+    near = f"contrast p = {contrast.p_value:.2g}"
+    if contrast.p_value > LEVEL and contrast.least > DECISIVE:
+        near += ", too few people flagged for it to decide"
+    if contrast.leaked:
+        return f"{near}, {contrast.leaked} training subjects copied at a false discovery rate of {contrast.fdr:g}"
+    return f"{near}, no subject copied for sure at a false discovery rate of {contrast.fdr:g}"

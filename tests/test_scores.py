@@ -364,10 +364,25 @@ def test_the_closest_are_ordered_by_the_extrapolated_p_value_where_there_is_one(
     assert scores.closest(3) == [1, 3, 0]
 
 
-def test_samples_unlike_any_real_image_are_pointed_out():
-    far = str(make(CLEAN, mi=torch.full((100,), -3.0)))
-    assert "the samples are far from real images" in far
-    assert "far from real images" not in str(make(CLEAN))
+def test_samples_unlike_any_real_image_are_never_clean():
+    far = make(CLEAN, mi=torch.full((100,), -3.0))
+    assert far.verdict == "inconclusive"
+    (doubt,) = far.doubts
+    assert doubt.startswith("too early to judge: the samples are far from real images (MI median -3.0)")
+    assert doubt in str(far)
+    assert make(CLEAN, mi=torch.full((100,), -1.9)).verdict == "clean"
+    # Copies among them are copies all the same.
+    assert make(MEMORIZED, mi=torch.full((100,), -3.0)).verdict == "memorized"
+
+
+@pytest.mark.parametrize("fdr", [None, 0.1])
+@pytest.mark.parametrize("null_subjects", [5, 99])
+def test_the_headline_fits_in_a_line_whatever_the_numbers(fdr, null_subjects):
+    n = 123_456
+    for mi in (-123.456, 0.0, 4321.0):
+        scores = make([0.01] * n, fdr=fdr, null_subjects=null_subjects, mi=torch.full((n,), mi))
+        assert len(scores.headline) <= 100  # the callback puts the epoch before it
+        assert scores.headline in str(scores).splitlines()[0]
 
 
 def test_without_verification_nothing_is_said_about_it():
@@ -384,7 +399,9 @@ def test_the_text_names_the_smallest_number_of_subjects_that_would_do(alpha):
 
 def test_the_text_says_verdict_counts_and_what_a_unit_of_evidence_was():
     text = str(make([0.01] * 50 + [0.5] * 50))
-    assert text.startswith("memorized: 50 of 100 images flagged (at most 5.0 expected by chance), copies 36.2% to")
+    first, *others = text.splitlines()
+    assert first == "memorized: 50 of 100 images flagged, at most 5.0 expected by chance; MI median 0.69"
+    assert others[0].startswith("  copies 36.2% to")
     assert "held_out null of 99 subjects" in text
     assert "null of 99 images" in str(make(uniform(5), subjects_known=False))
     assert "needs at least" not in text

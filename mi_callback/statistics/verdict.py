@@ -17,6 +17,10 @@ DECISIVE = LEVEL / 5
 cannot."""
 
 
+FAR = -2.0
+"""Median MI below which samples are too unlike real images for their novelty to mean anything."""
+
+
 class Verdict(StrEnum):
     """What may be said of a set of samples."""
 
@@ -31,6 +35,7 @@ class Findings:
 
     Attributes:
         flagging: p-values, flags and the null.
+        mi_median: Median of the Memorization Index of the samples.
         like_copies: Images that resemble their match as only copies do, far beyond the null.
         matched_subjects: Training subjects that flagged images match.
         power: What the detector found of planted copies; None where it was not measured.
@@ -38,6 +43,7 @@ class Findings:
     """
 
     flagging: Flagging
+    mi_median: float = 0.0
     like_copies: int = 0
     matched_subjects: int = 0
     power: Power | None = None
@@ -97,6 +103,11 @@ def _undecidable(flagging: Flagging) -> str | None:
 def _of_clean(findings: Findings) -> list[str]:
     flagging, power, null = findings.flagging, findings.power, findings.flagging.null
     found = []
+    if findings.mi_median < FAR:
+        found.append(
+            f"too early to judge: the samples are far from real images (MI median {findings.mi_median:.1f}), "
+            "blurred or noisy; train on, or look at the sampler"
+        )
     if flagging.rule.fdr is not None and flagging.count:
         found.append(f"with probability up to {flagging.rule.fdr:g} all {flagging.count} flags are false")
     elif flagging.rule.fdr is None and flagging.chance(distinct=False) <= LEVEL:

@@ -8,6 +8,7 @@ import torch
 
 from mi_callback.detection import leaks, nulls
 from mi_callback.detection.matching import MATCHING, Matcher
+from mi_callback.detection.people import warn_of_ids
 from mi_callback.errors import CalibrationError, DataError
 from mi_callback.fingerprints import fingerprint, fingerprint_of_code
 from mi_callback.images.reservoir import Reservoir
@@ -108,7 +109,9 @@ class Fitter:
         """
         if len(train) < 2:
             raise DataError(f"needed at least 2 training images; {len(train)} came.")
+        warn_of_ids(train, "training")
         if held_out is not None:
+            warn_of_ids(held_out, "held-out")
             held_out = leaks.without_leaks(train, held_out)
         reference = self.reference(train)
         null = self._calibrate(train, held_out, reference, progress)

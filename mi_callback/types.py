@@ -28,8 +28,9 @@ Subjects = Sequence[str]
 Batches = Iterable[Any]
 """Batches as a DataLoader yields them: tensors, tuples or dictionaries."""
 
-SubjectKey = str | Callable[[Any], Sequence[Any]] | None
-"""Where the subject ids of a batch are: a dictionary key, a function of the batch, or found automatically."""
+SubjectKey = str | int | Callable[[Any], Sequence[Any]] | None
+"""Where the subject ids of a batch are: a dictionary key, a position in a tuple, a function of the
+batch, or found automatically when None."""
 
 
 class Kind(StrEnum):

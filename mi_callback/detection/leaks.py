@@ -6,12 +6,14 @@ then nothing reads as clean. All is said, by position: ids are not put into mess
 """
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mi_callback.errors import DataError
 from mi_callback.images.poses import POSES, orbit
+from mi_callback.images.subjects.ids import loose_id
 from mi_callback.retrieval.features import Features
 from mi_callback.statistics.subjects import images_of_same_subjects, merge_subjects
 
@@ -22,30 +24,47 @@ ROUNDED = 0.01
 def without_leaks(train: Features, held_out: Features) -> Features:
     """Held-out images of people who, by id or by an identical image (flipped or not), are not in the training set.
 
-    A person is left out with all images.
+    A person is left out with all images. Ids that are probably the same (see `loose_id`) count as the same here: to
+    take out a person too many costs little.
 
     Raises:
         DataError: If fewer than two images are left.
     """
-    known = set(train.subjects or ())
-    by_id = [i for i, subject in enumerate(held_out.subjects or ()) if subject in known]
+    by_id = _trained_on(train.subjects or (), held_out.subjects or ())
     by_image = _also_in(train, held_out)
     found = sorted({*by_id, *by_image})
     if not found:
         return held_out
     kept = ~images_of_same_subjects(found, held_out.subjects, len(held_out))
-    what = (
-        f"{len(by_image)} of {len(held_out)} held-out images are in the training set too, and "
-        f"{len({held_out.subjects[i] for i in by_id} if held_out.subjects else ())} held-out subjects were trained on, "
-        f"e.g. that of held-out image {found[0]}"
-    )
+    what = _what_leaks(train, held_out, by_id, by_image)
     if int(kept.sum()) < 2:
         raise DataError(
             f"needed held-out images that were not trained on, of other subjects; {what}; nothing is left. Split by "
-            "subject (mi_callback.images.files.split_by_subject), or calibrate without: null='cross_fit'."
+            "subject (mi_callback.images.files.split_by_subject); give people of different sites different ids, and "
+            "where the ids name classes, name those of people: subject_key=…; or calibrate without: null='cross_fit'."
         )
     warnings.warn(f"{what}. These people are left out: {int(kept.sum())} held-out images remain.", stacklevel=2)
     return held_out.where(kept)
+
+
+def _trained_on(train: Sequence[str], held_out: Sequence[str]) -> list[int]:
+    """Positions of held-out images of a person who, by id, is in the training set."""
+    known = {loose_id(subject) for subject in set(train)}
+    alike = {subject for subject in set(held_out) if loose_id(subject) in known}
+    return [i for i, subject in enumerate(held_out) if subject in alike]
+
+
+def _what_leaks(train: Features, held_out: Features, by_id: Sequence[int], by_image: Sequence[int]) -> str:
+    """The leaks in numbers."""
+    people = {held_out.subjects[i] for i in by_id} if held_out.subjects else set()
+    otherwise = len(people - set(train.subjects or ()))
+    spelled = (
+        f" ({otherwise} of them under an id that is probably the same, written in another way)" if otherwise else ""
+    )
+    return (
+        f"{len(by_image)} of {len(held_out)} held-out images are in the training set too, and {len(people)} held-out "
+        f"subjects were trained on{spelled}, e.g. that of held-out image {min(*by_id, *by_image, len(held_out))}"
+    )
 
 
 def merge_identical(features: Features) -> list[str]:

@@ -1,8 +1,8 @@
 """Any container of images → batches with the subject and the file of each image."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,44 +12,47 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from mi_callback.errors import DataError
-from mi_callback.images.files import subject_in_path
+from mi_callback.images.finding import PROVENANCE, find_images, find_sources, find_subjects
+from mi_callback.images.subjects.paths import Rule, attribute_path
 from mi_callback.types import Batches, SubjectKey
-
-IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "data", "input")
-SUBJECT_KEYS = ("subject", "subject_id", "patient", "patient_id", "participant_id", "subjects")
-PROVENANCE = "filename_or_obj"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is read from one batch: images as they came, subject ids and files where there are any."""
+    """What is read from one batch.
+
+    Attributes:
+        images: As they came, with a batch axis.
+        subjects: Ids in their normal form, None where one is missing; None altogether where there are none.
+        sources: Files, where the batch names them.
+        place: Where the images were, in words: `batch['image']`.
+        guessed: Whether they were taken because nothing else in the batch looks like images.
+        rule: What told the subjects, in words; None where nothing did.
+    """
 
     images: Tensor
-    subjects: list[str] | None
+    subjects: list[str | None] | None
     sources: list[str] | None
+    place: str = "the batch itself"
+    guessed: bool = False
+    rule: str | None = None
 
 
 def read_batches(
     images: Any, batch_size: int, subject_key: SubjectKey, image_key: SubjectKey, progress: str | None
 ) -> Iterator[Batch]:
-    """Any container of images → `Batch`es, in its own order."""
-    batches: Batches
-    if isinstance(images, (Tensor, np.ndarray)):
-        if images.ndim not in (4, 5):
-            raise DataError(
-                f"needed images of shape (n, 1, h, w), or volumes (n, 1, d, h, w); {tuple(images.shape)} came."
-            )
-        batches = torch.as_tensor(images).split(batch_size)
-    elif isinstance(images, Dataset) or (hasattr(images, "__getitem__") and not isinstance(images, (list, tuple))):
-        # Its own generator: without one a loader draws its seed from the global random state.
-        generator = torch.Generator().manual_seed(0)
-        batches = DataLoader(images, batch_size=batch_size, shuffle=False, generator=generator)  # type: ignore[arg-type]
-    elif isinstance(images, Iterable):
-        batches = images
-    else:
-        raise DataError(
-            f"needed a tensor, an array, a Dataset or an iterable of batches; {type(images).__name__} came."
-        )
+    """Any container of images → `Batch`es, in its own order.
+
+    Args:
+        images: Tensor or array `(n, 1, h, w)`, or volumes `(n, 1, d, h, w)`, a Dataset, or an iterable of batches.
+        batch_size: Images per batch, where the container is not made of batches.
+        subject_key, image_key: Where a batch holds ids and images: a key, a position, or a function of the batch.
+        progress: Label of the progress bar, or None for no bar.
+
+    Raises:
+        DataError: For anything else, mixed sizes, or batches in which images cannot be told.
+    """
+    batches = _batched(images, batch_size)
     try:
         total = len(batches)  # type: ignore[arg-type]
     except TypeError:  # a generator, or a loader over an iterable data set
@@ -67,88 +70,62 @@ def read_batches(
                 "needed images of one size to make batches; the data set mixes sizes. Resize them in the data set, or "
                 f"use SliceFolder(root, size=(256, 256)). ({error})"
             ) from error
-        yield read_batch(batch, subject_key, image_key)
+        found = read_batch(batch, subject_key, image_key)
+        if found.guessed:
+            warnings.warn(
+                f"images are taken from {found.place}, where alone there are any. Name them to be sure: image_key=….",
+                stacklevel=2,
+            )
+        yield found
 
 
 def read_batch(batch: Any, subject_key: SubjectKey = None, image_key: SubjectKey = None) -> Batch:
     """Find images, subject ids and files in a batch as a DataLoader gives it.
 
-    Images are the tensor itself, the first entry of a tuple, or the first of `IMAGE_KEYS`. Subjects are under the
-    first of `SUBJECT_KEYS`; else they are read from MONAI's `filename_or_obj` (see `images.subject_in_path`).
+    Images are the tensor itself, or under the first of `finding.IMAGE_KEYS`, or else the only entry that looks like
+    images. Subjects are under the first of `finding.SUBJECT_KEYS`, in a dictionary or a list of texts beside the image;
+    else they are read from MONAI's `filename_or_obj` and the like (see `subjects.paths.attribute_path`).
 
     Raises:
-        DataError: If no images are found or a named key is missing.
+        DataError: If no images are found, more than one entry may be meant, or a named key is missing.
     """
-    images = _images_of(batch, image_key)
-    sources = _sources_of(batch, images)
-    subjects = _subjects_of(batch, subject_key)
-    if subjects is None and sources is not None:
-        found = [subject_in_path(source) for source in sources]
-        subjects = None if None in found else [subject for subject in found if subject is not None]
-    for name, values in (("subjects", subjects), ("file names", sources)):
-        if values is not None and len(values) != len(images):
-            raise DataError(f"needed one of {name} per image ({len(images)}); the batch holds {len(values)}.")
-    return Batch(images, subjects, sources)
+    images = find_images(batch, image_key)
+    sources = find_sources(batch, images.pixels)
+    subjects = find_subjects(batch, subject_key, len(images.pixels))
+    ids, rule = (None, None) if subjects is None else (subjects.ids, subjects.place)
+    if ids is None and sources is not None:
+        ids, rule = _subjects_of_files(sources)
+    for name, values in (("subjects", ids), ("file names", sources)):
+        if values is not None and len(values) != len(images.pixels):
+            raise DataError(f"needed one of {name} per image ({len(images.pixels)}); the batch holds {len(values)}.")
+    return Batch(images.pixels, ids, sources, images.place, images.guessed, rule)
 
 
-def _images_of(batch: Any, key: SubjectKey) -> Tensor:
-    if callable(key):
-        found = key(batch)
-    elif isinstance(batch, Mapping):
-        keys = (key,) if key is not None else IMAGE_KEYS
-        name = next((name for name in keys if name in batch), None)
-        if name is None:
+def _batched(images: Any, batch_size: int) -> Batches:
+    if isinstance(images, (Tensor, np.ndarray)):
+        if images.ndim not in (4, 5):
             raise DataError(
-                f"needed images under {' or '.join(map(repr, keys))}; the batch has the keys "
-                f"{list(batch)}. Name the right one: image_key='…'."
+                f"needed images of shape (n, 1, h, w), or volumes (n, 1, d, h, w); {tuple(images.shape)} came."
             )
-        found = batch[name]
-    elif isinstance(batch, (list, tuple)) and len(batch):
-        found = batch[0]
-        if isinstance(found, Mapping):
-            return _images_of(found, key)
-    else:
-        found = batch
-    if not isinstance(found, (Tensor, np.ndarray)):
-        raise DataError(
-            f"needed a tensor of images in each batch; {type(found).__name__} came. Name where it is: "
-            "image_key='…' or image_key=lambda batch: …."
-        )
-    return found if isinstance(found, Tensor) else torch.from_numpy(found)
+        return torch.as_tensor(images).split(batch_size)
+    if isinstance(images, Dataset) or (hasattr(images, "__getitem__") and not isinstance(images, (list, tuple))):
+        # Its own generator: without one a loader draws its seed from the global random state.
+        generator = torch.Generator().manual_seed(0)
+        return DataLoader(images, batch_size=batch_size, shuffle=False, generator=generator)  # type: ignore[arg-type]
+    if isinstance(images, Iterable):
+        return images
+    raise DataError(f"needed a tensor, an array, a Dataset or an iterable of batches; {type(images).__name__} came.")
 
 
-def _subjects_of(batch: Any, key: SubjectKey) -> list[str] | None:
-    if callable(key):
-        return as_ids(key(batch))
-    if isinstance(batch, (list, tuple)) and len(batch) and isinstance(batch[0], Mapping):
-        return _subjects_of(batch[0], key)
-    if not isinstance(batch, Mapping):
-        if key is not None:
-            raise DataError(
-                f"needed a dictionary batch for subject_key={key!r}; {type(batch).__name__} came. Use a "
-                "function: subject_key=lambda batch: …."
-            )
-        return None
-    if key is not None and key not in batch:
-        raise DataError(f"needed the subject ids under {key!r}; the batch has the keys {list(batch)}.")
-    name = key if key is not None else next((name for name in SUBJECT_KEYS if name in batch), None)
-    return None if name is None else as_ids(batch[name])
+def _subjects_of_files(sources: list[str]) -> tuple[list[str | None] | None, str | None]:
+    """Subjects by file, for all or for none, and what told them."""
+    found = [attribute_path(source) for source in sources]
+    if any(subject is None for subject, _ in found):
+        return None, None
+    rules = {rule for _, rule in found}
+    return [subject for subject, _ in found], " and ".join(
+        sorted(Rule(rule).value for rule in rules)
+    ) + " in file names"
 
 
-def _sources_of(batch: Any, images: Tensor) -> list[str] | None:
-    meta = getattr(images, "meta", None)
-    found = meta.get(PROVENANCE) if isinstance(meta, Mapping) else None
-    if found is None and isinstance(batch, Mapping):
-        found = batch.get(PROVENANCE)
-    if isinstance(found, (str, Path)):  # slices of one volume share its file
-        return [str(found)] * len(images)
-    return None if found is None else as_ids(found)
-
-
-def as_ids(values: Any) -> list[str]:
-    """Subject ids as strings."""
-    if isinstance(values, (str, Path)):
-        return [str(values)]
-    if isinstance(values, (Tensor, np.ndarray)):
-        return [str(value) for value in values.tolist()]
-    return [str(value) for value in values]
+__all__ = ["PROVENANCE", "Batch", "read_batch", "read_batches"]

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,14 +14,14 @@ from torch.utils.data import Dataset
 
 from mi_callback.errors import DataError
 from mi_callback.images.resizing import letterbox
+from mi_callback.images.subjects.ids import normal_id
+from mi_callback.images.subjects.paths import VOLUMES, Attribution, Rule, attribute_files, count_rules
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-VOLUMES = (".nii", ".nii.gz")
 ARRAYS = (".npy",)
 DICOM = (".dcm", ".ima")
 ENDINGS = {"picture": PICTURES, "array": ARRAYS, "volume": VOLUMES, "dicom": DICOM}
 MANIFEST = "manifest.csv"
-_BIDS_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)")
 
 
 class Slice(NamedTuple):
@@ -40,7 +39,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
     `{"image": float32 (1, h, w), "subject": str, "filename_or_obj": str}`; the key `subject` is absent when the subject
     of any slice is unknown. The subject comes from, in this order: the function `subject_of`, the column `subject`
     of a `manifest.csv` beside the images (column `file`: path below the manifest), a BIDS `sub-…` in the path,
-    the DICOM PatientID, the first folder below `root`, and for a NIfTI volume its own name.
+    the DICOM PatientID, the first folders below `root` that are not named like classes, splits or kinds of files
+    (`NORMAL`, `train`, `images`, `fold1`), and for a NIfTI volume its own name; see `subject_rules`.
 
     Args:
         root: Folder to read, recursively.
@@ -71,11 +71,21 @@ class SliceFolder(Dataset[dict[str, Any]]):
         if not files:
             read = [ending for kind in self.KINDS for ending in ENDINGS[kind]]
             raise DataError(f"needed at least one image in {self.root}; found none. Read are {', '.join(read)}.")
-        manifest = _read_manifests(self.root)
         self.slices: list[Slice] = []
-        for path in files:
-            subject = subject_of(path) if subject_of else manifest.get(path) or _infer_subject(path, self.root)
+        self._rules: dict[Path, Rule] = {}
+        for path, (subject, rule) in zip(files, self._attribute(files, subject_of), strict=True):
+            self._rules[path] = rule
             self.slices += [Slice(path, subject, position) for position in self._positions(path)]
+
+    def _attribute(self, files: Sequence[Path], subject_of: Callable[[Path], str] | None) -> list[Attribution]:
+        """The subject of each file, and what told it."""
+        if subject_of is not None:
+            return [Attribution(normal_id(subject_of(path)), Rule.FUNCTION) for path in files]
+        manifest = {path: normal_id(subject) for path, subject in _read_manifests(self.root).items()}
+        listed = {path: Attribution(subject, Rule.MANIFEST) for path, subject in manifest.items() if subject}
+        others = [path for path in files if path not in listed]
+        told = dict(zip(others, attribute_files(others, self.root, _patient), strict=True))
+        return [listed.get(path) or told[path] for path in files]
 
     def _positions(self, path: Path) -> Sequence[int | None]:
         return range(_depth(path, self.axis)) if _kind(path) == "volume" else [None]
@@ -108,6 +118,11 @@ class SliceFolder(Dataset[dict[str, Any]]):
     def subjects(self) -> list[str] | None:
         """One subject per slice, or None when any slice has none: then no item has the key `subject`."""
         return [str(s.subject) for s in self.slices] if self._all_known else None
+
+    @property
+    def subject_rules(self) -> str:
+        """What told the subjects, with counts, for people to read."""
+        return count_rules([Attribution(s.subject, self._rules[s.path]) for s in self.slices])
 
     def where(self, keep: Sequence[bool] | Tensor) -> "SliceFolder":
         """The same folder restricted to the slices for which `keep` is true."""
@@ -266,20 +281,11 @@ def _read_manifests(root: Path) -> dict[Path, str]:
     return subject_of
 
 
-def subject_in_path(path: str) -> str | None:
-    """The BIDS subject (`sub-…`) in a path; for a volume else its path, as its slices are one subject; else None."""
-    if bids := _BIDS_SUBJECT.findall(path):
-        return bids[-1]  # the innermost: folders above may be called sub-something too
-    return path if path.lower().endswith(VOLUMES) else None
+def _patient(path: Path) -> str | None:
+    """The PatientID of a DICOM file; None for other files, and where there is none."""
+    if _kind(path) != "dicom":
+        return None
+    import pydicom
 
-
-def _infer_subject(path: Path, root: Path) -> str | None:
-    below = path.relative_to(root)
-    if bids := _BIDS_SUBJECT.findall(str(below)):
-        return bids[-1]
-    if _kind(path) == "dicom":
-        import pydicom
-
-        if patient := pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID"):
-            return str(patient)
-    return below.parts[0] if len(below.parts) > 1 else subject_in_path(str(below))
+    patient = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID")
+    return None if patient is None else str(patient)

@@ -1,22 +1,25 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from mi_callback.encoders import Encoder
 from mi_callback.errors import DataError, EncoderError
-from mi_callback.images.batches import Batch, as_ids, read_batches
+from mi_callback.images.batches import Batch, read_batches
 from mi_callback.images.poses import POSES
 from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
+from mi_callback.images.subjects.ids import normal_ids, settle
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.images.windows import structured_windows
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.views import views_of
 from mi_callback.types import SubjectKey, Subjects
+
+Id = TypeVar("Id", str, str | None)
 
 VOLUMES_AT_ONCE = 8
 """Volumes encoded at a time, one pose or view after another; bounds the memory."""
@@ -80,7 +83,7 @@ class _Collector:
         self.views = {name: views_of(self.dims)[name] for name in views}
         self.pooled: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("layers", "windows", *views)}
         self.thumbnails: list[Tensor] = []
-        self.subjects: list[str] | None = []
+        self.subjects: list[str | None] | None = []
         self.sources: list[str] | None = []
         self.done = 0
 
@@ -96,7 +99,7 @@ class _Collector:
         """All that was collected, under these subjects, or when None under those of the batches."""
         if not self.done:
             raise DataError("needed at least one image; the data set or iterable is empty.")
-        found = self.subjects if subjects is None else as_ids(subjects)
+        found = self.subjects if subjects is None else normal_ids(subjects)
         if found is not None and len(found) != self.done:
             raise DataError(f"needed one subject per image ({self.done}); {len(found)} came.")
         joined = {
@@ -104,7 +107,8 @@ class _Collector:
             for kind, pooled in self.pooled.items()
         }
         whole, windows = joined.pop("layers"), joined.pop("windows")
-        return Features(whole, torch.cat(self.thumbnails), found, self.sources, windows, joined)
+        thumbnails = torch.cat(self.thumbnails)
+        return Features(whole, thumbnails, settle(found, thumbnails), self.sources, windows, joined)
 
     def _encode(self, images: Tensor) -> None:
         self.thumbnails.append(make_thumbnails(images, THUMBNAIL_SIDE[self.dims]).cpu())
@@ -157,6 +161,6 @@ def encode(
     )
 
 
-def _extend(collected: list[str] | None, new: list[str] | None) -> list[str] | None:
+def _extend(collected: list[Id] | None, new: list[Id] | None) -> list[Id] | None:
     """Known for all, or for none."""
     return None if collected is None or new is None else collected + new

@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from mi_callback.encoders import HookedEncoder, Layer, build_encoder
 from mi_callback.errors import DataError, EncoderError
-from mi_callback.images.batches import IMAGE_KEYS, SUBJECT_KEYS, read_batch
+from mi_callback.images.batches import read_batch
 from mi_callback.images.files import SliceFolder
+from mi_callback.images.finding import IMAGE_KEYS, SUBJECT_KEYS
 from mi_callback.images.poses import POSES, orbit
 from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
@@ -520,8 +521,8 @@ def test_a_batch_with_another_number_of_subjects_is_refused(images):
 
 
 def test_a_batch_without_images_is_refused_with_its_keys():
-    with pytest.raises(DataError, match=r"needed images under 'image' or .*; the batch has the keys \['t1', 't2'\]"):
-        read_batch({"t1": torch.rand(2, 1, 4, 4), "t2": torch.rand(2, 1, 4, 4)})
+    with pytest.raises(DataError, match=r"needed images under 'image' or .*; the batch has the keys \['age', 'sex'\]"):
+        read_batch({"age": torch.rand(2), "sex": ["m", "f"]})
 
 
 def test_a_named_key_that_is_missing_is_refused(images):

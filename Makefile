@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-statistics check docs bench-statistics bench-detection bench-volumes clean
+.PHONY: help demo test test-numeric test-statistics check docs bench-statistics bench-detection bench-volumes clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -15,6 +15,13 @@ demo: $(VENV)/demo.stamp  ## watch a generator memorize, in under five minutes; 
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not statistics"
 
+test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for several instruction sets, with one thread and with two
+	@set -e; for capability in default avx2 native; do for threads in 1 2; do \
+	  echo "numeric tests: instruction set $$capability, threads $$threads"; \
+	  if [ $$capability = native ]; then unset ATEN_CPU_CAPABILITY; else export ATEN_CPU_CAPABILITY=$$capability; fi; \
+	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m "numeric and not statistics" -n $$((3 - threads)); \
+	done; done
+
 test-statistics: $(VENV)/dev.stamp  ## run the tests that simulate at length: levels, error rates, coverage
 	$(BIN)/python -m pytest -n auto -m statistics
 
@@ -22,6 +29,7 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mi_callback
+	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/docs.stamp  ## build the documentation into outputs/docs; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs outputs/docs

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(1)
+THREADS = int(os.environ.get("MI_CALLBACK_THREADS", "1"))
+"""Threads of torch; more than one only where `make test-numeric` asks for it."""
+
+torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
+def _threads():
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

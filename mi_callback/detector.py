@@ -24,7 +24,7 @@ from mi_callback.retrieval.views import views_of, views_of_queries
 from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.scores import Scores
 from mi_callback.scoring import Scorer
-from mi_callback.state import FittedState
+from mi_callback.state import Fitted, FittedState
 from mi_callback.statistics.flagging import FlagRule
 from mi_callback.statistics.indices import OniScale
 from mi_callback.statistics.multiplicity import Procedure
@@ -38,7 +38,7 @@ PLANTED = {2: 64, 3: 16}
 """Training images kept at `fit` for the power self-test, by the number of dimensions: whole volumes are large."""
 
 
-class MemorizationDetector:
+class MemorizationDetector(Fitted):
     """Finds generated images that are copies of training images.
 
     Args:
@@ -125,26 +125,10 @@ class MemorizationDetector:
         self.poses = orbit(poses, self.dims)
         whole = positive_integer("batch_size", batch_size, DataError)
         self.batch_size = whole if self.dims == 2 else min(whole, VOLUMES_AT_ONCE)
-        self._state: FittedState | None = None
+        super().__init__()
         self._tail: Tail | None = None
         self._pool: Pool | None = None
         self.measured_power: Power | None = None
-
-    @property
-    def fitted(self) -> bool:
-        """Whether there is a training set to compare with."""
-        return self._state is not None
-
-    @property
-    def state(self) -> FittedState:
-        """What is kept of the data that the detector was fitted on.
-
-        Raises:
-            StateError: If it is not fitted.
-        """
-        if self._state is None:
-            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
-        return self._state
 
     @property
     def match(self) -> Matcher:

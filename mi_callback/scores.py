@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_callback.statistics.flagging import Flagging
+from mi_callback.statistics.null import NullKind
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.rates.certificates import Certificate
 from mi_callback.statistics.rates.copies import RateInterval
@@ -119,6 +120,21 @@ class Scores:
     def flagged(self) -> Bool[Tensor, " n"]:
         """Whether the image counts as a copy at `alpha` (or under `fdr`)."""
         return self.flagging.flagged
+
+    @property
+    def n_flagged(self) -> int:
+        """Number of flagged images."""
+        return self.flagging.count
+
+    @property
+    def null_kind(self) -> NullKind:
+        """How the null was made."""
+        return self.flagging.null.kind
+
+    @property
+    def null_subjects(self) -> int:
+        """Subjects in the null; no p-value is below 1 / (null_subjects + 1)."""
+        return self.flagging.null.n_subjects
 
     @property
     def match(self) -> Int[Tensor, " n"]:

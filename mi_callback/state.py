@@ -114,6 +114,44 @@ class FittedState:
         return cls(train, held_out, fit_reference(train), null, header["duplicate"], planted)
 
 
+class Fitted:
+    """Something that is fitted, or not yet, and then holds a state."""
+
+    def __init__(self) -> None:
+        self._state: FittedState | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a training set to compare with."""
+        return self._state is not None
+
+    @property
+    def state(self) -> FittedState:
+        """What is kept of the data that it was fitted on.
+
+        Raises:
+            StateError: If it is not fitted.
+        """
+        if self._state is None:
+            raise StateError("needed a fitted detector; call fit(train, held_out=…) first.")
+        return self._state
+
+    @property
+    def train(self) -> Features:
+        """Features, thumbnails and subjects of the training images."""
+        return self.state.train
+
+    @property
+    def held_out(self) -> Features | None:
+        """The same of held-out images; None where there are none."""
+        return self.state.held_out
+
+    @property
+    def null(self) -> Null:
+        """Similarity of real images that were not trained on."""
+        return self.state.null
+
+
 def fingerprint(*sources: Iterable[Any] | None, subject_key: SubjectKey = None, image_key: SubjectKey = None) -> str:
     """Hash of all images and subjects of several iterables of batches: changes when any pixel does."""
     digest = hashlib.blake2b(digest_size=16)

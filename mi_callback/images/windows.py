@@ -45,7 +45,10 @@ def middle_window(weight: Float[Tensor, "*any windows"]) -> Int[Tensor, "*any"]:
     cells = torch.stack(torch.meshgrid(*[torch.arange(WINDOWS_PER_SIDE)] * dims, indexing="ij"), dim=-1).view(-1, dims)
     place = weight @ cells.to(weight) / weight.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
     steps = torch.tensor([WINDOWS_PER_SIDE ** (dims - 1 - axis) for axis in range(dims)])
-    return (place.round().long().cpu() * steps).sum(dim=-1)
+    # Half way between two windows the outer one counts, whatever rounding made of the half.
+    middle = (WINDOWS_PER_SIDE - 1) / 2
+    place = middle + ((place - middle) * (1 + 1e-5)).round()
+    return (place.long().cpu() * steps).sum(dim=-1)
 
 
 def structured_windows(images: Images) -> Bool[Tensor, "n windows"]:
@@ -58,7 +61,8 @@ def structured_windows(images: Images) -> Bool[Tensor, "n windows"]:
     variance = box_mean(grey.square(), side, dims) - box_mean(grey, side, dims).square()
     contrast = variance.clamp_min(0).sqrt().flatten(1)
     of_windows = contrast @ window_weights(*images.shape[2:]).to(contrast).T
-    return of_windows >= WINDOW.structured * contrast.mean(dim=1, keepdim=True)
+    # A little less is enough: of an image of few grey values a window may have exactly that share.
+    return of_windows >= (WINDOW.structured - 1e-6) * contrast.mean(dim=1, keepdim=True)
 
 
 def _weights_along(cells: int) -> Float[Tensor, "windows cells"]:

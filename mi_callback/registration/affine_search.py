@@ -48,7 +48,7 @@ def search_maps(
     correlation, overlap = _correlate_shifted(fixed, mask, warped, inside, config)
     evidence = -overlap * torch.log1p(-correlation.clamp(0, 0.999))
     evidence, place = evidence.masked_fill(overlap < config.least_overlap, -1.0).max(dim=2)
-    evidence, chosen = evidence.topk(config.starts, dim=1)
+    evidence, chosen = (found[:, : config.starts] for found in evidence.sort(dim=1, descending=True, stable=True))
     shift = _shift_of(place.gather(1, chosen), dims, config).to(fixed)
     linear, offset = maps[chosen].split([dims, 1], dim=-1)
     return torch.cat([linear, linear @ shift[..., None] + offset], dim=-1), evidence[:, 0]

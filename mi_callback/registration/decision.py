@@ -19,6 +19,9 @@ from mi_callback.images.filters import apply_along_axes
 from mi_callback.registration.config import DecisionConfig
 from mi_callback.registration.local_correlation import LocalCorrelation
 
+TIE = 1e-6
+"""Shares of structure that differ by less are equal: where all places count in full, a region has exactly a quarter."""
+
 
 def decide_lncc(
     best_fine: Float[Tensor, " p"], fine: LocalCorrelation, coarse: LocalCorrelation, config: DecisionConfig
@@ -60,7 +63,7 @@ def best_region_lncc(
     pooled = apply_along_axes(_weigh_unexplained(found, config, where), regions)
     weight, unexplained = pooled.flatten(2).unbind(dim=1)
     structure = found.structure.flatten(1).mean(dim=1).clamp_min(0.02)[:, None]
-    enough = weight >= config.least_in_region * structure
+    enough = weight >= (config.least_in_region - TIE) * structure
     mean = torch.where(enough, unexplained / weight.clamp_min(1e-6), 0.0).amin(dim=1)
     return (1 - mean.exp()).clamp_min(0).sqrt()
 
@@ -68,7 +71,7 @@ def best_region_lncc(
 def overlap_lncc(found: LocalCorrelation, config: DecisionConfig) -> Float[Tensor, " p"]:
     """LNCC(R) of the whole overlap R; 0 where it has less than `least_in_overlap` of the structure."""
     weight, unexplained = _weigh_unexplained(found, config).flatten(2).sum(dim=2).unbind(dim=1)
-    enough = weight >= config.least_in_overlap * found.structure.flatten(1).sum(dim=1).clamp_min(1e-6)
+    enough = weight >= (config.least_in_overlap - TIE) * found.structure.flatten(1).sum(dim=1).clamp_min(1e-6)
     mean = torch.where(enough, unexplained / weight.clamp_min(1e-6), 0.0)
     return (1 - mean.exp()).clamp_min(0).sqrt()
 

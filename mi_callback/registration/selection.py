@@ -4,6 +4,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+TIE = 1e-5
+"""Values that differ by less are equal, and the first in the order given is better. Twice the same image has LNCC that
+differ by up to 5e-6, as rounding depends on its place in a batch: which of the two is the match must not."""
+
 
 def select_best(
     value: Float[Tensor, " p"], group: Int[Tensor, " p"], most: Int[Tensor, " p"] | int = 1
@@ -49,5 +53,12 @@ def _rank(value: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of all pairs by group, the largest value first, and the place of each of them in its group, from 0."""
     by_value = value.argsort(descending=True, stable=True)
     order = by_value[group[by_value].argsort(stable=True)]
+    order = _level(value[order], group[order])[order.argsort()].argsort(stable=True)
     _, sizes = group[order].unique_consecutive(return_counts=True)
     return order, torch.cat([torch.arange(int(size)) for size in sizes])
+
+
+def _level(value: Tensor, group: Tensor) -> Tensor:
+    """Numbers that rise from each pair to the next, but where these tie; pairs come by group and descending."""
+    lower = (value[:-1] - value[1:] > TIE) | (group[1:] != group[:-1])
+    return torch.cat([lower.new_ones(1), lower]).cumsum(dim=0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mi_callback.registration.config import Quota, RegistrationConfig, registration_config
 from mi_callback.registration.schedule import register
+from mi_callback.registration.selection import TIE, select_best
 
 pytestmark = pytest.mark.numeric
 
@@ -95,6 +96,16 @@ def test_what_was_not_compared_says_so():
 
 
 # Promise
+
+
+def test_of_equal_references_the_first_is_the_match_though_rounding_tells_them_apart():
+    shown = torch.tensor([0, 1, 2, 1, 3, 1])
+    bank, group = oval(4), torch.zeros(6, dtype=torch.long)
+    everyone = scheduled(**quotas(kept=ALL, finalists=ALL), fine_batch=2)
+    for order, first in ((shown, 1), (shown.flip(0), 0)):
+        found = register(copies_of(bank, [1] * 6), as_bytes(bank[order]), group, config=everyone)
+        assert (found.lncc[order == 1] - found.lncc.max()).abs().max() < TIE
+        assert int(select_best(found.lncc, group)) == first
 
 
 def test_of_the_candidates_of_one_image_the_hopeless_ones_are_dropped_and_the_copy_stays():

@@ -1,0 +1,52 @@
+"""The training of the bundled encoder: a run goes on where it stopped, learns, and writes weights and a card."""
+
+import importlib
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from factories import texture
+from PIL import Image
+
+from mi_callback.encoders import build_encoder
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+WIDTHS = (4, 4, 8, 8)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two slices of each of eight subjects."""
+    folder = tmp_path / "slices"
+    folder.mkdir()
+    names = [f"{subject}_{position}.png" for subject in range(8) for position in range(2)]
+    for name, image in zip(names, (texture(16, side=48)[:, 0] * 255).byte().numpy(), strict=True):
+        Image.fromarray(image).save(folder / name)
+    (folder / "manifest.csv").write_text("file,subject\n" + "".join(f"{name},p{name[0]}\n" for name in names))
+    return folder
+
+
+def test_a_run_goes_on_where_it_stopped_and_writes_weights_and_a_card(folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    learning, slices = (importlib.import_module(f"encoder_training.{name}") for name in ("learning", "slices"))
+    state = tmp_path / "state.pt"
+    begun = learning.Training(Namespace(seed=0, widths=WIDTHS, state=state, steps=1))
+    begun.run([slices.load(str(folder))])
+    assert begun.step == 1
+
+    out = tmp_path / "out"
+    options = [f"--out={out}", f"--state={state}", "--steps=2", "--threads=1", "--widths", *map(str, WIDTHS)]
+    monkeypatch.setattr(sys, "argv", ["train_encoder.py", str(folder), *options])
+    importlib.import_module("train_encoder").main()
+
+    saved = torch.load(state, weights_only=True)
+    assert [step for step, _ in saved["history"]] == [1, 2]
+    trained = build_encoder("bundled", checkpoint=out / "bundled.safetensors").network.state_dict()
+    before = begun.model.network.state_dict()
+    assert all(torch.equal(value, saved["model"][f"network.{key}"]) for key, value in trained.items())
+    assert any(not torch.equal(value, before[key]) for key, value in trained.items())
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "2 steps" in card
+    assert "| rotation_15 |" in card

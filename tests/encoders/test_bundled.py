@@ -10,6 +10,8 @@ from mi_callback.encoders.bundled import TAPPED, CopyNet, build_bundled
 from mi_callback.encoders.pooling import generalised_mean
 from mi_callback.errors import EncoderError
 
+pytestmark = pytest.mark.numeric
+
 # Promise
 
 

@@ -12,6 +12,8 @@ from mi_callback.encoders import HookedEncoder, Layer, build_encoder
 from mi_callback.encoders.pooling import pool
 from mi_callback.errors import EncoderError
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def images(generator):

@@ -6,6 +6,8 @@ from encoder_contract import EncoderContract
 
 from mi_callback.encoders import build_encoder
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("sides", [(8, 16), (4,), (2, 4, 8)])
 def test_the_pixel_encoder_is_block_means(sides, generator):

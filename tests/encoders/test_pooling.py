@@ -7,6 +7,8 @@ from mi_callback.encoders import Layer
 from mi_callback.encoders.pooling import generalised_mean, pool, pool_windows
 from mi_callback.errors import EncoderError
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

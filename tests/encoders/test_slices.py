@@ -9,6 +9,8 @@ from mi_callback.encoders.slices import SliceEncoder
 from mi_callback.errors import EncoderError
 from mi_callback.images.windows import window_weights
 
+pytestmark = pytest.mark.numeric
+
 
 class Plane(torch.nn.Module):
     """Mean and brightest pixel of each image, whole and per window."""

@@ -10,6 +10,8 @@ from mi_callback.images.frames import frame_by_moments
 from mi_callback.images.perturbations import affine
 from mi_callback.images.poses import POSES, orbit
 
+pytestmark = pytest.mark.numeric
+
 SIDE = FRAME.coarse  # what is measured at the side of the image needs no resampling in the definition
 
 

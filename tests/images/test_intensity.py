@@ -7,6 +7,8 @@ import torch
 from mi_callback.errors import DataError
 from mi_callback.images.intensity import normalise_intensity
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def images(generator):

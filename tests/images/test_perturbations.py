@@ -10,6 +10,8 @@ from scipy.ndimage import gaussian_filter
 from mi_callback.images import perturbations as P
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS, VOLUME_PASTES, VOLUME_PERTURBATIONS, in_planes
 
+pytestmark = pytest.mark.numeric
+
 
 def smooth(n: int = 3, side: int = 32, seed: int = 0) -> torch.Tensor:
     """Smooth images in [0, 1] with a dark border, both ends reached."""

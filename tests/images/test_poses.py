@@ -8,6 +8,8 @@ import torch
 from mi_callback.errors import DataError
 from mi_callback.images.poses import POSES, compose, first_poses, orbit, undo
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def image(generator):

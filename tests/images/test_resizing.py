@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from mi_callback.images.resizing import letterbox, resize, shrink
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def images(generator):

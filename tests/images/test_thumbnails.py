@@ -8,6 +8,8 @@ from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.resizing import letterbox, resize
 from mi_callback.images.thumbnails import make_thumbnails
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def images(generator):

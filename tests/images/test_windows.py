@@ -17,6 +17,8 @@ from mi_callback.images.windows import (
     window_weights,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 @cache
 def overlap(cell: int, cells: int, window: int) -> float:

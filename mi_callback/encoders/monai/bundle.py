@@ -1,7 +1,7 @@
 """The network of a MONAI bundle that lies in a local folder."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from mi_callback.encoders.hooked import HookedEncoder
-from mi_callback.encoders.monai.bundle_config import find_network, instantiate, plan_network, run_config
+from mi_callback.encoders.monai.bundle_config import NetworkConfig, find_network, instantiate, plan_network, run_config
 from mi_callback.encoders.monai.weights import Layers, load_or_draw_weights, strip_wrappers, tap_network
 from mi_callback.errors import EncoderError
 
@@ -60,32 +60,38 @@ def build_monai_bundle(
             wrong.
     """
     folder = Path(bundle).expanduser()
-    path, content, node = find_network(folder, config, node)
-    if checkpoint is None:
-        files = [folder / "models" / file for file in ("model.safetensors", "model.pt")]
-        checkpoint = next((file for file in files if file.is_file()), None)
-        if checkpoint is None:
-            raise EncoderError(
-                f"needed the weights of the bundle; there is none of {[str(file) for file in files]}. Pass checkpoint=…"
-            )
-    if trusted:
-        made: Callable[[], nn.Module] = partial(run_config, path, folder, node)
-        recipe = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()  # a node may refer to anything in it
-    else:
-        plan = plan_network(content[node], content, path, (node,))
-        made = partial(instantiate, plan)
-        recipe = hashlib.blake2b(repr(plan).encode(), digest_size=8).hexdigest()
-
-    def build() -> nn.Module:
-        network = made()
-        if not isinstance(network, nn.Module):
-            raise EncoderError(f"needed a network at {node!r} of {path}; {type(network).__name__} is there.")
-        # What a configuration says need not show in the repr of the network, from which the fingerprint is made.
-        network.extra_repr = partial(str, f"config={recipe}")  # type: ignore[method-assign]
-        return network
-
+    described = find_network(folder, config, node)
+    build = partial(_build, described, folder, trusted)
+    checkpoint = checkpoint or _find_weights(folder)
     network = load_or_draw_weights(
         build, checkpoint, seed, sha256, lambda weights: strip_wrappers(weights, prefix), unused
     )
     declared = {"size": size, "channels": channels, "intensity": "quantile"}
     return tap_network(network, layers, checkpoint, seed, name or folder.resolve().name, **{**declared, **options})
+
+
+def _find_weights(folder: Path) -> Path:
+    files = [folder / "models" / file for file in ("model.safetensors", "model.pt")]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise EncoderError(
+            f"needed the weights of the bundle; there is none of {[str(file) for file in files]}. Pass checkpoint=…"
+        )
+    return found
+
+
+def _build(described: NetworkConfig, folder: Path, trusted: bool) -> nn.Module:
+    """The network, whose repr, of which the fingerprint is made, knows what its configuration says."""
+    if trusted:
+        network: Any = run_config(described, folder)
+        recipe = described.path.read_bytes()  # a node may refer to anything in it
+    else:
+        plan = plan_network(described)
+        network, recipe = instantiate(plan), repr(plan).encode()
+    if not isinstance(network, nn.Module):
+        raise EncoderError(
+            f"needed a network at {described.node!r} of {described.path}; {type(network).__name__} is there."
+        )
+    digest = hashlib.blake2b(recipe, digest_size=8).hexdigest()
+    network.extra_repr = partial(str, f"config={digest}")  # type: ignore[method-assign]
+    return network

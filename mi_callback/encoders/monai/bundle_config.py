@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -21,8 +21,20 @@ class PlannedModule:
     arguments: Mapping[str, Any]
 
 
-def find_network(folder: Path, config: str | None, node: str | None) -> tuple[Path, dict[str, Any], str]:
-    """The configuration file of a bundle that describes a network, what it says, and where in it."""
+class NetworkConfig(NamedTuple):
+    """Where a bundle describes its network: the file, all that it says, and the entry that is the network."""
+
+    path: Path
+    content: dict[str, Any]
+    node: str
+
+
+def find_network(folder: Path, config: str | None, node: str | None) -> NetworkConfig:
+    """The configuration of a bundle that describes a network: the file that was named, else `inference`, else `train`.
+
+    Raises:
+        EncoderError: If there is none, or it is neither JSON nor YAML.
+    """
     found = [
         path
         for path in sorted((folder / "configs").glob("*"))
@@ -42,85 +54,113 @@ def find_network(folder: Path, config: str | None, node: str | None) -> tuple[Pa
             raise EncoderError(f"needed a configuration in JSON or YAML; {path} is none ({error}).") from error
         for key in ("network_def", "network") if node is None else (node,):
             if isinstance(content, dict) and key in content:
-                return path, content, key
+                return NetworkConfig(path, content, key)
     raise EncoderError(
         f"needed {'network_def or network' if node is None else node} in one of {[path.name for path in found]} of "
         f"{folder}; none has it. Name the entry that describes the network: node=…"
     )
 
 
-def _read(path: Path) -> Any:
-    if path.suffix == ".json":
-        return json.loads(path.read_text(encoding="utf-8"))
-    import yaml
-
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def run_config(path: Path, folder: Path, node: str) -> nn.Module:
-    """What MONAI makes of the configuration, expressions and all."""
+def run_config(config: NetworkConfig, folder: Path) -> nn.Module:
+    """What MONAI makes of the configuration of a bundle in `folder`, expressions and all."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config(str(path))
+    parser.read_config(str(config.path))
     parser["bundle_root"] = str(folder)
     try:
-        network: nn.Module = parser.get_parsed_content(node)
+        network: nn.Module = parser.get_parsed_content(config.node)
     except Exception as error:
-        raise EncoderError(f"needed the network {node!r} of {path}; building it failed: {error}") from error
+        raise EncoderError(
+            f"needed the network {config.node!r} of {config.path}; building it failed: {error}"
+        ) from error
     return network
 
 
-def plan_network(value: Any, content: Mapping[str, Any], path: Path, within: tuple[str, ...]) -> Any:
-    """A node of a configuration with its references resolved and its modules found; nothing is run.
+def plan_network(config: NetworkConfig) -> Any:
+    """The network of a configuration with its references resolved and its modules found; nothing is run.
 
     Raises:
         EncoderError: For whatever is more than modules, plain values and references to them.
     """
+    return _Planner(config).plan(config.content[config.node], (config.node,))
 
-    def refused(what: str) -> EncoderError:
-        return EncoderError(
-            f"needed a network of plain values and of modules of monai.networks or torch.nn; {path} says {what} at "
-            f"{'::'.join(within)}. It can run code: where you trust every file of the bundle, pass trusted=True."
-        )
 
-    if isinstance(value, list):
-        return [plan_network(part, content, path, (*within, str(i))) for i, part in enumerate(value)]
-    if isinstance(value, str):
-        if value.startswith("$") or value.startswith("%"):
-            raise refused(f"the {'expression' if value[0] == '$' else 'macro'} {value!r}")
-        if not value.startswith("@"):
-            return value
-        if value in within:
-            raise EncoderError(f"needed references that end; in {path} {value!r} refers to itself.")
-        target: Any = content
-        for part in re.split("::|#", value[1:]):
+def instantiate(plan: Any) -> Any:
+    """What `plan_network` planned, modules made."""
+    if isinstance(plan, list):
+        return [instantiate(part) for part in plan]
+    if isinstance(plan, dict):
+        return {key: instantiate(part) for key, part in plan.items()}
+    if not isinstance(plan, PlannedModule):
+        return plan
+    arguments = {key: instantiate(part) for key, part in plan.arguments.items()}
+    try:
+        return plan.made(**arguments)
+    except (TypeError, ValueError) as error:
+        raise EncoderError(f"needed arguments of {plan.made.__name__}; {arguments} came ({error}).") from error
+
+
+class _Planner:
+    """Plans the parts of one configuration; `within` says where a part stands."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self.path, self.content = config.path, config.content
+
+    def plan(self, value: Any, within: tuple[str, ...]) -> Any:
+        match value:
+            case list():
+                return [self.plan(part, (*within, str(i))) for i, part in enumerate(value)]
+            case str():
+                return self._plan_text(value, within)
+            case dict():
+                return self._plan_mapping(value, within)
+            case _:
+                return value
+
+    def _plan_text(self, text: str, within: tuple[str, ...]) -> Any:
+        """Plain text, or what a reference refers to."""
+        if text.startswith(("$", "%")):
+            raise self._refusal(f"the {'expression' if text[0] == '$' else 'macro'} {text!r}", within)
+        if not text.startswith("@"):
+            return text
+        if text in within:
+            raise EncoderError(f"needed references that end; in {self.path} {text!r} refers to itself.")
+        target: Any = self.content
+        for part in re.split("::|#", text[1:]):
             try:
                 target = target[int(part)] if isinstance(target, list) else target[part]
             except (KeyError, IndexError, ValueError, TypeError):
-                raise refused(f"{value!r}, which refers to nothing,") from None
-        return plan_network(target, content, path, (*within, value))
-    if not isinstance(value, dict):
-        return value
-    special = {key for key in value if str(key).startswith("_") and str(key).endswith("_")} - {"_target_", "_desc_"}
-    if special:
-        raise refused(f"{sorted(special)}")
-    parts = {
-        key: plan_network(part, content, path, (*within, str(key)))
-        for key, part in value.items()
-        if key not in ("_target_", "_desc_")
-    }
-    if "_target_" not in value:
-        return parts
-    made = _safe_class(value["_target_"])
-    if made is None:
-        raise refused(f"_target_ {value['_target_']!r}")
-    for key in parts:
-        if key.startswith("pretrained") and parts[key]:
-            if parts[key] is not True:
-                raise refused(f"{key}: {parts[key]!r}")
-            parts[key] = False  # it would be downloaded, and then overwritten by the checkpoint
-    return PlannedModule(made, parts)
+                raise self._refusal(f"{text!r}, which refers to nothing,", within) from None
+        return self.plan(target, (*within, text))
+
+    def _plan_mapping(self, value: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+        """Plain values by name, or a module with its arguments."""
+        known = ("_target_", "_desc_")
+        special = {key for key in value if str(key).startswith("_") and str(key).endswith("_")} - set(known)
+        if special:
+            raise self._refusal(f"{sorted(special)}", within)
+        parts = {key: self.plan(part, (*within, str(key))) for key, part in value.items() if key not in known}
+        if "_target_" not in value:
+            return parts
+        made = _safe_class(value["_target_"])
+        if made is None:
+            raise self._refusal(f"_target_ {value['_target_']!r}", within)
+        return PlannedModule(made, self._without_downloads(parts, within))
+
+    def _without_downloads(self, arguments: dict[str, Any], within: tuple[str, ...]) -> dict[str, Any]:
+        """Pretrained weights would be downloaded, and then overwritten by the checkpoint."""
+        asked = [key for key in arguments if str(key).startswith("pretrained") and arguments[key]]
+        for key in asked:
+            if arguments[key] is not True:
+                raise self._refusal(f"{key}: {arguments[key]!r}", within)
+        return arguments | dict.fromkeys(asked, False)
+
+    def _refusal(self, what: str, within: tuple[str, ...]) -> EncoderError:
+        return EncoderError(
+            f"needed a network of plain values and of modules of monai.networks or torch.nn; {self.path} says {what} "
+            f"at {'::'.join(within)}. It can run code: where you trust every file of the bundle, pass trusted=True."
+        )
 
 
 def _safe_class(target: Any) -> type[nn.Module] | None:
@@ -143,16 +183,9 @@ def _safe_class(target: Any) -> type[nn.Module] | None:
     return None
 
 
-def instantiate(plan: Any) -> Any:
-    """What `plan_network` planned, modules made."""
-    if isinstance(plan, list):
-        return [instantiate(part) for part in plan]
-    if isinstance(plan, dict):
-        return {key: instantiate(part) for key, part in plan.items()}
-    if not isinstance(plan, PlannedModule):
-        return plan
-    arguments = {key: instantiate(part) for key, part in plan.arguments.items()}
-    try:
-        return plan.made(**arguments)
-    except (TypeError, ValueError) as error:
-        raise EncoderError(f"needed arguments of {plan.made.__name__}; {arguments} came ({error}).") from error
+def _read(path: Path) -> Any:
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

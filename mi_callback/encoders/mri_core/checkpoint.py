@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -28,8 +29,17 @@ def teacher_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def network_sizes(weights: Mapping[str, Tensor]) -> tuple[int, int, int, int]:
-    """Width, hidden width, depth and grid; those of ViT-B/16 at 224 px where the keys that tell are missing."""
+class NetworkSizes(NamedTuple):
+    """Of a vision transformer: channels of a token and within the MLPs, blocks, and patches along a side."""
+
+    width: int
+    hidden: int
+    depth: int
+    grid: int
+
+
+def network_sizes(weights: Mapping[str, Tensor]) -> NetworkSizes:
+    """The sizes of the network that was saved; those of ViT-B/16 at 224 px where the keys that tell are missing."""
 
     def length(key: str, axis: int, otherwise: int) -> int:
         return weights[key].shape[axis] if key in weights and weights[key].ndim > axis else otherwise
@@ -42,7 +52,8 @@ def network_sizes(weights: Mapping[str, Tensor]) -> tuple[int, int, int, int]:
             f"needed a width that is a multiple of {HEAD} and positions of a class token and a square of patches; "
             f"patch_embed.proj.weight has {width} and pos_embed {tokens}."
         )
-    return width, length("blocks.0.mlp.fc1.weight", 0, 4 * width), max(blocks, default=11) + 1, grid
+    hidden = length("blocks.0.mlp.fc1.weight", 0, 4 * width)
+    return NetworkSizes(width, hidden, max(blocks, default=11) + 1, grid)
 
 
 def fold_layer_scale(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

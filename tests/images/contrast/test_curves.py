@@ -8,6 +8,8 @@ from mi_callback.images.config import CURVES
 from mi_callback.images.contrast.curves import apply_curve, fit_curve, identity_curve, look_alike
 from mi_callback.images.perturbations import remap, t2_like
 
+pytestmark = pytest.mark.numeric
+
 
 def grey(n: int = 3, dims: int = 2, seed: int = 0) -> torch.Tensor:
     return torch.rand(n, 1, *(24,) * dims, generator=torch.Generator().manual_seed(seed))

@@ -9,6 +9,8 @@ from mi_callback.images.perturbations import remap
 from mi_callback.images.resizing import resize
 from mi_callback.retrieval.views import edges_as_images
 
+pytestmark = pytest.mark.numeric
+
 
 def steps(side: int = 64, dims: int = 2) -> torch.Tensor:
     """Three regions of grey, one beside the other, `(1, 1, *spatial)`: a strong edge and a faint one."""

@@ -226,7 +226,7 @@ class MemorizationCallback(Callback):
             return
         if self.detector is None:
             with rng_kept():  # an encoder may initialise weights at random before it loads others
-                self.detector = MemorizationDetector(**({"device": pl_module.device} | self.detector_options))
+                self.detector = MemorizationDetector(**self._options_on(pl_module.device))
         detector, self._fitted_here = self.detector, True
         sources = all_loaders(trainer.train_dataloader) if self.train is None else [self.train]
         held_out = self._held_out(trainer, sources)
@@ -261,6 +261,10 @@ class MemorizationCallback(Callback):
             if self.power:
                 detector.power(self.power)
         self._say_what_was_fitted(stored)
+
+    def _options_on(self, device: torch.device) -> dict[str, Any]:
+        """Options of the detector, on the device of the module where none was asked for."""
+        return self.detector_options | {"device": self.detector_options.get("device") or device}
 
     def _held_out(self, trainer: Any, train: list[Any]) -> Any:
         """Validation data that can serve as held-out images, or None where the null is made from training subjects."""

@@ -47,7 +47,14 @@ def model(tmp_path_factory):
 
 def configured(name: str, folder: Path, *overrides: str) -> Any:
     with initialize_config_module(config_module="mi_callback.conf", version_base="1.3"):
-        config = compose(overrides=[f"+encoder={name}", f"encoder.model={folder}", f"encoder.size={SIDE}", *overrides])
+        config = compose(
+            overrides=[
+                f"+mi_callback/encoder@encoder={name}",
+                f"encoder.model={folder}",
+                f"encoder.size={SIDE}",
+                *overrides,
+            ]
+        )
     return instantiate(config.encoder)
 
 

@@ -19,8 +19,9 @@ CARRIED = (
     "mi_callback/encoders/weights/bundled.safetensors",
     "mi_callback/encoders/weights/MODEL_CARD.md",
     "mi_callback/conf/callbacks/memorization.yaml",
-    "mi_callback/conf/audit.yaml",
-    "mi_callback/conf/encoders.yaml",
+    "mi_callback/conf/mi_callback/callback/memorization.yaml",
+    "mi_callback/conf/mi_callback/detector/default.yaml",
+    "mi_callback/conf/mi_callback/encoder/mri_core.yaml",
     "hydra_plugins/mi_callback/search_path.py",
 )
 

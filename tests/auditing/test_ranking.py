@@ -1,7 +1,5 @@
 """Which encoder: the list, the ranking, the command."""
 
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -9,16 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from mi_callback.auditing.listing import listing_table
-from mi_callback.auditing.ranking import Ranked, _in_order, label, rank, ranking_table
+from mi_callback.auditing.ranked import Against, Found, Ranked, in_order
+from mi_callback.auditing.ranking import NOT_FOR_RANKING, label, rank
+from mi_callback.auditing.tables import listing_table, ranking_table
+from mi_callback.cli.encoders_command import COMMAND
 from mi_callback.encoders import HookedEncoder, available, entry
 from mi_callback.encoders.catalogue import CATALOGUE, Entry
 from mi_callback.encoders.listing import count_weights, list_encoders, time_encoder
-from mi_callback.errors import CalibrationError, DataError, EncoderError
+from mi_callback.errors import CalibrationError, DataError, EncoderError, OptionError
 from mi_callback.reporting.tables import text_table
 from mi_callback.statistics.power import Power
 
-COMMAND = [sys.executable, "-c", "from mi_callback.cli import encoders; encoders()"]
 ALONE = {"verify": False, "alpha": 0.1, "batch_size": 256}
 
 
@@ -59,10 +58,6 @@ def folders(tmp_path_factory):
         coarse = Image.fromarray(rng.integers(0, 255, (6, 6), dtype=np.uint8))
         coarse.resize((48, 48), Image.Resampling.BICUBIC).save(path)
     return root
-
-
-def command(folder, *arguments):
-    return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True)
 
 
 # The list --------------------------------------------------------------------------------------------------------
@@ -151,12 +146,12 @@ def ranked(people):
 def test_a_blind_encoder_ranks_below_a_seeing_one(ranked):
     assert [row.encoder for row in ranked[:2]] == ["pixels", "blind"]
     seeing, unseeing = ranked[:2]
-    assert seeing.power.share("exact") == 1
-    assert unseeing.power.overall < 0.3
+    assert seeing.found.power.share("exact") == 1
+    assert unseeing.found.power.overall < 0.3
     assert seeing.alike
     assert not unseeing.alike
-    assert seeing.verified is None
-    assert seeing.power is seeing.alone
+    assert seeing.found.verified is None
+    assert seeing.found.power is seeing.found.alone
 
 
 def test_what_failed_is_reported_and_the_others_are_ranked(ranked):
@@ -178,11 +173,11 @@ def test_rows_are_frozen_and_nothing_is_about_a_person(ranked):
 
 def test_verification_ranks_and_features_alone_are_shown(people):
     (row,) = rank([node()], people[0], subjects=people[1], power=2, candidates=2, alpha=0.1)
-    assert row.power is row.verified
-    assert row.verified.overall > row.alone.overall
-    assert list(row.verified.flagged) == list(row.alone.flagged)
-    assert row.fit_seconds > 0
-    assert row.score_seconds > 0
+    assert row.found.power is row.found.verified
+    assert row.found.verified.overall > row.found.alone.overall
+    assert list(row.found.verified.flagged) == list(row.found.alone.flagged)
+    assert row.found.fit_seconds > 0
+    assert row.found.score_seconds > 0
     assert "with windows, views and registration" in ranking_table([row])
 
 
@@ -196,18 +191,22 @@ def found(*per_image: int) -> Power:
     return Power(flagged, flagged, 0.05)
 
 
+def ranked_by(name: str, alone: Power, verified: Power) -> Ranked:
+    return Ranked(name, found=Found(alone, verified, 0.0, 0.0, Against("held-out", 20, 20)))
+
+
 def test_the_order_is_by_power_and_by_features_among_those_alike():
     rows = [
         Ranked("broken", error="x"),
-        Ranked("weak", alone=found(3, 3, 3, 3, 3, 4), verified=found(5, 5, 5, 6, 5, 5)),
-        Ranked("strongest", alone=found(5, 5, 5, 5, 5, 5), verified=found(9, 9, 10, 10, 9, 9)),
-        Ranked("finer", alone=found(7, 7, 7, 7, 7, 7), verified=found(10, 9, 9, 9, 9, 9)),
-        Ranked("middle", alone=found(9, 9, 9, 9, 9, 9), verified=found(7, 7, 7, 7, 7, 7)),
+        ranked_by("weak", found(3, 3, 3, 3, 3, 4), found(5, 5, 5, 6, 5, 5)),
+        ranked_by("strongest", found(5, 5, 5, 5, 5, 5), found(9, 9, 10, 10, 9, 9)),
+        ranked_by("finer", found(7, 7, 7, 7, 7, 7), found(10, 9, 9, 9, 9, 9)),
+        ranked_by("middle", found(9, 9, 9, 9, 9, 9), found(7, 7, 7, 7, 7, 7)),
     ]
-    ordered = _in_order(rows)
+    ordered = in_order(rows)
     assert [row.encoder for row in ordered] == ["finer", "strongest", "middle", "weak", "broken"]
     assert [row.alike for row in ordered] == [True, True, False, False, False]
-    assert ordered[0].hardest(1) == [("9", pytest.approx(1 / 6))]
+    assert ordered[0].found.hardest(1) == [("9", pytest.approx(1 / 6))]
 
 
 def test_too_few_subjects_for_alpha_are_told_and_how_many_it_takes(people):
@@ -242,13 +241,43 @@ def test_held_out_subjects_lost_to_a_leak_are_missed_by_every_encoder(people):
 def test_wrong_settings_are_refused(people, options, match):
     images, subjects = people
     arguments = {"encoders": ["pixels"], "train": images, "subjects": subjects, **ALONE, **options}
-    with pytest.raises((DataError, EncoderError), match=match):
+    with pytest.raises((DataError, EncoderError, OptionError), match=match):
         rank(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        *(({name: None}, f"not a ranking, for {name}") for name in NOT_FOR_RANKING),
+        ({"null": "cross_fit", "held_out": "of other people"}, "for held_out"),
+        ({"held_out_subjects": ["one"]}, "for held_out_subjects"),
+        ({"size": 32}, "needed folders for size"),
+        ({"axis": 1}, "needed folders for axis"),
+        ({"volumes": "whole"}, "needed folders for volumes"),
+        ({"colour": True}, "needed folders for colour"),
+    ],
+)
+def test_an_option_without_effect_is_refused(people, options, said):
+    with pytest.raises(OptionError, match=said):
+        rank(**{"encoders": ["pixels"], "train": people[0], "verify": False, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"subjects": ["one"]}, "needed images that are no folder for subjects"),
+        ({"volumes": "slices"}, "not a ranking, for volumes='slices'"),
+        ({"axis": 1}, "needed volumes to slice for axis"),
+    ],
+)
+def test_an_option_without_effect_on_a_folder_is_refused(folders, options, said):
+    with pytest.raises(OptionError, match=said):
+        rank(["pixels"], folders / "train", verify=False, **options)
 
 
 def test_the_same_images_of_every_subject_are_used_up_to_a_number(people):
     (row,) = rank(["pixels"], people[0], subjects=people[1], images=22, power=2, **ALONE)
-    assert row.null == ("cross-fit", 22, 22)
+    assert row.found.against == ("cross-fit", 22, 22)
 
 
 def test_volumes_are_ranked_by_encoders_of_volumes():
@@ -256,7 +285,7 @@ def test_volumes_are_ranked_by_encoders_of_volumes():
     volumes = torch.rand(20, 1, 6, 6, 6, generator=generator)
     pixels = {"name": "slices", "encoder": "pixels", "size": 16, "slices": 4}
     rows = rank([pixels, "bundled"], volumes, power=2, **ALONE)
-    assert rows[0].power.share("exact") == 1
+    assert rows[0].found.power.share("exact") == 1
     assert "needed an encoder of volumes; 'bundled' encodes images" in rows[1].error
 
 
@@ -277,54 +306,43 @@ def test_long_cells_are_wrapped():
 # The command -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_and_shows_one_in_full(tmp_path):
-    ran = command(tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    assert all(name in ran.stdout for name in available())
-    ran = command(tmp_path, "name=dinov3")
-    assert ran.returncode == 0, ran.stderr
-    assert entry("dinov3").card.citation in ran.stdout
+def test_the_command_lists_and_shows_one_in_full(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert COMMAND.execute([]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in available())
+    assert COMMAND.execute(["name=dinov3"]) == 0
+    assert entry("dinov3").card.citation in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_ranks_and_names_nobody(folders):
-    settings = ["detector.verify=false", "detector.rule.alpha=0.1", "power=4"]
-    ran = command(
-        folders,
-        "train=train",
-        "held_out=held",
-        "encoders=[bundled,{name: mri_core, checkpoint: f.pth},pixels]",
-        *settings,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "held-out null of 12" in ran.stdout
-    assert "mri_core(checkpoint=f.pth):" in ran.stdout
-    assert "bundled" in ran.stdout
-    assert "Apache-2.0" in ran.stdout
-    for output in (ran.stdout, ran.stderr):
-        assert "sub-" not in output
-        assert "scan" not in output
+def test_the_command_ranks_and_names_nobody(folders, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    encoders = "encoders=[bundled,{name: mri_core, checkpoint: f.pth},pixels]"
+    settings = ["detector.verify=false", "detector.alpha=0.1", "power=4"]
+    assert COMMAND.execute(["train=train", "held_out=held", encoders, *settings]) == 0
+    said = capsys.readouterr()
+    for expected in ("held-out null of 12", "mri_core(checkpoint=f.pth):", "bundled", "Apache-2.0"):
+        assert expected in said.out
+    assert "sub-" not in said.out + said.err
+    assert "scan" not in said.out + said.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["train=nowhere"], "is not a folder"),
-        (["held_out=held"], "needed train=DIR"),
+        (["held_out=held"], "needed train=DIR for held_out"),
+        (["images=3", "detector.verify=false"], "needed train=DIR for images and detector.verify"),
         (["train=train"], "at least 39 training subjects"),
-        (["train=train", "detector.rule.alpha=0.1", "encoders=[nothing]"], "'nothing' came"),
+        (["train=train", "detector.alpha=0.1", "encoders=[nothing]"], "'nothing' came"),
+        (["train=train", "detector.tail=gpd"], "'detector.tail' came"),
     ],
-    ids=["no folder", "no train", "too few", "none ranked"],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
-def test_errors_exit_with_1(folders, arguments, said):
-    ran = command(folders, *arguments)
-    assert ran.returncode == 1
-    assert said in ran.stdout + ran.stderr
-    assert "Traceback" not in ran.stderr
-
-
-def test_help_shows_how_it_is_called(tmp_path):
-    ran = command(tmp_path, "--help")
-    assert ran.returncode == 0
-    assert "mi-encoders name=NAME" in ran.stdout
-    assert "detector:" in ran.stdout
+def test_errors_exit_with_1(folders, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(folders)
+    assert COMMAND.execute(arguments) == 1
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+    assert "Traceback" not in shown.err

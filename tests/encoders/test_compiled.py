@@ -366,9 +366,14 @@ def test_a_program_of_several_inputs_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["torchscript", "sscd"])
 def test_configs_instantiate_with_overrides(tmp_path, name):
     path = script(tmp_path / "net.pt", Descriptor, 3 if name == "sscd" else 1)
-    overrides = [f"+encoder={name}", f"encoder.checkpoint={path}", "encoder.trusted=true", "encoder.size=[24,32]"]
+    overrides = [
+        f"+mi_callback/encoder@encoder={name}",
+        f"encoder.checkpoint={path}",
+        "encoder.trusted=true",
+        "encoder.size=[24,32]",
+    ]
     with initialize_config_module(config_module="mi_callback.conf", version_base="1.3"):
-        config = compose(overrides=overrides)
+        config = compose(overrides=[f"+mi_callback/encoder@encoder={name}", *overrides])
     encoder = instantiate(config.encoder)
     assert (encoder.size, encoder.name) == ((24, 32), name)
     assert encoder(torch.rand(2, encoder.channels, 24, 32))["outputs.0"].shape == (2, 6)

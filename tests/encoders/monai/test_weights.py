@@ -68,7 +68,7 @@ def test_configs_instantiate_with_overrides(tmp_path, name, options):
     overrides = [f"encoder.{key}={value}" for key, value in options.items()]
     overrides += [f"encoder.checkpoint={tmp_path / 'w.safetensors'}", f"encoder.size={size}".replace(" ", "")]
     with initialize_config_module(config_module="mi_callback.conf", version_base="1.3"):
-        config = compose(overrides=[f"+encoder={name}", *overrides])
+        config = compose(overrides=[f"+mi_callback/encoder@encoder={name}", *overrides])
     encoder = instantiate(config.encoder)
     assert encoder.size == (32, 32, 32)
     assert the_same(encoder, weights)

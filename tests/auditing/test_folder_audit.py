@@ -2,17 +2,15 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mi_callback import audit, build_encoder
-from mi_callback.errors import CalibrationError, DataError
+from mi_callback.cli.audit_command import COMMAND
+from mi_callback.errors import CalibrationError, DataError, OptionError
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS
 
 OPTIONS = {"encoder": build_encoder("pixels", size=32), "verify": False, "alpha": 0.1}
@@ -53,20 +51,68 @@ def test_copies_are_named_in_the_files(folders, tmp_path):
 
 
 @pytest.mark.parametrize(("most", "files"), [(3, 4), (0, 0)])
-def test_the_number_of_flags_drawn_is_chosen(folders, tmp_path, monkeypatch, most, files):
-    said = []
-    monkeypatch.setattr(
-        "mi_callback.reporting.files.draw_gallery", lambda shown, left_out: said.append(left_out) or Figure()
-    )
+def test_the_number_of_flags_drawn_is_chosen_and_pictures_of_an_earlier_audit_go(folders, tmp_path, most, files):
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence" / "evidence_9999.png").touch()
     where = folders / "train", folders / "synthetic", folders / "held", tmp_path
-    scores = audit(*where, size=(32, 32), power=0, evidence=most, **OPTIONS)
+    audit(*where, size=(32, 32), power=0, evidence=most, **OPTIONS)
     assert len(list(tmp_path.glob("evidence/*"))) == files
-    assert said == ([scores.flagging.count - most] if most else [])
+    assert not (tmp_path / "evidence" / "evidence_9999.png").exists()
 
 
-def test_a_negative_number_of_flags_is_refused(folders):
-    with pytest.raises(DataError, match="evidence of at least 0 flags; -1 came"):
-        audit(folders / "train", folders / "synthetic", evidence=-1, **OPTIONS)
+def test_files_are_readable_by_their_owner_alone_even_where_others_were(folders, tmp_path):
+    for name in ("scores.csv", "summary.json"):
+        (tmp_path / name).touch(mode=0o644)
+    where = folders / "train", folders / "novel", folders / "held", tmp_path
+    audit(*where, size=32, power=0, evidence=0, **OPTIONS)
+    assert {path.name for path in tmp_path.iterdir()} == {"scores.csv", "summary.json"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("evidence", -1, "needed evidence of at least 0; -1 came"),
+        ("power", -3, "needed power of at least 0; -3 came"),
+        ("power", "abc", "needed power as a whole number; 'abc' came"),
+        ("evidence", 1.5, "needed evidence as a whole number; 1.5 came"),
+        ("axis", 5, "needed axis of at most 2; 5 came"),
+        ("colour", "false", "needed colour True or False; 'false' came"),
+        ("alhpa", 0.1, r"it has no 'alhpa' \(alpha\?\)"),
+        *(("size", size, "needed a size of|needed each side of size") for size in (0, (0, 0), (32,), (32.5, 32))),
+    ],
+)
+def test_values_of_no_use_are_refused(folders, option, value, said):
+    with pytest.raises(OptionError, match=said):
+        audit(folders / "train", folders / "synthetic", **{option: value}, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"evidence": 5}, "needed out=DIR for evidence"),
+        ({"set_scores": True}, "needed out=DIR for set_scores=True"),
+        ({"axis": 1}, "needed volumes to slice for axis"),
+        ({"axis": 1, "volumes": "whole"}, "needed images or slices, not volumes='whole', for axis"),
+        ({"colour": True, "volumes": "whole"}, "for colour=True"),
+        ({"power": 4, "volumes": "slices"}, "not volumes='slices', for power"),
+        ({"contrast": True, "volumes": "slices"}, "for contrast=True"),
+        ({"tail": "gpd", "volumes": "slices"}, "for tail"),
+        ({"null": "cross_fit"}, "needed null='auto', null='held_out' or contrast=True for held_out"),
+        ({"null": "train_halves"}, "for held_out"),
+    ],
+)
+def test_an_option_without_effect_is_refused(folders, options, said):
+    with pytest.raises(OptionError, match=said):
+        audit(folders / "train", folders / "novel", folders / "held", **OPTIONS, **options)
+
+
+def test_colour_without_pictures_is_refused(tmp_path):
+    for side in ("train", "generated"):
+        (tmp_path / side).mkdir()
+        np.save(tmp_path / side / "a.npy", np.eye(8))
+    with pytest.raises(OptionError, match="needed pictures for colour=True"):
+        audit(tmp_path / "train", tmp_path / "generated", colour=True, **OPTIONS)
 
 
 def test_set_level_scores_and_no_power_are_given_when_asked_for(folders, tmp_path):
@@ -78,34 +124,52 @@ def test_set_level_scores_and_no_power_are_given_when_asked_for(folders, tmp_pat
     assert "ASSUMING" in summary["certificate"]
 
 
+FAST = ("detector.verify=false", "detector.encoder=pixels", "size=32")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["generated=synthetic", "held_out=held", "detector.rule.alpha=0.1"], 2),
-        (["generated=novel", "held_out=held", "detector.rule.alpha=0.1"], 0),
-        (["generated=novel", "detector.rule.alpha=0.01"], 3),
-        (["generated=nowhere"], 1),
-        ([], 1),
-        (["generated=train", "held_out=train"], 1),
+        (["train=train", "generated=synthetic", "held_out=held", "detector.alpha=0.1"], 2),
+        (["train=train", "generated=novel", "held_out=held", "detector.alpha=0.1"], 0),
+        (["train=train", "generated=novel", "detector.alpha=0.01", "power=0"], 3),
+        (["train=train", "generated=nowhere"], 1),
+        (["train=train"], 1),
+        (["train=train", "generated=train", "held_out=train"], 1),
+        (["--train", "train"], 1),
+        (["train=train", "generated=novel", "+alpha=0.1"], 1),
+        (["train=train", "generated=novel", "detector.seed=1.5"], 1),
+        (["--cfg"], 1),
+        (["--cfg", "nothing"], 1),
+        (["--version"], 0),
     ],
-    ids=["memorized", "clean", "inconclusive", "no folder", "no argument", "shared subjects"],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_exit_codes(folders, arguments, code):
-    command = [sys.executable, "-m", "mi_callback.cli", "train=train", *arguments, "detector.verify=false"]
-    ran = subprocess.run([*command, "detector.encoder=pixels"], cwd=folders, capture_output=True, text=True)
-    assert ran.returncode == code, ran.stdout + ran.stderr
-    assert ("certificate: at most" in ran.stdout) == (code == 0)
-    assert ("power self-test" in ran.stdout) == (code in (0, 2))
+def test_exit_codes(folders, monkeypatch, capsys, arguments, code):
+    monkeypatch.chdir(folders)
+    flags = arguments if arguments[0].startswith("-") else [*arguments, *FAST]
+    assert COMMAND.execute(flags) == code
+    said = capsys.readouterr()
+    audited = "generated=novel" in arguments or "generated=synthetic" in arguments
+    assert ("certificate: at most" in said.out) == (code == 0 and audited)
+    assert ("power self-test" in said.out) == (code in (0, 2) and audited)
+    assert "Traceback" not in said.err
 
 
-def test_the_command_draws_flags_into_out(folders, tmp_path):
-    command = [sys.executable, "-m", "mi_callback.cli", "train=train", "generated=synthetic", "held_out=held"]
-    settings = [f"out={tmp_path}", "evidence=2", "power=0", "detector.verify=false", "detector.encoder=pixels"]
-    command += [*settings, "detector.rule.alpha=0.1"]
-    ran = subprocess.run(command, cwd=folders, capture_output=True, text=True)
-    assert ran.returncode == 2, ran.stdout + ran.stderr
-    assert f"{tmp_path}/evidence/gallery.png" in ran.stdout
-    assert len(list((tmp_path / "evidence").glob("evidence_*.png"))) == 2
+def test_of_several_jobs_the_worst_code_is_returned(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    held_out = ["held_out=held", "detector.alpha=0.1", "power=0", f"hydra.sweep.dir={tmp_path}"]
+    assert COMMAND.execute(["-m", "train=train", "generated=synthetic,novel", *held_out, *FAST]) == 2
+    assert capsys.readouterr().out.count("null of 30") == 2
+
+
+def test_the_command_draws_flags_into_out(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    out = tmp_path / "a, b=[$x]"
+    arguments = ["train=train", "generated=synthetic", "held_out=held", f"out={out}", "evidence=2", "power=0"]
+    assert COMMAND.execute([*arguments, "detector.alpha=0.1", *FAST]) == 2
+    assert f"{out}/evidence/gallery.png" in capsys.readouterr().out
+    assert len(list((out / "evidence").glob("evidence_*.png"))) == 2
 
 
 def test_an_empty_folder_is_refused(folders, tmp_path):
@@ -163,16 +227,14 @@ def test_slices_of_volumes_need_held_out_ones_and_sizes_their_dimensions(volume_
     train, synthetic, held_out = (volume_folders / name for name in ("train", "synthetic", "held"))
     with pytest.raises(CalibrationError, match="needed held-out volumes for volumes='slices'"):
         audit(train, synthetic, volumes="slices", **OPTIONS)
-    with pytest.raises(DataError, match=r"needed a size of 3 numbers for volumes; \(32, 32\) came"):
+    with pytest.raises(OptionError, match=r"needed a size of 3 numbers for volumes; \(32, 32\) came"):
         audit(train, synthetic, held_out, size=(32, 32), volumes="whole", **OPTIONS)
-    with pytest.raises(DataError, match=r"needed pictures for colour=True; volumes='whole' reads NIfTI"):
-        audit(train, synthetic, held_out, volumes="whole", colour=True, **OPTIONS)
-    with pytest.raises(DataError, match="needed volumes of 'slices', 'whole' or None; 'all' came"):
+    with pytest.raises(OptionError, match=r"needed volumes out of \['slices', 'whole'\]; 'all' came"):
         audit(train, synthetic, held_out, volumes="all", **OPTIONS)
 
 
 def test_volumes_by_slices_are_judged_without_power_and_it_is_said(volume_folders):
     where = (volume_folders / name for name in ("train", "synthetic", "held"))
     with pytest.warns(UserWarning, match="clean rests on no measured power"):
-        scores = audit(*where, size=(32, 32), volumes="slices", evidence=0, **OPTIONS)
+        scores = audit(*where, size=(32, 32), volumes="slices", **OPTIONS)
     assert scores.power is None

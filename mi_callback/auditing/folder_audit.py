@@ -1,0 +1,167 @@
+"""Folders in, scores and their files out: the library twin of `mi-audit`."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mi_callback.arguments import integer, known_options
+from mi_callback.auditing.effects import Rule, refuse_without_effect
+from mi_callback.auditing.reading import FolderReader, Folders, Volumes
+from mi_callback.auditing.report import write_report
+from mi_callback.auditing.volumes import score_volumes
+from mi_callback.detector import MemorizationDetector
+from mi_callback.encoders import Encoder, build_encoder
+from mi_callback.errors import CalibrationError
+from mi_callback.images.files import Slice, SliceFolder
+from mi_callback.reporting import collect_evidence, write_evidence
+from mi_callback.scores import Scores
+
+POWER, EVIDENCE = 16, 40
+"""Training images copied for the power self-test, and flags drawn, where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What was judged: images, or volumes by their slices.
+
+    Attributes:
+        scores: Of each.
+        generated, train: Where each of both sides lies.
+        slices: Scores of single images, of which evidence is drawn.
+    """
+
+    scores: Scores
+    generated: Sequence[Slice]
+    train: Sequence[Slice]
+    slices: Scores
+
+
+def audit(
+    train: str | Path,
+    generated: str | Path,
+    held_out: str | Path | None = None,
+    out: str | Path | None = None,
+    size: int | Sequence[int] | None = None,
+    axis: int | None = None,
+    volumes: Volumes | str | None = None,
+    colour: bool = False,
+    power: int | None = None,
+    set_scores: bool = False,
+    evidence: int | None = None,
+    progress: bool = False,
+    **detector: Any,
+) -> Scores:
+    """Look for copies of training images in a folder of synthetic ones.
+
+    Args:
+        train: Folder of the images that the generator learned from.
+        generated: Folder of synthetic images.
+        held_out: Folder of real images of other subjects; without it the null is made from training subjects.
+        out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches),
+            `summary.json` (aggregates alone, with power and certificate) and `evidence/`; nothing is written when None.
+        size: Height and width to which images are fitted, their proportions kept, of whole volumes depth, height and
+            width; or one number for all sides. 128 each when None, of whole volumes 96.
+        axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial. Axial when None.
+        volumes: What is judged where files are volumes. None: each slice. `slices`: each volume by its slices, by how
+            many match one training volume in order (see `volumes.score_volumes`; needs held-out volumes). `whole`: each
+            volume, registered in three dimensions; an encoder of images is applied slice by slice.
+        colour: Read pictures with their colours, for an encoder of three channels.
+        power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
+            `clean` and the certificate rest on. 16 when None; volumes judged by their slices have no such test.
+        set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
+        evidence: Flagged images, most certain first, that are drawn into `evidence/` in `out`, each beside its match
+            (patient data: see `mi_callback.reporting`); 0 for none, 40 when None.
+        progress: Show progress bars.
+        detector: Arguments of `MemorizationDetector`.
+
+    Raises:
+        DataError, CalibrationError: For broken images or values, as `SliceFolder` and `MemorizationDetector.fit`.
+        OptionError: If an option is unknown, of the wrong kind, or without effect beside the others.
+
+    Example:
+        >>> scores = audit("train", "generated", held_out="held_out", out="report")  # doctest: +SKIP
+        >>> print(scores.verdict)  # doctest: +SKIP
+    """
+    known_options(detector, MemorizationDetector)
+    reader = FolderReader(size, axis, volumes, colour)
+    by_slices = reader.volumes == Volumes.SLICES
+    for name, count in (("power", power), ("evidence", evidence)):
+        if count is not None:
+            integer(name, count, least=0)
+    refuse_without_effect(
+        [
+            Rule("evidence", bool(evidence), out is not None, "out=DIR"),
+            Rule("set_scores=True", set_scores, out is not None, "out=DIR"),
+            Rule("power", bool(power), not by_slices, "images judged one by one, not volumes='slices',"),
+            *_rules_of_detector(detector, held_out is not None, by_slices),
+        ]
+    )
+    if by_slices and held_out is None:
+        raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
+    folders = reader.read_all(train, generated, held_out)
+    fitted = MemorizationDetector(**_for_dims(detector, reader.dims))
+    fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+    _measure_power(fitted, power, by_slices)
+    judged = _judge(fitted, folders, by_slices, progress)
+    if out is not None:
+        others = fitted.set_scores(folders.generated) if set_scores else {}
+        write_report(judged.scores, judged.generated, judged.train, Path(out), others)
+        _draw(fitted, folders, judged, Path(out) / "evidence", EVIDENCE if evidence is None else evidence)
+    return judged.scores
+
+
+def _rules_of_detector(detector: dict[str, Any], held_out: bool, by_slices: bool) -> list[Rule]:
+    contrast, tail = bool(detector.get("contrast")), detector.get("tail") is not None
+    used = detector.get("null", "auto") in ("auto", "held_out") or contrast or by_slices
+    one_by_one = "images judged one by one, not volumes='slices',"
+    return [
+        Rule("held_out", held_out, used, "null='auto', null='held_out' or contrast=True"),
+        Rule("contrast=True", contrast, not by_slices, one_by_one),
+        Rule("tail", tail, not by_slices, one_by_one),
+    ]
+
+
+def _for_dims(detector: dict[str, Any], dims: int) -> dict[str, Any]:
+    """Arguments of a detector; of volumes with an encoder that takes them."""
+    return detector if dims == 2 else detector | {"encoder": _of_volumes(detector.get("encoder", "bundled"))}
+
+
+def _of_volumes(encoder: str | Encoder) -> Encoder:
+    built = build_encoder(encoder)
+    return built if len(built.size) == 3 else build_encoder("slices", encoder=built)
+
+
+def _measure_power(fitted: MemorizationDetector, power: int | None, by_slices: bool) -> None:
+    if by_slices and power is None:
+        warnings.warn(
+            "the power self-test plants single images: for volumes judged by their slices it is left out, and "
+            "clean rests on no measured power. Leave it out yourself: power=0; or use volumes='whole'.",
+            stacklevel=3,
+        )
+    elif power != 0:
+        fitted.power(POWER if power is None else power)
+
+
+def _judge(fitted: MemorizationDetector, folders: Folders, by_slices: bool, progress: bool) -> _Judged:
+    generated, train, held_out = folders.generated, folders.train, folders.held_out
+    assert generated is not None
+    if not by_slices:
+        scores = fitted.score(generated, progress=progress)
+        return _Judged(scores, generated.slices, train.slices, scores)
+    assert held_out is not None
+    ours, theirs, others = (_volume_of(images) for images in (generated, train, held_out))
+    scores, slices = score_volumes(fitted, generated, ours, theirs, held_out, others, held_out.subjects, progress)
+    listed, real = ([Slice(path, None, None) for path in dict.fromkeys(paths)] for paths in (ours, theirs))
+    return _Judged(scores, listed, real, slices)
+
+
+def _volume_of(images: SliceFolder) -> list[Path]:
+    """The volume of each slice: its file, and for pictures the folder that they are in."""
+    return [piece.path if piece.position is not None else piece.path.parent for piece in images.slices]
+
+
+def _draw(fitted: MemorizationDetector, folders: Folders, judged: _Judged, folder: Path, most: int) -> None:
+    proofs = collect_evidence(fitted, folders.generated, judged.slices, most)
+    write_evidence(proofs, folder, left_out=judged.slices.flagging.count - len(proofs))

@@ -1,0 +1,136 @@
+"""Folders of training, generated and held-out images, read alike."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mi_callback.arguments import integer, positive_integer, switch
+from mi_callback.auditing.effects import Rule, refuse_without_effect
+from mi_callback.errors import OptionError, choice
+from mi_callback.images.files import PICTURES, Slice, SliceFolder, VolumeFolder
+from mi_callback.types import Kind
+
+SIDE = {2: 128, 3: 96}
+"""Sides to which images and volumes are fitted, by the number of dimensions, where none are asked for."""
+
+AXIAL = 2
+
+
+class Volumes(Kind):
+    """What is judged where files are volumes, other than each of their slices."""
+
+    SLICES = "slices"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Folders that were read.
+
+    Attributes:
+        train: Training images.
+        generated: Synthetic images; None where there are none to judge.
+        held_out: Real images of other subjects; None where there are none.
+    """
+
+    train: SliceFolder
+    generated: SliceFolder | None
+    held_out: SliceFolder | None
+
+    @property
+    def slices(self) -> list[Slice]:
+        """Every slice of all of them."""
+        return [piece for folder in (self.train, self.generated, self.held_out) if folder for piece in folder.slices]
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    """How folders are read.
+
+    Args:
+        size: Sides to which images are fitted, their proportions kept: height and width, of whole volumes depth,
+            height and width; or one number for all. `SIDE` each when None.
+        axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial; axial when None.
+        volumes: What is judged where files are volumes: see `audit`.
+        colour: Read pictures with their colours.
+
+    Raises:
+        OptionError: If a value is none of these, or has no effect beside the others.
+    """
+
+    size: int | Sequence[int] | None = None
+    axis: int | None = None
+    volumes: Volumes | str | None = None
+    colour: bool = False
+
+    def __post_init__(self) -> None:
+        if self.volumes is not None:
+            object.__setattr__(self, "volumes", choice("volumes", self.volumes, Volumes, OptionError))
+        if self.axis is not None:
+            integer("axis", self.axis, least=0, most=2)
+        switch("colour", self.colour)
+        sliced, whole = self.dims == 2, "images or slices, not volumes='whole',"
+        rules = [Rule("axis", self.axis is not None, sliced, whole), Rule("colour=True", self.colour, sliced, whole)]
+        refuse_without_effect(rules)
+        self._check_size()
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions of what is read: 2, or 3 for whole volumes."""
+        return 3 if self.volumes == Volumes.WHOLE else 2
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides to which everything is fitted."""
+        if self.size is None or isinstance(self.size, int):
+            return (SIDE[self.dims] if self.size is None else self.size,) * self.dims
+        return tuple(self.size)
+
+    def read(self, root: str | Path) -> SliceFolder:
+        """The slices of a folder, or its volumes whole."""
+        if self.dims == 3:
+            return VolumeFolder(root, self.sides)
+        return SliceFolder(root, self.sides, AXIAL if self.axis is None else self.axis, colour=self.colour)
+
+    def read_all(
+        self, train: str | Path, generated: str | Path | None = None, held_out: str | Path | None = None
+    ) -> Folders:
+        """All folders, and a warning for each of real images that does not say whose they are."""
+        read = [None if root is None else self.read(root) for root in (generated, train, held_out)]
+        assert read[1] is not None
+        folders = Folders(read[1], read[0], read[2])
+        self.check_effects(folders.slices)
+        for name, images in (("training", folders.train), ("held-out", folders.held_out)):
+            if images is not None:
+                warn_of_unknown_subjects(name, images)
+        return folders
+
+    def check_effects(self, slices: Sequence[Slice]) -> None:
+        """Refuse an axis where nothing is sliced, and colour where there are no pictures."""
+        sliced = any(piece.position is not None for piece in slices)
+        coloured = any(piece.path.name.lower().endswith(PICTURES) for piece in slices)
+        refuse_without_effect(
+            [
+                Rule("axis", self.axis is not None, sliced, "volumes to slice"),
+                Rule("colour=True", self.colour, coloured, "pictures"),
+            ]
+        )
+
+    def _check_size(self) -> None:
+        sides = self.sides
+        if len(sides) != self.dims:
+            what = "volumes" if self.dims == 3 else "slices"
+            raise OptionError(f"needed a size of {self.dims} numbers for {what}; {sides} came.")
+        for side in sides:
+            positive_integer("each side of size", side)
+
+
+def warn_of_unknown_subjects(name: str, images: SliceFolder) -> None:
+    """Warn where images do not say whose they are."""
+    if images.subjects is None:
+        warnings.warn(
+            f"no subject ids for the {name} images: each counts as its own person, which is too optimistic where "
+            "several show the same one. Add a manifest.csv (columns file, subject), or one folder per subject.",
+            stacklevel=4,
+        )

@@ -148,15 +148,15 @@ def test_half_a_volume_among_strange_slices_counts_by_half():
 
 def test_the_same_volume_twice_counts_once(detector):
     found, _ = scored(detector, torch.cat([volumes(TRAIN, 0)[[5, 5, 5]], volumes(2, 4)]))
-    assert len(set(found.group[:3].tolist())) == 1
-    assert len(set(found.group.tolist())) == 3
-    assert found.distinct_flags(detector.rule.alpha)[0] <= 1 + int(found.flagged[3:].sum())
+    assert len(set(found.flagging.group[:3].tolist())) == 1
+    assert len(set(found.flagging.group.tolist())) == 3
+    assert found.flagging.distinct_at(detector.rule.alpha)[0] <= 1 + int(found.flagged[3:].sum())
 
 
 def test_several_volumes_of_one_subject_are_one_unit_of_evidence(detector):
     people = [f"p{i // 3}" for i in range(HELD_OUT) for _ in range(SLICES)]
     found, _ = scored(detector, volumes(TRAIN, 0), held_out_subjects=people)
-    assert found.null_subjects == HELD_OUT // 3
+    assert found.flagging.null.n_subjects == HELD_OUT // 3
     assert float(found.p_value.min()) >= 1 / (HELD_OUT // 3 + 1)
 
 

@@ -11,6 +11,8 @@ from mi_callback.errors import DataError
 from mi_callback.images.batches import read_batches
 from mi_callback.images.files import SliceFolder
 from mi_callback.images.preprocessing import check_images
+from mi_callback.images.subjects.ids import normal_ids, settle
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.statistics.subjects import thin
 from mi_callback.types import Subjects
 
@@ -68,14 +70,22 @@ def _read(source: Any, subjects: Subjects | None, side: str) -> tuple[Tensor, li
     if not batches:
         raise DataError(f"needed at least one {side} image; the data set or iterable is empty.")
     images = torch.cat([batch.images for batch in batches])
-    known: list[str] | None = None
+    ids: list[str | None] | None = None
     if subjects is not None:
-        known = [str(subject) for subject in subjects]
+        ids = normal_ids(subjects)
     elif all(batch.subjects is not None for batch in batches):
-        known = [subject for batch in batches for subject in batch.subjects or ()]
-    if known is not None and len(known) != len(images):
-        raise DataError(f"needed one subject per {side} image ({len(images)}); {len(known)} came.")
-    return images, known
+        ids = [subject for batch in batches for subject in batch.subjects or ()]
+    if ids is not None and len(ids) != len(images):
+        raise DataError(f"needed one subject per {side} image ({len(images)}); {len(ids)} came.")
+    return images, _settle(ids, images)
+
+
+def _settle(ids: list[str | None] | None, images: Tensor) -> list[str] | None:
+    """A subject per image; an image without an id is its own."""
+    if ids is None or None not in ids:
+        return None if ids is None else [str(subject) for subject in ids]
+    dims = images.ndim - 2
+    return settle(ids, make_thumbnails(check_images(images, images.shape[1], dims), THUMBNAIL_SIDE[dims]))
 
 
 def _at(values: Sequence[str] | None, rows: Sequence[int]) -> list[str] | None:

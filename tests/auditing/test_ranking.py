@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mi_callback.auditing.loading import load_images
 from mi_callback.auditing.ranked import Against, Found, Ranked, in_order
 from mi_callback.auditing.ranking import NOT_FOR_RANKING, label, rank
 from mi_callback.auditing.tables import listing_table, ranking_table
@@ -278,6 +279,13 @@ def test_an_option_without_effect_on_a_folder_is_refused(folders, options, said)
 def test_the_same_images_of_every_subject_are_used_up_to_a_number(people):
     (row,) = rank(["pixels"], people[0], subjects=people[1], images=22, power=2, **ALONE)
     assert row.found.against == ("cross-fit", 22, 22)
+
+
+def test_an_image_without_an_id_is_its_own_subject(people):
+    images, subjects = people
+    assert load_images(images, subjects, None, 0, "training").people == 22
+    assert load_images(images, [None, None, *subjects[2:]], None, 0, "training").people == 23
+    assert load_images(images, [None] * 44, None, 0, "training").people == 44
 
 
 def test_volumes_are_ranked_by_encoders_of_volumes():

@@ -8,6 +8,8 @@ import torch
 from mi_callback.errors import EncoderError
 from mi_callback.retrieval.aggregation import EPSILON, aggregate
 
+pytestmark = pytest.mark.numeric
+
 LAYERS = ["a", "b", "c"]
 
 

@@ -8,6 +8,8 @@ import torch
 from mi_callback.errors import StateError
 from mi_callback.retrieval.engines import FaissIndex, TorchIndex, build_index
 
+pytestmark = pytest.mark.numeric
+
 
 def unit(n: int, d: int, seed: int) -> torch.Tensor:
     vectors = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))

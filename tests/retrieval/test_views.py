@@ -9,6 +9,8 @@ from mi_callback.images.perturbations import affine
 from mi_callback.images.poses import POSES
 from mi_callback.retrieval.views import VIEWS, VOLUME_VIEWS, views_of, views_of_queries
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 TABLE = {  # pose, recoloured, beside

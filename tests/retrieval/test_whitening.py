@@ -8,6 +8,8 @@ from sklearn.covariance import oas as sklearn_oas
 from mi_callback.errors import CalibrationError
 from mi_callback.retrieval.whitening import fit_whitening, oas_shrinkage
 
+pytestmark = pytest.mark.numeric
+
 MODES = ["shrunk", "zca", "pca", "standard", "none"]
 
 

@@ -8,6 +8,8 @@ from mi_callback.images.windows import WINDOWS
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.window_index import WindowIndex
 
+pytestmark = pytest.mark.numeric
+
 
 def with_windows(n: int, poses: int = 1, seed: int = 0, widths=(5, 8), missing: float = 0.3) -> Features:
     """Made-up features of images and of their windows, of which a share is background."""

@@ -10,6 +10,8 @@ from mi_callback.errors import CalibrationError
 from mi_callback.statistics.conformal import at_most, conformal_p_values, round_down, round_up
 from mi_callback.statistics.null import smallest_p
 
+pytestmark = pytest.mark.numeric
+
 
 def slices_of_subjects(rng: np.random.Generator, sizes: list[int], within: float = 0.3) -> list[np.ndarray]:
     """Similarities whose subjects differ more than the slices of one subject."""

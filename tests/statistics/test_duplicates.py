@@ -10,6 +10,8 @@ import torch
 
 from mi_callback.statistics.duplicates import distinct_flags, groups_of_duplicates
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

@@ -15,6 +15,8 @@ from mi_callback.statistics.generalized_pareto import (
     zhang_stephens,
 )
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

@@ -9,6 +9,8 @@ from mi_callback.errors import CalibrationError
 from mi_callback.statistics.indices import OniScale, memorization_index, overfit_novelty_index
 from mi_callback.statistics.null import Null
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

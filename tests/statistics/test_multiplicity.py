@@ -10,6 +10,8 @@ from mi_callback.errors import CalibrationError
 from mi_callback.statistics.conformal import conformal_p_values
 from mi_callback.statistics.multiplicity import Procedure, benjamini_hochberg, benjamini_yekutieli, reject
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

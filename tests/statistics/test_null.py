@@ -7,6 +7,8 @@ from mi_callback.errors import CalibrationError
 from mi_callback.statistics.conformal import conformal_p_values
 from mi_callback.statistics.null import Null, NullKind, null_kind, smallest_p, subjects_needed
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

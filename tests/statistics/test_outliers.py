@@ -16,6 +16,8 @@ from mi_callback.statistics.outliers import (
     suspects,
 )
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

@@ -9,6 +9,8 @@ from scipy.stats import binomtest
 from mi_callback.images.perturbations import PERTURBATIONS
 from mi_callback.statistics.power import ENOUGH, Power
 
+pytestmark = pytest.mark.numeric
+
 
 def table(**shares: list[int]) -> Power:
     flagged = {change: torch.tensor(values, dtype=torch.bool) for change, values in shares.items()}

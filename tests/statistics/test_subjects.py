@@ -14,6 +14,8 @@ from mi_callback.statistics.subjects import (
     thin,
 )
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

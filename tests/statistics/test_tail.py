@@ -11,6 +11,8 @@ from mi_callback.errors import CalibrationError
 from mi_callback.statistics.null import Null
 from mi_callback.statistics.tail import CLOSEST, MIN_EXCEEDANCES, TINY, Tail, fit_tail
 
+pytestmark = pytest.mark.numeric
+
 KNOWN = {
     "normal": stats.norm(0.5, 0.15),
     "exponential": stats.expon(0.2, 0.15),

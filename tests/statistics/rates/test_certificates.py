@@ -8,6 +8,8 @@ from scipy.stats import binom
 
 from mi_callback.statistics.rates.certificates import certify
 
+pytestmark = pytest.mark.numeric
+
 certify_once = cache(certify)
 
 

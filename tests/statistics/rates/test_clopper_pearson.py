@@ -5,6 +5,8 @@ from scipy.stats import binomtest
 
 from mi_callback.statistics.rates.clopper_pearson import clopper_pearson, one_sided
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

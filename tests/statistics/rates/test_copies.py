@@ -15,6 +15,8 @@ from mi_callback.statistics.rates.clopper_pearson import clopper_pearson, one_si
 from mi_callback.statistics.rates.copies import memorization_rate
 from mi_callback.statistics.rates.false_flags import excess_p_value
 
+pytestmark = pytest.mark.numeric
+
 memorization_rate_once = cache(memorization_rate)
 
 

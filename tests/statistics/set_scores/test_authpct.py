@@ -8,6 +8,8 @@ import torch
 from mi_callback.errors import DataError
 from mi_callback.statistics.set_scores.authpct import authpct
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

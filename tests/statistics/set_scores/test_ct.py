@@ -9,6 +9,8 @@ from mi_callback.errors import DataError
 from mi_callback.statistics.set_scores import features, set_scores
 from mi_callback.statistics.set_scores.ct import ct
 
+pytestmark = pytest.mark.numeric
+
 
 def naive_z_score(train: list, held_out: list, generated: list) -> float:
     far = [min(math.dist(x, t) for t in train) for x in generated]

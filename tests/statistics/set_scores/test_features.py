@@ -7,6 +7,8 @@ import pytest
 from mi_callback.statistics.set_scores import features
 from mi_callback.statistics.set_scores.features import nearest
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

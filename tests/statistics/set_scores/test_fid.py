@@ -8,6 +8,8 @@ from monai.metrics.fid import get_fid_score
 
 from mi_callback.statistics.set_scores.fid import fid
 
+pytestmark = pytest.mark.numeric
+
 # Definition
 
 

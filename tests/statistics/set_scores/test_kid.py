@@ -7,6 +7,8 @@ from torchmetrics.image.kid import poly_mmd
 from mi_callback.statistics.set_scores import features
 from mi_callback.statistics.set_scores.kid import kid
 
+pytestmark = pytest.mark.numeric
+
 
 def naive_kid(x: torch.Tensor, y: torch.Tensor) -> float:
     def kernel(a, b):

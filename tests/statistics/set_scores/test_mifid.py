@@ -10,6 +10,8 @@ from mi_callback.statistics.set_scores import features
 from mi_callback.statistics.set_scores.fid import fid
 from mi_callback.statistics.set_scores.mifid import COSINE_FLOOR, memorization_penalty, mifid
 
+pytestmark = pytest.mark.numeric
+
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a.double() @ b.double()) / math.sqrt(float(a.double() @ a.double()) * float(b.double() @ b.double()))

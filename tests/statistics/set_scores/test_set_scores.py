@@ -14,6 +14,8 @@ from mi_callback.statistics.set_scores.kid import kid
 from mi_callback.statistics.set_scores.mifid import memorization_penalty, mifid
 from mi_callback.statistics.set_scores.vendi import vendi
 
+pytestmark = pytest.mark.numeric
+
 ON_TWO_SETS = {"authpct": authpct, "fid": fid, "kid": kid, "mifid": mifid, "memorization_penalty": memorization_penalty}
 
 

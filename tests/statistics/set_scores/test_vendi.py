@@ -8,6 +8,8 @@ import torch
 from mi_callback.errors import DataError
 from mi_callback.statistics.set_scores.vendi import vendi
 
+pytestmark = pytest.mark.numeric
+
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a.double() @ b.double()) / math.sqrt(float(a.double() @ a.double()) * float(b.double() @ b.double()))

@@ -66,7 +66,12 @@ def correlate_locally(
     variances = torch.cat([var_g, var_a], dim=1) + config.quantisation**2
     correlation = (product - mean_g * mean_a).abs() / variances.prod(dim=1, keepdim=True).sqrt()
     structure = (var_g.sqrt() / config.full_structure).clamp_max(1)
-    return LocalCorrelation(correlation, structure, (mean_inside > 0.99).float(), variances)
+    return LocalCorrelation(correlation, structure, is_whole(mean_inside, dims, config).float(), variances)
+
+
+def is_whole(share: Float[Tensor, "..."], dims: int, config: LocalCorrelationConfig) -> Bool[Tensor, "..."]:
+    """Whether nothing is missing of windows of images or volumes of which this share is there: not one pixel."""
+    return share > 1 - 0.5 / config.window**dims
 
 
 def shares_by_level(found: LocalCorrelation, levels: tuple[float, ...]) -> Float[Tensor, "p levels"]:

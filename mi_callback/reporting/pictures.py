@@ -12,6 +12,7 @@ from mi_callback.images.filters import box_mean
 from mi_callback.images.poses import undo
 from mi_callback.images.warping import lie_inside, map_places
 from mi_callback.registration.config import registration_config
+from mi_callback.registration.local_correlation import is_whole
 from mi_callback.registration.schedule import Alignment
 from mi_callback.types import Thumbnails
 
@@ -109,8 +110,9 @@ def _where_compared(alignment: Alignment) -> tuple[Float[Tensor, "k ..."], Float
     aligned, lncc_map = alignment.aligned.cpu(), alignment.lncc_map.cpu()
     inside = _inside(alignment.theta.cpu(), aligned.shape[-1])
     dims = aligned.ndim - 1
-    window = registration_config(dims).local_correlation.window
-    compared = box_mean(inside.float(), window, dims) > 0.99
+    config = registration_config(dims).local_correlation
+    window = config.window
+    compared = is_whole(box_mean(inside.float(), window, dims), dims, config)
     # A smooth warp moves some windows at the edge, of the overlap or the image, out of it: the map is 0 there.
     mean_over = F.avg_pool2d if dims == 2 else F.avg_pool3d
     edge = mean_over(compared[:, None].float(), window, stride=1, padding=window // 2)[:, 0] < 0.99

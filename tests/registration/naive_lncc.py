@@ -21,6 +21,8 @@ def correlated_noise(dims: int, side: int) -> tuple[np.ndarray, np.ndarray, np.n
         generated[:, :5] *= 0.1  # little structure
     inside = np.ones((side,) * dims)
     inside[..., side - 3 :] = 0
+    if dims == 3:
+        inside[0, 0, 0] = 0  # one voxel alone, at the corner of a window
     return generated, aligned, inside
 
 

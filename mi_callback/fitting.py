@@ -11,6 +11,7 @@ from mi_callback.detection.matching import MATCHING, Matcher
 from mi_callback.detection.people import warn_of_ids
 from mi_callback.errors import CalibrationError, DataError
 from mi_callback.fingerprints import fingerprint, fingerprint_of_code
+from mi_callback.images.config import IMAGES
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.registration.config import registration_config
 from mi_callback.retrieval.config import SEARCH
@@ -35,7 +36,7 @@ def method(dims: int) -> dict[str, str]:
     """
     return {
         "version": __version__,
-        "constants": fingerprint(SEARCH, MATCHING[dims], registration_config(dims)),
+        "constants": fingerprint(*IMAGES, SEARCH, MATCHING[dims], registration_config(dims)),
         "code": fingerprint_of_code(*DECIDING),
     }
 

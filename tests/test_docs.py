@@ -250,6 +250,14 @@ def test_every_page_is_reachable():
     assert pages - {"index"} <= listed
 
 
+def test_architecture_names_rooms_that_exist():
+    rooms = {path.stem for path in (ROOT / "mi_callback").iterdir()}
+    (listed,) = re.findall(
+        r"```\{floors\}\n```\n\n(.*?)\n\n", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL
+    )
+    assert set(re.findall(r"`(\w+)`", listed)) <= rooms
+
+
 # Docstrings ---------------------------------------------------------------------------------------------------------
 
 

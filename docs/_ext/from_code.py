@@ -119,9 +119,9 @@ class Encoders(FromCode):
         for name in available():
             known = entry(name)
             licence = known.card.licence + (" (restricted)" if known.card.restricted else "")
-            takes = {2: "images", 3: "volumes"}[known.dims]
-            rows.append([code(name), takes, known.card.modality, known.needs or "nothing", licence])
-        yield table(["name", "takes", "trained on", "you bring", "licence of the weights"], rows)
+            trained_on = f"{DIMENSIONS[known.dims]}; {known.card.modality}"
+            rows.append([code(name), trained_on, known.needs or "nothing", licence])
+        yield table(["name", "takes; trained on", "you bring", "licence of the weights"], rows)
 
 
 def modules(name: str) -> Iterator[ModuleType]:
@@ -167,6 +167,7 @@ def config_tables(module: ModuleType) -> Iterator[str]:
         made = {
             label or constant: instance
             for constant, value in vars(module).items()
+            if not isinstance(value, tuple | list)  # those of the module once more
             for label, instance in instances(value)
             if type(instance) is kind
         }
@@ -191,6 +192,9 @@ def instances(value: Any) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             for _, instance in instances(inner):
                 yield DIMENSIONS.get(key, str(key)), instance
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from instances(inner)
 
 
 def field_strings(kind: type) -> dict[str, str]:
@@ -247,6 +251,8 @@ def shown(value: Any) -> str | None:
         if len(", ".join(parts)) > LONGEST:  # type: ignore[arg-type]
             return f"{parts[0]}, {parts[1]}, …, {parts[-1]}"
         return f"({', '.join(parts)})"  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(value):
+        return type(value).__name__
     if inspect.isclass(value) or callable(value):
         return None
     return str(value)

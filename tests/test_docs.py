@@ -258,6 +258,15 @@ def test_architecture_names_rooms_that_exist():
     assert set(re.findall(r"`(\w+)`", listed)) <= rooms
 
 
+def test_doubts_are_quoted_as_they_are_said():
+    sources = "".join(path.read_text() for path in (ROOT / "mi_callback" / "statistics").glob("*.py"))
+    said = re.sub(r'"\s+f?"', "", sources)  # strings that go on in the next line
+    quoted = re.findall(r'^\| "(.*?)" \|', (ROOT / "docs" / "faq.md").read_text(), re.MULTILINE)
+    assert len(quoted) > 4
+    for doubt in quoted:
+        assert all(part.strip() in said for part in re.split(r"…|\d[\d.]*", doubt)), doubt
+
+
 # Docstrings ---------------------------------------------------------------------------------------------------------
 
 

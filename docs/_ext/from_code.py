@@ -91,12 +91,11 @@ class Floors(FromCode):
             if contract["type"] != "layers":
                 continue
             rows = []
-            for layer in contract["layers"]:
-                names = re.split(r"\s*[|:]\s*", layer)
-                full = [name.strip("()") if "." in name else f"mi_callback.{name.strip('()')}" for name in names]
-                rows.append([", ".join(code(name) for name in full), " ".join(first_line(name) for name in full)])
-            yield f"{contract['name']}, from the top floor down:\n"
-            yield table(["floor", "holds"], rows)
+            for height, layer in enumerate(reversed(contract["layers"])):
+                for name in re.findall(r"[\w.]+", layer):
+                    full = name if name.startswith("mi_callback") else f"mi_callback.{name}"
+                    rows.insert(0, [str(height), f"{{py:mod}}`{name} <{full}>`", first_line(full)])
+            yield table(["floor", "package or module", "holds"], rows)
 
 
 class Public(FromCode):
@@ -106,6 +105,8 @@ class Public(FromCode):
             if name.startswith("__"):  # the version
                 continue
             known = resolve(f"mi_callback.{name}")
+            if not hasattr(known, "__name__"):  # the version
+                continue
             role = "class" if inspect.isclass(known) else "func"
             rows.append([f"{{py:{role}}}`~{known.__module__}.{known.__name__}`", introduction_line(known)])
         yield table(["name", "what it is"], rows)

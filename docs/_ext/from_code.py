@@ -105,8 +105,6 @@ class Public(FromCode):
             if name.startswith("__"):  # the version
                 continue
             known = resolve(f"mi_callback.{name}")
-            if not hasattr(known, "__name__"):  # the version
-                continue
             role = "class" if inspect.isclass(known) else "func"
             rows.append([f"{{py:{role}}}`~{known.__module__}.{known.__name__}`", introduction_line(known)])
         yield table(["name", "what it is"], rows)

@@ -2,4 +2,5 @@
 
 from mi_callback.cli import main
 
-main()
+if __name__ == "__main__":  # imported when the documentation is built
+    main()

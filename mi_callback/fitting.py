@@ -9,6 +9,7 @@ import torch
 from mi_callback.detection import leaks, nulls
 from mi_callback.detection.matching import MATCHING, Matcher
 from mi_callback.detection.people import warn_of_ids
+from mi_callback.detection.sides import difference_of_sides
 from mi_callback.errors import CalibrationError, DataError
 from mi_callback.fingerprints import fingerprint, fingerprint_of_code
 from mi_callback.images.config import IMAGES
@@ -120,8 +121,11 @@ class Fitter:
         duplicate = nulls.duplicate_similarity(
             train, novel, reference, self.reference, self.match.aggregation, self.null_size, self.seed
         )
+        difference = None if novel is None else difference_of_sides(train, novel, self.seed)
+        if difference is not None:
+            warnings.warn(f"{difference}. Until then the result is inconclusive.", stacklevel=4)
         kept = None if held_out is None else held_out.in_pose(0)
-        return FittedState(train.in_pose(0), kept, reference, null, duplicate, planted)
+        return FittedState(train.in_pose(0), kept, reference, null, duplicate, planted, difference)
 
     def _calibrate(self, train: Features, held_out: Features | None, reference: Reference, progress: bool) -> Null:
         size, seed = self.null_size, self.seed

@@ -51,7 +51,7 @@ class Scorer:
         null = self.state.null
         p_value = null.p_values(found.similarity)
         group = groups_of_duplicates(len(generated), self._duplicates(generated, found.row))
-        return Flagging(p_value, self.rule.flag(p_value), group, self.rule, NullSummary.of(null))
+        return Flagging(p_value, self.rule.flag(p_value), group, self.rule, NullSummary.of(null, self.state.difference))
 
     def score(self, found: Match, p_value: Float[Tensor, " n"]) -> ImageScores:
         """What was found of each image."""

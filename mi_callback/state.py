@@ -39,6 +39,7 @@ class FittedState:
         null: How similar real images are that were not trained on.
         duplicate: Feature similarity beyond which two generated images are near-duplicates.
         planted: Training images kept for the power self-test; None where features came from elsewhere.
+        difference: In what held-out images differ from training images, with the remedy; None where they do not.
     """
 
     train: Features = field(repr=False)
@@ -47,6 +48,7 @@ class FittedState:
     null: Null = field(repr=False)
     duplicate: float
     planted: Reservoir | None = field(default=None, repr=False)
+    difference: str | None = None
 
     def images_to_plant(self, n: int, seed: int) -> tuple[list[Tensor], list[int]]:
         """Up to n of the training images kept for the power self-test, and their rows.
@@ -111,7 +113,7 @@ class FittedState:
         rows = header["planted"]
         planted = None if rows is None else Reservoir.of(rows, [tensors[f"planted/{row}"] for row in rows])
         null = Null(tensors["null"], usual=tensors.get("null_usual"), **header["null"])
-        return cls(train, held_out, fit_reference(train), null, header["duplicate"], planted)
+        return cls(train, held_out, fit_reference(train), null, header["duplicate"], planted, header["difference"])
 
 
 class Fitted:
@@ -179,6 +181,7 @@ def _header(state: FittedState) -> dict[str, Any]:
             "suspects": null.suspects,
         },
         "duplicate": state.duplicate,
+        "difference": state.difference,
         "planted": None if planted is None else planted.rows,
     }
 
@@ -240,7 +243,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
-            needed = {"settings", "data", "train", "held_out", "null", "duplicate", "planted"}
+            needed = {"settings", "data", "train", "held_out", "null", "duplicate", "difference", "planted"}
             if missing := needed - header.keys():
                 raise KeyError(sorted(missing))
             return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping

@@ -99,12 +99,30 @@ class ThumbnailConfig:
     around: int = 3
 
 
+@dataclass(frozen=True)
+class AppearanceConfig:
+    """How images are described whoever they show (`appearance`). Conventions, not tuned.
+
+    Attributes:
+        empty: Brightness, in [0, 1], up to which a pixel is empty.
+        margin: Width of the bands at the sides, as a share of the side.
+        corner: Side of the corners in which text is looked for, as a share of the side.
+        blur: Standard deviation, in pixels, of the blur that sharp slopes do not survive.
+    """
+
+    empty: float = 0.1
+    margin: float = 1 / 8
+    corner: float = 1 / 3
+    blur: float = 1.0
+
+
 INTENSITY = IntensityConfig()
 FRAME = FrameConfig()
 EDGES = EdgeConfig()
 CURVES = CurveConfig()
 WINDOW = WindowConfig()
 THUMBNAIL = ThumbnailConfig()
+APPEARANCE = AppearanceConfig()
 
-IMAGES = (INTENSITY, FRAME, EDGES, CURVES, WINDOW, THUMBNAIL)
+IMAGES = (INTENSITY, FRAME, EDGES, CURVES, WINDOW, THUMBNAIL, APPEARANCE)
 """All of them, for fingerprints: features and thumbnails change with any."""

@@ -60,6 +60,8 @@ class NullSummary:
         n_images: Images in it.
         subjects_known: Whether their subjects are known; else every image counts as its own subject.
         suspects: People in it who resemble training images as only copies do.
+        difference: In what its images differ from training images, so that it says nothing of samples that are like
+            these; None where they do not.
     """
 
     kind: NullKind
@@ -67,11 +69,13 @@ class NullSummary:
     n_images: int
     subjects_known: bool = True
     suspects: int = 0
+    difference: str | None = None
 
     @classmethod
-    def of(cls, null: Null) -> "NullSummary":
+    def of(cls, null: Null, difference: str | None = None) -> "NullSummary":
         """What there is to say of a null."""
-        return cls(null.kind, null.n_subjects, len(null.similarity), null.subjects is not None, null.suspects)
+        known = null.subjects is not None
+        return cls(null.kind, null.n_subjects, len(null.similarity), known, null.suspects, difference)
 
     @property
     def smallest_p(self) -> float:
@@ -145,7 +149,11 @@ class Flagging:
     @property
     def calibrated(self) -> bool:
         """Whether p ≤ alpha can happen against this null, and then means what it says."""
-        return self.null.kind != "train_halves" and self.null.resolves(self.rule.alpha)
+        return (
+            self.null.kind != NullKind.TRAIN_HALVES
+            and self.null.difference is None
+            and self.null.resolves(self.rule.alpha)
+        )
 
     def at(self, level: float) -> tuple[int, int]:
         """Images with p ≤ level, and images."""

@@ -1,12 +1,24 @@
 """Whose image is it? Subjects are the unit of evidence: their numbers, weights, samples and folds."""
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_callback.types import Subjects
+
+RANKS = 1000
+"""Quantiles at which numbers of images of the subjects of two sides are matched."""
+
+
+class Sides(NamedTuple):
+    """Positions of images among those of each side, ascending."""
+
+    train: Int[Tensor, " a"]
+    held_out: Int[Tensor, " b"]
 
 
 def numbered(subjects: Subjects) -> Int[Tensor, " n"]:
@@ -140,3 +152,47 @@ def folds(groups: Sequence[Hashable], most: int, seed: int) -> Int[Tensor, " n"]
     shuffled = torch.randperm(len(unique), generator=torch.Generator().manual_seed(seed)).tolist()
     fold_of = {unique[u]: position % most for position, u in enumerate(shuffled)}
     return torch.tensor([fold_of[group] for group in groups])
+
+
+def show_alike(train: Subjects, held_out: Subjects, seed: int) -> Sides:
+    """Choose as many images a subject on one side as on the other, drawn at random.
+
+    Subjects are exchangeable only where they are shown alike: with seventeen slices of each training subject and four
+    of each held-out one, the closest image would be a training image of anybody, and the mean of a held-out subject
+    would vary more. Subjects are ranked by their number of images, and those of equal rank show the smaller of their
+    two numbers.
+
+    Args:
+        train: Subject of each training image.
+        held_out: Subject of each held-out image.
+        seed: Of the draws.
+
+    Returns:
+        Positions of the images to show.
+
+    Example:
+        >>> sides = show_alike(["a", "a", "a", "b", "b"], ["c", "d"], seed=0)
+        >>> len(sides.train), len(sides.held_out)
+        (2, 2)
+    """
+    shown = torch.minimum(_images_by_rank(train), _images_by_rank(held_out))
+    return Sides(_drawn(train, shown, seed), _drawn(held_out, shown, seed))
+
+
+def _images_by_rank(subjects: Subjects) -> Tensor:
+    """Number of images of the subject at each of `RANKS` quantiles, ascending."""
+    counts = torch.tensor(sorted(Counter(subjects).values()))
+    return counts[(torch.arange(RANKS) + 0.5).mul(len(counts) / RANKS).long()]
+
+
+def _drawn(subjects: Subjects, shown: Tensor, seed: int) -> Tensor:
+    """Positions of images, ascending: of the subject at each quantile `shown` images, drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    rows: dict[str, list[int]] = {}
+    for i in torch.randperm(len(subjects), generator=generator).tolist():
+        rows.setdefault(subjects[i], []).append(i)
+    # Stable: subjects with equally many images stay in random order.
+    ranked = sorted(rows.values(), key=len)
+    ranks = [int((place + 0.5) * RANKS / len(ranked)) for place in range(len(ranked))]
+    kept = [own[: int(shown[rank])] for own, rank in zip(ranked, ranks, strict=True)]
+    return torch.tensor(sorted(i for own in kept for i in own))

@@ -95,6 +95,8 @@ def _undecidable(flagging: Flagging) -> str | None:
     if not flagging.resolvable:
         needed, of = subjects_needed(flagging.level, null.kind), null.kind.replace("held_out", "held-out")
         return f"to flag a single image at {flagging.level:.3g} needs at least {needed} {of} subjects"
+    if null.difference is not None:
+        return null.difference
     if flagging.rule.fdr is None and flagging.least_chance > LEVEL:
         return f"too few distinct images ({flagging.n_distinct}) for any number of flags to be more than chance"
     return None

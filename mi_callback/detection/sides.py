@@ -1,0 +1,63 @@
+"""Are held-out people like training people? If not, the null says nothing of samples that are like training images."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_callback.images.appearance import appearance
+from mi_callback.retrieval.features import Features
+from mi_callback.statistics.exchangeability import Difference, Exchangeability, compare_people
+
+LEVEL = 0.01
+"""Probability with which two sides of one source are called different, at most."""
+
+COMPONENTS = 12
+"""Principal components of the features that are compared beside the appearance of images."""
+
+UNMISTAKABLE = 1.5
+"""Difference, in standard deviations among images, that counts where subjects are unknown: images of one person are
+then taken for several, and smaller differences may be those of a few people."""
+
+
+def difference_of_sides(train: Features, held_out: Features, seed: int = 0) -> str | None:
+    """In what held-out images differ from training images, in a sentence with the remedy; None where they do not.
+
+    People are compared by how their images look (`images.appearance`) and by the principal components of their
+    features, by a permutation test (`statistics.exchangeability`).
+
+    Args:
+        train: Of training images.
+        held_out: Of held-out images of other people.
+        seed: Of the labellings.
+    """
+    sides = torch.cat([torch.zeros(len(train)), torch.ones(len(held_out))]).bool()
+    thumbnails = torch.cat([train.thumbnails, held_out.thumbnails])
+    known = train.subjects is not None and held_out.subjects is not None
+    subjects = [f"train {s}" for s in train.ids] + [f"held out {s}" for s in held_out.ids] if known else None
+    found = compare_people(sides, subjects, appearance(thumbnails), _components(train, held_out), seed=seed)
+    named = found.differing(LEVEL)
+    if not found.rejects(LEVEL) or not (known or any(abs(one.effect) >= UNMISTAKABLE for one in named)):
+        return None
+    return _sentence(found, named)
+
+
+def _components(train: Features, held_out: Features) -> Float[Tensor, "n components"]:
+    """Principal components of the plain features of both sides together, which do not know the sides."""
+    together = torch.cat([_unit(side) for side in (train, held_out)])
+    centred = together - together.mean(dim=0)
+    _, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+    return centred @ axes[:, -COMPONENTS:]
+
+
+def _unit(images: Features) -> Tensor:
+    """Features of pose 0, of unit length per layer, layers side by side."""
+    layers = images.pose(0).values()
+    return torch.cat([torch.nn.functional.normalize(features.double(), dim=1) for features in layers], dim=1)
+
+
+def _sentence(found: Exchangeability, named: tuple[Difference, ...]) -> str:
+    what = ", ".join(dict.fromkeys(one.name for one in named)) or "what the encoder sees"
+    return (
+        f"held-out and training images differ (p = {found.p_value:.2g}) in {what}: another scanner, site or "
+        "preprocessing? Hold out people of the same source, prepared alike"
+    )

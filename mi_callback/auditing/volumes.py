@@ -1,21 +1,22 @@
 """Is a volume a copy? Judged by its slices: how many of them match one training volume, in its order."""
 
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from mi_callback.auditing.slice_order import Alike, most_alike
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError
 from mi_callback.images.poses import compose, orbit
 from mi_callback.scores import ImageScores, Scores
 from mi_callback.statistics.duplicates import groups_of_duplicates
 from mi_callback.statistics.flagging import Flagging, NullSummary
-from mi_callback.statistics.indices import memorization_index, overfit_novelty_index
+from mi_callback.statistics.indices import OniScale, memorization_index, overfit_novelty_index
 from mi_callback.statistics.null import Null, NullKind
 from mi_callback.statistics.outliers import like_copies
 from mi_callback.types import Subjects
@@ -28,18 +29,35 @@ DUPLICATE = 0.5
 
 
 @dataclass(frozen=True)
-class Alike:
-    """The training volume that most slices of a volume match in order.
+class _Stacks:
+    """Volumes by their slices.
 
     Attributes:
-        volume: Its number.
-        slices: Which slices of the generated volume match it in order, positions from 0.
-        reversed: Whether they do so from its last slice to its first.
+        slices: Scores of all slices.
+        rows: Positions of the slices of each volume.
+        alike: The training volume that most slices of each match.
     """
 
-    volume: int
-    slices: list[int]
-    reversed: bool
+    slices: Scores
+    rows: Sequence[Tensor]
+    alike: Sequence[Alike]
+
+    @classmethod
+    def of(cls, slices: Scores, volumes: Sequence[Any], places: Sequence[tuple[int, int]]) -> "_Stacks":
+        """Slices by the volume of each, and the volume and place of each training slice."""
+        rows = _rows(volumes)
+        return cls(slices, rows, [most_alike([places[i] for i in slices.match[own].tolist()]) for own in rows])
+
+    @property
+    def share(self) -> Float[Tensor, " volumes"]:
+        """Of the slices of each volume, in order: its similarity."""
+        shares = [len(one.slices) / len(own) for one, own in zip(self.alike, self.rows, strict=True)]
+        return torch.tensor(shares, dtype=torch.float64)
+
+    @property
+    def in_order(self) -> list[Tensor]:
+        """Positions of those slices."""
+        return [own[torch.tensor(one.slices)] for one, own in zip(self.alike, self.rows, strict=True)]
 
 
 def score_volumes(
@@ -85,84 +103,45 @@ def score_volumes(
     if held_out_subjects is not None:
         _one_each("held-out subject", held_out_subjects, len(novel))
     places = _places(train_volumes)
-    rows = _rows(volumes)
-    found = [_most_alike([places[i] for i in slices.match[own].tolist()]) for own in rows]
-    share = torch.tensor(
-        [len(one.slices) / len(own) for one, own in zip(found, rows, strict=True)], dtype=torch.float64
-    )
-    null = _null([places[i] for i in novel.match.tolist()], held_out_volumes, held_out_subjects)
-    mi, p_value = memorization_index(share, null), null.p_values(share)
-    subjects: Sequence[str | None] = detector.state.train.subjects or [None] * len(detector.state.train)
+    stacks, others = _Stacks.of(slices, volumes, places), _Stacks.of(novel, held_out_volumes, places)
+    people = None if held_out_subjects is None else [held_out_subjects[int(own[0])] for own in others.rows]
+    null = Null(others.share, people, NullKind.HELD_OUT)
+    subjects: Sequence[str | None] = detector.state.train.subjects or [None] * len(train_volumes)
     subject_of_volume = list(dict(zip(train_volumes, subjects, strict=True)).values())
-    in_order = [own[torch.tensor(one.slices)] for one, own in zip(found, rows, strict=True)]
-    copied = [slices.copied_fraction[own].sum() / len(all_) for own, all_ in zip(in_order, rows, strict=True)]
-    rule = slices.flagging.rule
-    images = ImageScores(
+    # The power that was measured is that of slices.
+    scores = Scores(_volume_scores(stacks, null, subject_of_volume, detector.oni_scale), _flagging(stacks, null))
+    return scores, slices
+
+
+def _volume_scores(
+    stacks: _Stacks, null: Null, subject_of_volume: Sequence[str | None], oni_scale: OniScale
+) -> ImageScores:
+    slices, rows, in_order, share = stacks.slices, stacks.rows, stacks.in_order, stacks.share
+    mi = memorization_index(share, null)
+    copied = [slices.copied_fraction[own].sum() / len(whole) for own, whole in zip(in_order, rows, strict=True)]
+    poses = [_pose([slices.pose[i] for i in own.tolist()], one.reversed)
+             for one, own in zip(stacks.alike, in_order, strict=True)]  # fmt: skip
+    return ImageScores(
         similarity=share,
         layer_similarity=torch.stack([slices.layer_similarity[own].mean(dim=0) for own in rows]),
         layers=slices.images.layers,
         mi=mi,
-        oni=overfit_novelty_index(mi, detector.oni_scale),
-        match=torch.tensor([one.volume for one in found]),
-        match_subject=[subject_of_volume[one.volume] for one in found],
+        oni=overfit_novelty_index(mi, oni_scale),
+        match=torch.tensor([one.volume for one in stacks.alike]),
+        match_subject=[subject_of_volume[one.volume] for one in stacks.alike],
         consensus=torch.stack([slices.consensus[own].median() for own in in_order]),
         verified=torch.stack([slices.verified[own].mean() for own in in_order]),
         copied_fraction=torch.stack(copied),
-        pose=[
-            _pose([slices.pose[i] for i in own.tolist()], one.reversed)
-            for one, own in zip(found, in_order, strict=True)
-        ],
+        pose=poses,
         like_copies=like_copies(share, null.similarity),
     )
-    flagging = Flagging(
-        p_value,
-        rule.flag(p_value),
-        groups_of_duplicates(len(rows), _duplicates(slices.flagging.group, rows)),
-        rule,
-        NullSummary.of(null),
-    )
-    # The power that was measured is that of slices.
-    scores = Scores(images, flagging)
-    return scores, slices
 
 
-def _most_alike(matches: Sequence[tuple[int, int]]) -> Alike:
-    """From the training volume, and the place in it, that each slice of a volume matches."""
-    of_volume: dict[int, list[int]] = defaultdict(list)
-    for position, (volume, _) in enumerate(matches):
-        of_volume[volume].append(position)
-    best = Alike(-1, [], False)
-    for volume, positions in of_volume.items():
-        for backwards in (False, True):
-            sign = -1 if backwards else 1
-            kept = _longest_rise([sign * matches[position][1] for position in positions])
-            if len(kept) > len(best.slices):
-                best = Alike(volume, [positions[k] for k in kept], backwards)
-    return best
-
-
-def _longest_rise(values: Sequence[int]) -> list[int]:
-    """Positions of the longest subsequence that does not fall (patience sorting, Fredman 1975)."""
-    tails: list[int] = []  # the smallest last value of a rise of each length, …
-    last: list[int] = []  # … where it stands …
-    before: list[int] = []  # … and what comes before each value
-    for position, value in enumerate(values):
-        length = bisect_right(tails, value)
-        before.append(last[length - 1] if length else -1)
-        tails[length : length + 1], last[length : length + 1] = [value], [position]
-    rise = []
-    position = last[-1] if last else -1
-    while position >= 0:
-        rise.append(position)
-        position = before[position]
-    return rise[::-1]
-
-
-def _null(places: Sequence[tuple[int, int]], volumes: Sequence[Any], subjects: Subjects | None) -> Null:
-    rows = _rows(volumes)
-    shares = [len(_most_alike([places[i] for i in own.tolist()]).slices) / len(own) for own in rows]
-    people = None if subjects is None else [subjects[int(own[0])] for own in rows]
-    return Null(torch.tensor(shares, dtype=torch.float64), people, NullKind.HELD_OUT)
+def _flagging(stacks: _Stacks, null: Null) -> Flagging:
+    rule, p_value = stacks.slices.flagging.rule, null.p_values(stacks.share)
+    duplicates = _duplicates(stacks.slices.flagging.group, stacks.rows)
+    group = groups_of_duplicates(len(stacks.rows), duplicates)
+    return Flagging(p_value, rule.flag(p_value), group, rule, NullSummary.of(null))
 
 
 def _places(volumes: Sequence[Any]) -> list[tuple[int, int]]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mi_callback import MemorizationDetector, build_encoder
-from mi_callback.auditing.volumes import _longest_rise, _most_alike, score_volumes
+from mi_callback.auditing.slice_order import longest_rise, most_alike
+from mi_callback.auditing.volumes import score_volumes
 from mi_callback.errors import CalibrationError, DataError, StateError
 from mi_callback.statistics.conformal import conformal_p_values
 
@@ -45,7 +46,7 @@ def scored(detector, stacks, **options):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_longest_rise_is_the_longest_of_all_subsequences_that_do_not_fall(seed):
+def test_thelongest_rise_is_the_longest_of_all_subsequences_that_do_not_fall(seed):
     values = torch.randint(6, (8,), generator=torch.Generator().manual_seed(seed)).tolist()
     longest = max(
         (
@@ -56,20 +57,20 @@ def test_the_longest_rise_is_the_longest_of_all_subsequences_that_do_not_fall(se
         ),
         key=len,
     )
-    found = _longest_rise(values)
+    found = longest_rise(values)
     assert len(found) == len(longest)
     assert found == sorted(set(found))
     assert all(values[a] <= values[b] for a, b in itertools.pairwise(found))
 
 
 def test_nothing_has_no_rise():
-    assert _longest_rise([]) == []
+    assert longest_rise([]) == []
 
 
 def test_the_volume_that_most_slices_match_in_order_is_named():
-    found = _most_alike([(0, 3), (1, 0), (0, 1), (1, 1), (1, 4), (0, 2)])
+    found = most_alike([(0, 3), (1, 0), (0, 1), (1, 1), (1, 4), (0, 2)])
     assert (found.volume, found.slices, found.reversed) == (1, [1, 3, 4], False)
-    backwards = _most_alike([(2, 5), (2, 4), (0, 0), (2, 1), (2, 3)])
+    backwards = most_alike([(2, 5), (2, 4), (0, 0), (2, 1), (2, 3)])
     assert (backwards.volume, len(backwards.slices), backwards.reversed) == (2, 3, True)
 
 

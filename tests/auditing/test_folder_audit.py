@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mi_callback import audit, build_encoder
+from mi_callback.auditing.reading import FolderReader
 from mi_callback.cli.audit_command import COMMAND
 from mi_callback.errors import CalibrationError, DataError, OptionError
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS
@@ -117,7 +118,7 @@ def test_colour_without_pictures_is_refused(tmp_path):
 
 def test_set_level_scores_and_no_power_are_given_when_asked_for(folders, tmp_path):
     where = folders / "train", folders / "synthetic", folders / "held", tmp_path
-    scores = audit(*where, size=(32, 32), power=0, set_scores=True, **OPTIONS)
+    scores = audit(*where, size=(32, 32), power=0, set_scores=True, evidence=0, **OPTIONS)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {"ct", "authpct", "fid", "kid", "vendi", "mifid"} <= set(summary)
     assert scores.power is None
@@ -197,15 +198,14 @@ def volume_folders(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(
-    ("volumes", "size", "verify"), [("whole", (16, 16, 16), False), ("whole", None, True), ("slices", (16, 16), False)]
-)
+@pytest.mark.parametrize(("volumes", "size", "verify"), [("whole", 16, True), ("slices", (16, 16), False)])
 def test_copied_volumes_are_named_in_the_files(volume_folders, tmp_path, volumes, size, verify):
     options = {
         "encoder": build_encoder("pixels", size=16),
         "verify": verify,
         "views": False,
-        "candidates": 2,
+        "candidates": 1,
+        "null_size": 10,
         "alpha": 0.1,
     }
     where = (volume_folders / name for name in ("train", "synthetic", "held"))
@@ -221,6 +221,13 @@ def test_copied_volumes_are_named_in_the_files(volume_folders, tmp_path, volumes
         assert rows[i]["pose"] == "flip_depth_horizontal"
     assert (tmp_path / "evidence" / "gallery.png").is_file()
     assert "sub-" not in (tmp_path / "summary.json").read_text()
+
+
+def test_sizes_have_defaults_and_one_number_is_all_sides():
+    assert FolderReader().sides == (128, 128)
+    assert FolderReader(volumes="whole").sides == (96, 96, 96)
+    assert FolderReader(48, volumes="whole").sides == (48, 48, 48)
+    assert FolderReader([48, 32]).sides == (48, 32)
 
 
 def test_slices_of_volumes_need_held_out_ones_and_sizes_their_dimensions(volume_folders):

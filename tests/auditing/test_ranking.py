@@ -173,7 +173,7 @@ def test_rows_are_frozen_and_nothing_is_about_a_person(ranked):
 
 
 def test_verification_ranks_and_features_alone_are_shown(people):
-    (row,) = rank([node()], people[0], subjects=people[1], power=2, candidates=2, null_size=22, alpha=0.1)
+    (row,) = rank([node()], people[0], subjects=people[1], power=1, candidates=2, null_size=22, alpha=0.1)
     assert row.found.power is row.found.verified
     assert row.found.verified.overall > row.found.alone.overall
     assert list(row.found.verified.flagged) == list(row.found.alone.flagged)

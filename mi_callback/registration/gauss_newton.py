@@ -73,14 +73,11 @@ def refine_map(
         Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004 (inverse compositional algorithm).
     """
     jacobian, area = _jacobian(fixed, mask), mask.flatten(1).sum(dim=1)
-    # Without their means, small variances do not drown in the squares of these.
-    fixed, moving = (image - image.mean(dim=tuple(range(1, image.ndim)), keepdim=True) for image in (fixed, moving))
+    fixed, moving = (_centre(image) for image in (fixed, moving))
     images = torch.cat([torch.ones_like(fixed), fixed, moving], dim=1).flatten(2)
     best, best_theta = torch.full_like(area, -1.0), theta
     for iteration in range(iterations + 1):
-        warped, inside = warp(moving, theta)
-        inside = (inside * mask).flatten(2)
-        images[:, 2:] = warped.flatten(2)
+        inside = _warp_into(images, moving, mask, theta)
         weighted = images * inside
         correlation, weights = _correlate(weighted @ images.transpose(1, 2), config.least_overlap * area)
         better = correlation.abs() > best
@@ -91,8 +88,8 @@ def refine_map(
         if iteration == 0:  # that of later overlaps would save some steps where structure reaches the border
             hessian = _damp((jacobian * inside) @ jacobian.transpose(1, 2), config.damping)
         residual = weights[:, None] @ weighted
-        step = torch.linalg.solve(hessian, jacobian @ residual.transpose(1, 2)).view_as(theta)
-        theta = _compose(theta, step.clamp(-config.largest_step, config.largest_step), config)
+        step = torch.linalg.solve(hessian, jacobian @ residual.transpose(1, 2))
+        theta = _compose(theta, step.view_as(theta), config)
     return best_theta, best
 
 
@@ -101,11 +98,23 @@ def identity_maps(theta: Float[Tensor, "*n dims dims+1"]) -> Float[Tensor, "*n d
     return torch.eye(*theta.shape[-2:]).to(theta).expand_as(theta)
 
 
+def _warp_into(images: Tensor, moving: Tensor, mask: Tensor, theta: Tensor) -> Tensor:
+    """Put references under maps in the last plane of `images`, `(p, 3, pixels)`; 1 where these overlap."""
+    warped, inside = warp(moving, theta)
+    images[:, 2:] = warped.flatten(2)
+    return (inside * mask).flatten(2)
+
+
 def _jacobian(fixed: Tensor, mask: Tensor) -> Tensor:
     """d image / d parameters of x ↦ x + A (x, y, …, 1), in normalised coordinates: `(p, dims · (dims + 1), pixels)`."""
     side, coordinates = fixed.shape[-1], homogeneous_coordinates(*fixed.shape[2:]).to(fixed)
     slopes = gradient(standardise(fixed, mask), mask)
     return torch.cat([slope.flatten(2) * side / 2 * coordinates for slope in slopes], dim=1)
+
+
+def _centre(images: Tensor) -> Tensor:
+    """Images without their means: small variances do not drown in the squares of these."""
+    return images - images.mean(dim=tuple(range(1, images.ndim)), keepdim=True)
 
 
 def _damp(hessian: Tensor, damping: float) -> Tensor:
@@ -138,7 +147,7 @@ def _correlate(products: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
 
 def _compose(theta: Tensor, step: Tensor, config: GaussNewtonConfig) -> Tensor:
     """`theta` after the inverse of x ↦ x + step (x, 1), kept within the affine maps that a copy can have."""
-    dims = theta.shape[1]
+    dims, step = theta.shape[1], step.clamp(-config.largest_step, config.largest_step)
     row = torch.eye(dims + 1, device=theta.device)[dims:].expand(len(theta), 1, -1)
     increment = torch.cat([step + torch.eye(dims, dims + 1, device=theta.device), row], dim=1)
     composed = (torch.cat([theta, row], dim=1) @ torch.linalg.inv(increment))[:, :dims]

@@ -139,15 +139,10 @@ def compare_fine(pairs: ImagePairs, theta: Float[Tensor, "p dims dims+1"], confi
 
 def _coarsen(pairs: ImagePairs, config: RegistrationConfig) -> ImagePairs:
     """As the coarsest level sees the images, or their edges, drawn on the middle level."""
-    mask = _shrink_to(config.coarse, pairs.mask)
-    if pairs.by_edges:
-        pairs = replace(
-            pairs,
-            generated=_shrink_to(config.middle, pairs.generated),
-            reference=_shrink_to(config.middle, pairs.reference),
-        ).draw_edges(config.other_contrast)
-    side = mask.shape[-1]
-    return replace(pairs, generated=shrink(pairs.generated, side), reference=shrink(pairs.reference, side), mask=mask)
+    side = round(config.coarse.share * pairs.mask.shape[-1])
+    drawn = pairs.shrink_to(config.middle).draw_edges(config.other_contrast) if pairs.by_edges else pairs
+    generated, reference, mask = (shrink(image, side) for image in (drawn.generated, drawn.reference, drawn.mask))
+    return ImagePairs(generated, reference, mask, pairs.by_edges)
 
 
 def _shrink_to(level: LevelConfig, images: Tensor) -> Tensor:

@@ -1,31 +1,35 @@
 """When to fit, when to score, on which rank and with which random numbers. No mathematics."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from inspect import signature
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from mi_callback.arguments import integer, positive_integer, seed_number, switch
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import DataError, StateError
-from mi_callback.lightning.loaders import all_loaders, evaluation_loader, is_random, same_items
-from mi_callback.lightning.loggers import PREFIX, log_media
-from mi_callback.lightning.sampling import draw, find_sampler, rng_kept
+from mi_callback.errors import DataError, MemorizationError, OptionError, StateError, choice
+from mi_callback.lightning.keeping_up import TrainingReference
+from mi_callback.lightning.loggers import PREFIX, log_media, logged_step
+from mi_callback.lightning.messages import say, say_fitted, say_randomness, say_scores, say_what_ranks_miss, warn
+from mi_callback.lightning.options import (
+    build_detector,
+    checked_cache,
+    checked_detector,
+    checked_key,
+    checked_sampler,
+)
+from mi_callback.lightning.ranks import check_strategy, guarded, raise_everywhere
+from mi_callback.lightning.sampling import FoundSampler, draw, find_sampler, rng_kept
+from mi_callback.lightning.sides import Sides, fetch_validation_loaders, sides_of, training_sources
 from mi_callback.reporting import closest_pairs
 from mi_callback.scores import Scores
-from mi_callback.state import fingerprint
-from mi_callback.statistics.null import smallest_p, subjects_needed
-from mi_callback.statistics.power import Power
+from mi_callback.statistics.null import NullKind
 from mi_callback.types import SubjectKey
-
-SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
-"""Strategies under which no rank can sample alone."""
 
 
 class Record(NamedTuple):
@@ -39,9 +43,11 @@ class Record(NamedTuple):
 class MemorizationCallback(Callback):
     """Scores the generator's samples against its training set at every validation.
 
-    At the start of `fit` the whole training set is encoded, in order, and a null is calibrated on the validation
-    data (or, without any, on training subjects against each other). After each validation epoch `n_samples` images
-    are drawn and scored. Training is not disturbed: weights with and without the callback are bit-identical.
+    At the start of `fit` all rows that the training loaders can draw are encoded, in order, and a null is calibrated on
+    the validation data (or, without any, on training subjects against each other); a line says what was taken for what.
+    After each validation epoch `n_samples` images are drawn and scored. Training data that change on the way, because
+    loaders are reloaded or a data set is exchanged, are noticed and searched too; where they cannot be, nothing reads
+    as clean. Training is not disturbed: weights with and without the callback are bit-identical.
 
     Logged scalars, usable by EarlyStopping and ModelCheckpoint, all under `memorization/`: `mi_mean`, `mi_median`,
     `mi_p95`, `mi_max`, `oni_mean`, `similarity_mean`, `verified_max` (with verification), and, where the null has
@@ -50,8 +56,8 @@ class MemorizationCallback(Callback):
     read as clean. W&B and TensorBoard also get `memorization_media/mi` (histogram) and `memorization_media/flagged`
     (table). Between scored validations `trainer.callback_metrics` keeps the last values.
 
-    With `WeightAveraging` or another EMA callback, put this one before it in the list: the averaged weights are in
-    place during the validation epoch, and they are the ones you release.
+    With `WeightAveraging` or another EMA callback, before or after this one, the averaged weights are sampled, as they
+    are in place while validation batches are run.
 
     Args:
         n_samples: Images drawn per scored validation.
@@ -61,9 +67,10 @@ class MemorizationCallback(Callback):
         sample_batch_size: Images drawn per call of the sampler.
         train: Training images, where they are not what the Trainer trains on (a Dataset without augmentation, say).
         held_out: Real images of subjects that are not trained on; the Trainer's validation data when None.
-        subject_key: Where a batch holds its subject ids: a key, or a function of the batch.
+        subject_key: Where a batch holds its subject ids: a key, a position in a tuple, or a function of the batch.
         image_key: The same for the images.
-        detector: A `MemorizationDetector`, or its options, e.g. `{"alpha": 0.01, "verify": False}`.
+        detector: A `MemorizationDetector`, or its options, e.g. `{"alpha": 0.01, "verify": False}`. Without an encoder
+            among them, volumes get that of volumes.
         seed: Of the samples: the same latents at every validation, so that epochs can be compared.
         cache: File for the fitted state; used again when encoder, settings and every pixel are the same. Patient data.
         on_bad_samples: What happens when samples are NaN, infinite or constant: `"raise"` ends training with the error,
@@ -81,8 +88,7 @@ class MemorizationCallback(Callback):
         history: One `Record` (epoch, step, scores) per scored validation.
 
     Raises:
-        ValueError: If a count is below 1.
-        TypeError: If `detector` is neither a detector nor a mapping of its options.
+        OptionError: For an option that is unknown, of the wrong kind, or without effect beside others.
 
     Example:
         >>> trainer = Trainer(callbacks=[MemorizationCallback(n_samples=64)])  # doctest: +SKIP
@@ -108,36 +114,19 @@ class MemorizationCallback(Callback):
         log_subjects: bool = False,
     ) -> None:
         super().__init__()
-        for name, count in (
-            ("n_samples", n_samples),
-            ("every_n_validations", every_n_validations),
-            ("sample_batch_size", sample_batch_size),
-        ):
-            if count < 1:
-                raise ValueError(f"needed {name} of at least 1; {count!r} came.")
-        if not (detector is None or isinstance(detector, (MemorizationDetector, Mapping))):
-            raise TypeError(
-                f"needed a MemorizationDetector or a mapping of its options; {type(detector).__name__} came."
-            )
-        if on_bad_samples not in ("raise", "warn"):
-            raise ValueError(f"needed on_bad_samples raise or warn; {on_bad_samples!r} came.")
-        if power < 0:
-            raise ValueError(f"needed power of at least 0; {power!r} came.")
-        unknown = (
-            set(detector) - set(signature(MemorizationDetector).parameters) if isinstance(detector, Mapping) else ()
-        )
-        if unknown:
-            raise TypeError(f"needed options of MemorizationDetector; it has no {sorted(unknown)}.")
-        self.on_bad_samples = on_bad_samples
-        self.n_samples, self.every_n_validations = n_samples, every_n_validations
-        self.sampler, self.sample_batch_size = sampler, sample_batch_size
-        self.train, self.held_out = train, held_out
-        self.subject_key, self.image_key = subject_key, image_key
-        self.detector = detector if isinstance(detector, MemorizationDetector) else None
-        self.detector_options = dict(detector) if isinstance(detector, Mapping) else {}
-        self.seed, self.cache = seed, cache
-        self.power, self.set_scores = power, set_scores
-        self.log_images, self.log_subjects = log_images, log_subjects
+        self.n_samples = positive_integer("n_samples", n_samples)
+        self.every_n_validations = positive_integer("every_n_validations", every_n_validations)
+        self.sample_batch_size = positive_integer("sample_batch_size", sample_batch_size)
+        self.power = integer("power", power, least=0)
+        self.seed = seed_number("seed", seed)
+        self.set_scores = switch("set_scores", set_scores)
+        self.log_images, self.log_subjects = switch("log_images", log_images), switch("log_subjects", log_subjects)
+        self.on_bad_samples = choice("on_bad_samples", on_bad_samples, ("raise", "warn"), OptionError)
+        self.sampler = checked_sampler(sampler)
+        self.subject_key = checked_key("subject_key", subject_key)
+        self.image_key = checked_key("image_key", image_key)
+        self.train, self.held_out, self.cache = train, held_out, checked_cache(cache)
+        self.detector, self.detector_options = checked_detector(detector, train, held_out, cache)
         self.scores: Scores | None = None
         self.samples: Tensor | None = None
         self.history: list[Record] = []
@@ -146,39 +135,53 @@ class MemorizationCallback(Callback):
         self._looks = 0
         self._alarmed = False
         self._scored = False
-        self._fitted_here = False
+        self._reference: TrainingReference | None = None
+        self._caveats: list[str] = []
+        self._drawn: Tensor | None = None
 
     # When ----------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        # The first moment at which the Trainer has both loaders; the sanity check needs no scores.
+        # The first moment at which the Trainer has its loaders; the sanity check needs no scores.
         if trainer.fast_dev_run:
             self._draw(trainer, pl_module, n=2)
-            rank_zero_info("memorization: fast_dev_run, the sampler works; nothing is fitted or scored.")
+            say("fast_dev_run, the sampler works; nothing is fitted or scored.")
             return
-        strategy = type(trainer.strategy).__name__
-        if any(name in strategy for name in SHARDED):
-            raise StateError(
-                f"needed a strategy in which every rank holds the whole model, for rank zero draws the samples alone; "
-                f"{strategy} shards it. Score checkpoints afterwards with MemorizationDetector."
-            )
+        check_strategy(trainer)
         # Before the training set is encoded: a sampler that cannot work is said now.
         with suppress(DataError):  # what an untrained generator draws may be constant
             self._draw(trainer, pl_module, n=2)
+        if self.held_out is None:
+            fetch_validation_loaders(trainer)
         problem = None
         if trainer.is_global_zero:
-            problem = self._guarded(lambda: self._fit(trainer, pl_module))
-        self._raise_everywhere(trainer, problem)
+            problem = guarded(lambda: self._fit(trainer, pl_module))
+        raise_everywhere(trainer, problem)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        # New loaders may hold people who are gone again at the next validation.
+        if trainer.reload_dataloaders_every_n_epochs and self.train is None and not trainer.fast_dev_run:
+            problem = guarded(lambda: self._catch_up(trainer)) if trainer.is_global_zero else None
+            raise_everywhere(trainer, problem)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        # Averaged weights are in place now, whatever the order of the callbacks that swap them in and out.
+        skipped = trainer.sanity_checking or trainer.fast_dev_run or not trainer.is_global_zero
+        if batch_idx == dataloader_idx == 0 and not skipped and self._due and self._fitted:
+            with suppress(Exception):  # it is drawn again where errors are raised on every rank
+                self._drawn = self._draw(trainer, pl_module, self.n_samples)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.fast_dev_run:
             return
         # Only rank zero has a detector, and every rank must take the same way.
-        fitted = trainer.strategy.broadcast(self.detector is not None and self.detector.fitted)
+        fitted = trainer.strategy.broadcast(self._fitted)
         if trainer.state.fn == "validate" and not fitted:
-            rank_zero_warn(
-                "memorization: validate() was called without a fitted detector, so nothing is scored. Pass "
-                "one: MemorizationCallback(detector=MemorizationDetector().fit(…))."
+            warn(
+                "validate() was called without a fitted detector, so nothing is scored. Pass one: "
+                "MemorizationCallback(detector=MemorizationDetector().fit(…))."
             )
             return
         self._count(trainer, pl_module)
@@ -195,22 +198,31 @@ class MemorizationCallback(Callback):
         self._validations = state_dict["validations"]
         self._looks, self._alarmed = state_dict["looks"], state_dict["alarmed"]
 
-    def _count(self, trainer: Any, pl_module: Any) -> None:
+    @property
+    def _due(self) -> bool:
         # After a resume the first validation is scored too: EarlyStopping needs the key.
         # Every rank must decide alike, and only rank zero has a history.
-        due = self._validations % self.every_n_validations == 0 or not self._scored
+        return self._validations % self.every_n_validations == 0 or not self._scored
+
+    @property
+    def _fitted(self) -> bool:
+        return self.detector is not None and self.detector.fitted
+
+    def _count(self, trainer: Any, pl_module: Any) -> None:
+        due = self._due
         self._validations += 1
         if not due:
             return
         self._scored = True
         problem = None
         if trainer.is_global_zero:
-            problem = self._guarded(lambda: self._score(trainer, pl_module))
+            problem = guarded(lambda: self._score(trainer, pl_module))
+        self._drawn = None
         skipped = self.on_bad_samples == "warn" and isinstance(problem, DataError)
         if trainer.strategy.broadcast(skipped):
-            rank_zero_warn(f"memorization: nothing is scored or logged at this validation: {problem}")
+            warn(f"nothing is scored or logged at this validation: {problem}")
             return
-        self._raise_everywhere(trainer, problem)
+        raise_everywhere(trainer, problem)
         # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
         summary, self._looks, self._alarmed = trainer.strategy.broadcast((self._summary, self._looks, self._alarmed))
         scalars = {f"{PREFIX}{key}": value for key, value in summary.items()}
@@ -219,168 +231,91 @@ class MemorizationCallback(Callback):
     # What ----------------------------------------------------------------------------------------------------------
 
     def _fit(self, trainer: Any, pl_module: Any) -> None:
-        if self.detector is not None and self.detector.fitted and not self._fitted_here:
-            rank_zero_info(
-                f"memorization: using the fitted detector ({len(self.detector.state.train)} training images)."
-            )
+        say(f"samples come from {self._find_sampler(pl_module).name}.")
+        if self._fitted and self._reference is None:
+            self._use_fitted()
             return
+        sides = self._sides(trainer)
         if self.detector is None:
             with rng_kept():  # an encoder may initialise weights at random before it loads others
-                self.detector = MemorizationDetector(**self._options_on(pl_module.device))
-        detector, self._fitted_here = self.detector, True
-        sources = all_loaders(trainer.train_dataloader) if self.train is None else [self.train]
-        held_out = self._held_out(trainer, sources)
-        keys: dict[str, Any] = {"subject_key": self.subject_key, "image_key": self.image_key}
+                self.detector = build_detector(self.detector_options, sides, pl_module.device)
         with rng_kept():
-            cache = self.cache
-            if any(is_random(data, self.image_key, shared=self.train is None) for data in sources):
-                cache = None
-                rank_zero_warn(
-                    "memorization: the training set changes its images at random, so copies are looked for among one "
-                    f"draw of each{', and the cache is not used' if self.cache else ''}. Pass it without augmentation: "
-                    "MemorizationCallback(train=…)."
-                )
-
-            def training() -> Any:
-                loaders = [evaluation_loader(data, detector.batch_size, self.train is None) for data in sources]
-                return loaders[0] if len(loaders) == 1 else itertools.chain.from_iterable(loaders)
-
-            def novel() -> Any:
-                shared = self.held_out is None
-                return None if held_out is None else evaluation_loader(held_out, detector.batch_size, shared)
-
-            stored = False
-            if cache is not None:
-                data = fingerprint(training(), novel(), **keys)
-                stored = self._load(cache, data)
-            if not stored:
-                progress = getattr(trainer, "progress_bar_callback", None) is not None
-                detector.fit(training(), held_out=novel(), progress=progress, **keys)
-                if cache is not None:
-                    detector.save(cache, data)
+            say(f"{sides}.")
+        self._caveats = say_what_ranks_miss(trainer, sides)
+        self._reference = TrainingReference(self.detector, getattr(trainer, "progress_bar_callback", None) is not None)
+        with rng_kept():
+            sides.check_ends(self.detector.batch_size)
+            stored = self._reference.fit(sides, self.cache)
             if self.power:
-                detector.power(self.power)
-        self._say_what_was_fitted(stored)
+                self.detector.power(self.power)
+        say_randomness(self._reference, self.cache)
+        say_fitted(self.detector, stored, self.n_samples)
 
-    def _options_on(self, device: torch.device) -> dict[str, Any]:
-        """Options of the detector, on the device of the module where none was asked for."""
-        return self.detector_options | {"device": self.detector_options.get("device") or device}
-
-    def _held_out(self, trainer: Any, train: list[Any]) -> Any:
-        """Validation data that can serve as held-out images, or None where the null is made from training subjects."""
+    def _use_fitted(self) -> None:
         assert self.detector is not None
-        if self.detector.null_choice in ("cross_fit", "train_halves"):
-            return None
-        if self.held_out is not None:
-            return self.held_out
-        found = next(iter(all_loaders(trainer.val_dataloaders)), None)
-        # overfit_batches validates on the training set itself.
-        if found is None or trainer.overfit_batches > 0 or any(same_items(found, data) for data in train):
-            return None
-        return found
+        say(f"using the fitted detector ({len(self.detector.state.train)} training images).")
+        if self.power and self.detector.measured_power is None and self.detector.state.planted is not None:
+            with rng_kept():
+                self.detector.power(self.power)
 
-    def _load(self, cache: str | Path, data: str) -> bool:
+    def _sides(self, trainer: Any) -> Sides:
+        null = NullKind(self.detector.null_choice if self.detector else self.detector_options.get("null", "auto"))
+        contrast = self.detector.contrast if self.detector else self.detector_options.get("contrast", False)
+        wanted = contrast or null in (NullKind.AUTO, NullKind.HELD_OUT)
+        return sides_of(trainer, self.train, self.held_out, wanted, self.subject_key, self.image_key)
+
+    def _catch_up(self, trainer: Any) -> None:
+        """Search what is trained on now, too; where that cannot be, say so, and never say clean again."""
+        if self._reference is None or self.train is not None:
+            return
         assert self.detector is not None
-        if not Path(cache).is_file():
-            return False
         try:
-            self.detector.load(cache, data)
-        except StateError as error:
-            rank_zero_info(f"memorization: the cache is not used: {error}")
-            return False
-        return True
-
-    def _say_what_was_fitted(self, stored: bool) -> None:
-        assert self.detector is not None
-        detector, train, null = self.detector, self.detector.state.train, self.detector.state.null
-        unit = "subjects" if null.subjects is not None else "images, each taken as its own subject (no ids found)"
-        of = f" of {len(set(train.subjects))} subjects" if train.subjects is not None else ""
-        unsure = null.kind == "held_out" and (null.subjects is None or train.subjects is None)
-        rank_zero_info(
-            f"memorization: {'loaded' if stored else 'encoded'} {len(train)} training images{of} with "
-            f"{detector.encoder.name!r}; {null.kind} null of {len(null.similarity)} images, {null.n_subjects} {unit}"
-            f"{'; that no held-out person was trained on cannot be checked' if unsure else ''}."
-        )
-        if detector.measured_power is not None and null.resolves(detector.rule.alpha):
-            self._say_what_was_seen(detector.measured_power)
-        level = detector.rule.alpha if detector.rule.fdr is None else detector.rule.fdr
-        if detector.rule.fdr is not None and not null.resolves(detector.rule.fdr / self.n_samples):
-            one, ten = (subjects_needed(k * detector.rule.fdr / self.n_samples, null.kind) for k in (1, 10))
-            rank_zero_warn(
-                f"memorization: at a false discovery rate of {detector.rule.fdr:g} among {self.n_samples} samples one "
-                f"copy alone needs {one} {unit} in the null, ten copies need {ten}; there are {null.n_subjects}. "
-                "Without any flag the result is inconclusive."
-            )
-        if not null.resolves(level):
-            rank_zero_warn(
-                f"memorization: inconclusive. With {null.n_subjects} {unit} in the {null.kind} null no p-value is "
-                f"below {smallest_p(null.n_subjects, null.kind):.3g}, so nothing can be flagged at {level:g}. Provide "
-                f"at least {subjects_needed(level, null.kind)}, or raise the level. MI is logged; counts are not."
-            )
-
-    @staticmethod
-    def _say_what_was_seen(power: Power) -> None:
-        missed = f"; missed: {', '.join(power.missed)}" if power.missed else ""
-        rank_zero_info(
-            f"memorization: power self-test: of copies of {power.n} training images, changed in {len(power.flagged)} "
-            f"ways, {power.overall:.0%} are flagged{missed}."
-        )
-        if not power.sees_copies:
-            rank_zero_warn(
-                f"memorization: the detector flags {power.overall:.0%} of planted copies, so it never says clean. Give "
-                "it an encoder that suits these images, or a higher alpha: detector={'encoder': …}."
-            )
+            with rng_kept():
+                found = Sides(training_sources(trainer), (), (), self.subject_key, self.image_key)
+                news = self._reference.catch_up(found, look=self._validations + trainer.current_epoch)
+                if news and self.power:
+                    self.detector.power(self.power)
+        except MemorizationError as error:
+            if str(error) not in self._caveats:
+                self._caveats.append(str(error))
+                warn(f"{error}. Until then nothing reads as clean.")
+            return
+        if news:
+            say(f"the training data changed: {news}.")
 
     def _score(self, trainer: Any, pl_module: Any) -> None:
         if self.detector is None:
             raise StateError("needed a detector that was fitted at the start of fit; none is there.")
-        self.samples = self._draw(trainer, pl_module, self.n_samples)
+        if trainer.state.fn == "fit":
+            self._catch_up(trainer)
+        self.samples = self._draw(trainer, pl_module, self.n_samples) if self._drawn is None else self._drawn
         with rng_kept(), torch.inference_mode(False), torch.no_grad():
-            self.scores = self.detector.score(self.samples)
+            self.scores = replace(self.detector.score(self.samples), caveats=tuple(self._caveats))
             others = self.detector.set_scores(self.samples) if self.set_scores else {}
         self._looks += 1
         before = self._alarmed
         self._alarmed = before or self.scores.alarm(self._looks)
         # Loggers lose NaN without a word: a set-level score that is undefined for these samples is left out.
         self._summary = self.scores.summary() | {key: value for key, value in others.items() if value == value}
-        if self.scores.flagging.calibrated and self._alarmed and not before:
-            rank_zero_info(f"memorization: alarm raised at epoch {trainer.current_epoch}.")
         if self.scores.flagging.calibrated:
             self._summary["alarm"] = float(self._alarmed)
         self.history.append(Record(trainer.current_epoch, trainer.global_step, self.scores))
-        rank_zero_info(f"memorization: epoch {trainer.current_epoch}: {self.scores}")
+        say_scores(self.scores, trainer.current_epoch)
+        if self.scores.flagging.calibrated and self._alarmed and not before:
+            say(f"alarm raised at epoch {trainer.current_epoch}.")
         pairs = self.closest_pairs(8) if self.log_images else None
-        # The step at which Lightning logs the scalars; `global_step` counts every optimizer of a GAN.
-        stepped = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
-        step = stepped - (not trainer.validating)
         for logger in trainer.loggers:
-            log_media(logger, self.scores, step, self.log_subjects, pairs)
+            log_media(logger, self.scores, logged_step(trainer), self.log_subjects, pairs)
+
+    def _find_sampler(self, pl_module: Any) -> FoundSampler:
+        return find_sampler(pl_module, self.sampler)
 
     def _draw(self, trainer: Any, pl_module: Any, n: int) -> Tensor:
-        sampler = find_sampler(pl_module, self.sampler)
-        return draw(pl_module, sampler, n, self.sample_batch_size, self.seed, trainer.precision_plugin.forward_context)
+        sampler, context = self._find_sampler(pl_module), trainer.precision_plugin.forward_context
+        return draw(pl_module, sampler, n, self.sample_batch_size, self.seed, context)
 
     def closest_pairs(self, n: int) -> Tensor:
         """The n likeliest copies beside their matches, worst first: `(n, 1, size, 2 size)` in [0, 1]."""
         if self.scores is None or self.samples is None or self.detector is None:
             raise StateError("needed a scored validation; none was scored yet.")
         return closest_pairs(self.detector, self.samples, self.scores, n)
-
-    # Ranks ---------------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _guarded(work: Callable[[], None]) -> Exception | None:
-        try:
-            work()
-        except Exception as error:
-            return error
-        return None
-
-    @staticmethod
-    def _raise_everywhere(trainer: Any, problem: Exception | None) -> None:
-        """An error on rank zero ends every rank: the others would wait for it for ever."""
-        message = trainer.strategy.broadcast(None if problem is None else f"{type(problem).__name__}: {problem}")
-        if problem is not None:
-            raise problem
-        if message is not None:
-            raise StateError(f"needed rank zero to score; it stopped with {message}")

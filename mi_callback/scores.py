@@ -81,12 +81,14 @@ class Scores:
         flagging: p-values and flags, under which rule, against which null.
         power: What the detector found of planted copies; None where it was not measured.
         target_decoy: Second opinion: are samples closer to training than to held-out people? None unless asked for.
+        caveats: Why the samples may copy what they are not compared with: then nothing reads as clean.
     """
 
     images: ImageScores
     flagging: Flagging
     power: Power | None = None
     target_decoy: TargetDecoy | None = None
+    caveats: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -176,6 +178,7 @@ class Scores:
             matched_subjects=self.matched_subjects,
             power=self.power,
             target_decoy=self.target_decoy,
+            caveats=self.caveats,
         )
 
     @property

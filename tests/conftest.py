@@ -1,6 +1,7 @@
 """Shared fixtures: one thread, small networks, and real slices where they are."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,12 @@ def mri() -> Path:
     if not Path(root).is_dir():
         pytest.fail(f"MI_CALLBACK_DATA={root} is not a folder")
     return Path(root)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the callback tells its user through the log."""
+    from watching import listening
+
+    with listening() as lines:
+        yield lines

@@ -1,39 +1,73 @@
 """The Trainer's own data, read a second time without the training noticing."""
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 
 from mi_callback.errors import DataError
 from mi_callback.images.batches import read_batch
+from mi_callback.lightning.copying import private_copy
 from mi_callback.types import SubjectKey
 
+ENDLESS = 50_000
+"""Images after which a stream that tells no length, and has no limit, is taken to have no end."""
 
-def evaluation_loader(data: Any, batch_size: int, shared: bool = True) -> Iterable[Any]:
+
+def named_loaders(loaders: Any, name: str) -> dict[str, Any]:
+    """Every loader of a Trainer, which may hold lists, dictionaries and `CombinedLoader`s of them, by its place."""
+    if loaders is None:
+        return {}
+    if type(loaders).__name__ == "CombinedLoader":
+        return named_loaders(loaders.iterables, name)
+    if isinstance(loaders, Mapping):
+        parts = [(f"{name}[{key!r}]", part) for key, part in loaders.items()]
+    elif isinstance(loaders, (list, tuple)):
+        parts = [(f"{name}[{position}]" if len(loaders) > 1 else name, part) for position, part in enumerate(loaders)]
+    else:
+        return {name: loaders}
+    return {place: found for inner, part in parts for place, found in named_loaders(part, inner).items()}
+
+
+def is_stream(data: Any) -> bool:
+    """Whether data come in an order of their own, without positions."""
+    dataset = data.dataset if isinstance(data, DataLoader) else data
+    return isinstance(dataset, IterableDataset) or not (
+        isinstance(data, DataLoader) or hasattr(dataset, "__getitem__") or isinstance(dataset, Tensor)
+    )
+
+
+def evaluation_loader(
+    data: Any,
+    batch_size: int,
+    shared: bool = True,
+    rows: Sequence[Any] | None = None,
+    limit: int | None = None,
+) -> Iterable[Any]:
     """All items of a DataLoader or Dataset once, in order, nothing dropped, with its own random generator.
 
     The data set is a copy that shares only tensors and arrays: transforms that carry a random state of their own
-    (MONAI's do) leave that of the original untouched. Iterate it inside `isolate_rng`. What is neither a DataLoader
-    nor a Dataset is taken as an iterable of batches.
+    (MONAI's do) leave that of the original untouched. Iterate it inside `isolate_rng`. Batches in a list, or given by
+    the user, are taken as they are.
 
     Args:
         data: Of the Trainer, or the user's own.
         batch_size: Images per batch, where the loader or data set does not make its own batches.
         shared: Whether training reads the same object.
+        rows: Rows that count; all of them when None.
+        limit: Batches of a stream that count; all of them when None.
 
     Raises:
-        DataError: If it does, and the data set cannot be copied.
+        DataError: If training reads the same object, and it cannot be copied, or can be read only once.
     """
+    if not isinstance(data, (DataLoader, Dataset)):
+        return _batches(data, shared, limit)
     loader = data if isinstance(data, DataLoader) else None
-    dataset = data if loader is None else loader.dataset
-    if loader is None and not isinstance(data, Dataset):
-        return data
-    options: dict[str, Any] = {"batch_size": batch_size, "shuffle": False, "drop_last": False}
+    dataset = private_copy(data if loader is None else loader.dataset, shared)
+    options: dict[str, Any] = {"batch_size": batch_size, "drop_last": False}
     if loader is not None:
         options |= {
             "collate_fn": loader.collate_fn,
@@ -42,81 +76,83 @@ def evaluation_loader(data: Any, batch_size: int, shared: bool = True) -> Iterab
             "worker_init_fn": loader.worker_init_fn,
             "multiprocessing_context": loader.multiprocessing_context,
         }
-        if loader.batch_sampler is None:  # the data set makes the batches
+        if isinstance(dataset, IterableDataset):
+            options["batch_size"] = loader.batch_size  # its own batches, of which some may count
+        elif loader.batch_sampler is None:  # the data set makes the batches
             options["batch_size"] = None
-        if isinstance(loader.sampler, SubsetRandomSampler):
-            dataset = Subset(dataset, sorted(loader.sampler.indices))
-    if isinstance(dataset, IterableDataset):
-        del options["shuffle"]
-        options["batch_size"] = None if loader is None else loader.batch_size
-    return DataLoader(private_copy(dataset, shared), generator=torch.Generator().manual_seed(0), **options)
+    if rows is not None:
+        chunks = [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+        options["sampler"] = chunks if _takes_lists(loader) else list(rows)
+    evaluation = DataLoader(dataset, generator=torch.Generator().manual_seed(0), **options)
+    return evaluation if limit is None or not isinstance(dataset, IterableDataset) else Limited(evaluation, limit)
 
 
-def private_copy(dataset: Any, shared: bool = True) -> Any:
-    """A deep copy that shares tensors and arrays; the original itself where it cannot be copied and is not `shared`.
+class Limited:
+    """The first batches of a stream."""
+
+    def __init__(self, batches: Iterable[Any], limit: int) -> None:
+        self.batches, self.limit = batches, limit
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.batches), self.limit)
+
+    def __len__(self) -> int:
+        return self.limit
+
+
+def check_end(batches: Iterable[Any], subject_key: SubjectKey, image_key: SubjectKey) -> None:
+    """Read a stream, without encoding it, until it ends.
 
     Raises:
-        DataError: If training reads the data set too (`shared`) and it cannot be copied.
+        DataError: If it has not ended after `ENDLESS` images.
     """
-    memo: dict[int, Any] = {}
-    _share_arrays(dataset, memo, set())
-    try:
-        return copy.deepcopy(dataset, memo)
-    except Exception as error:
-        if not shared:
-            return dataset
-        raise DataError(
-            f"needed a training set that can be copied, so that reading it leaves training untouched; copying "
-            f"{type(dataset).__name__} failed ({error}). Pass a second instance: MemorizationCallback(train=…, "
-            "held_out=…)."
-        ) from error
+    count = 0
+    for batch in batches:
+        count += len(read_batch(batch, subject_key, image_key).images)
+        if count >= ENDLESS:
+            raise DataError(
+                f"needed a training stream with an end; {count} images came, and there are more. Say how many batches "
+                "make an epoch, Trainer(limit_train_batches=…), or pass the training images: "
+                "MemorizationCallback(train=…)."
+            )
 
 
-def is_random(data: Any, image_key: SubjectKey = None, shared: bool = True) -> bool:
+def is_random(data: Any, image_key: SubjectKey = None, shared: bool = True, rows: Sequence[Any] | None = None) -> bool:
     """Whether reading the same item twice gives two images: random augmentation inside the data set."""
     dataset = data.dataset if isinstance(data, DataLoader) else data
-    collate = data.collate_fn if isinstance(data, DataLoader) else torch.utils.data.default_collate
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Dataset) or not len(dataset):  # type: ignore[arg-type]
+    collate = data.collate_fn if isinstance(data, DataLoader) else default_collate
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Dataset):
+        return False
+    rows = range(len(dataset)) if rows is None else rows  # type: ignore[arg-type]
+    if not len(rows):
         return False
     dataset = private_copy(dataset, shared)
-    rows = {round(k * (len(dataset) - 1) / 4) for k in range(5)}
+    one_by_one = not isinstance(data, DataLoader) or data.batch_sampler is not None
 
-    def read(row: int) -> Tensor:
-        return torch.as_tensor(read_batch(collate([dataset[row]]), image_key=image_key).images)
+    def read(row: Any) -> Tensor:
+        item = dataset[row]
+        return torch.as_tensor(read_batch(collate([item]) if one_by_one else collate(item), image_key=image_key).images)
 
-    return any(_differ(first, read(row)) for row in rows for first in [read(row)] for _ in range(5))
-
-
-def same_items(first: Any, second: Any) -> bool:
-    """Whether two loaders read the same items: one data set, and no sampler that takes a subset of it."""
-    subsets = any(isinstance(getattr(data, "sampler", None), SubsetRandomSampler) for data in (first, second))
-    return getattr(first, "dataset", first) is getattr(second, "dataset", second) and not subsets
+    places = {round(k * (len(rows) - 1) / 4) for k in range(5)}
+    return any(_differ(first, read(rows[k])) for k in places for first in [read(rows[k])] for _ in range(5))
 
 
-def all_loaders(loaders: Any) -> list[Any]:
-    """Every loader of a Trainer that may hold one, or lists and dictionaries of them."""
-    if isinstance(loaders, dict):
-        loaders = list(loaders.values())
-    if isinstance(loaders, (list, tuple)):
-        return [found for part in loaders for found in all_loaders(part)]
-    return [] if loaders is None else [loaders]
+def _batches(data: Any, shared: bool, limit: int | None) -> Iterable[Any]:
+    """Batches of what is no DataLoader."""
+    if shared and not isinstance(data, (list, tuple, Tensor)):
+        if iter(data) is data:
+            raise DataError(
+                f"needed training data that can be read twice; a {type(data).__name__} came, which training would "
+                "miss. Pass the training images: MemorizationCallback(train=…)."
+            )
+        data = private_copy(data)
+    return data if limit is None else Limited(data, limit)
+
+
+def _takes_lists(loader: DataLoader[Any] | None) -> bool:
+    """Whether the data set is asked for lists of rows, of which it makes a batch."""
+    return loader is not None and loader.batch_sampler is None and isinstance(loader.sampler, BatchSampler)
 
 
 def _differ(first: Tensor, second: Tensor) -> bool:
     return first.shape != second.shape or not torch.equal(first, second)
-
-
-def _share_arrays(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, (Tensor, np.ndarray)):
-        memo[id(value)] = value
-    elif isinstance(value, dict):
-        for item in value.values():
-            _share_arrays(item, memo, seen)
-    elif isinstance(value, (list, tuple, set)):
-        for item in value:
-            _share_arrays(item, memo, seen)
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
-        _share_arrays(vars(value), memo, seen)

@@ -101,3 +101,9 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
 
 def _caption(scores: Scores, i: int) -> str:
     return f"sample {i}, match {int(scores.match[i])}, MI {float(scores.mi[i]):.1f}, p {float(scores.p_value[i]):.3g}"
+
+
+def logged_step(trainer: Any) -> int:
+    """The step at which Lightning logs the scalars; `global_step` counts every optimizer of a GAN."""
+    stepped: int = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
+    return stepped - (not trainer.validating)

@@ -1,5 +1,6 @@
 """Clean, memorized or inconclusive: when flags are more than chance, and what speaks against saying so."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,6 +41,7 @@ class Findings:
         matched_subjects: Training subjects that flagged images match.
         power: What the detector found of planted copies; None where it was not measured.
         target_decoy: Whether samples are closer to training than to held-out people; None where it was not asked for.
+        caveats: Why the samples may copy what they are not compared with: then nothing reads as clean.
     """
 
     flagging: Flagging
@@ -48,6 +50,7 @@ class Findings:
     matched_subjects: int = 0
     power: Power | None = None
     target_decoy: TargetDecoy | None = None
+    caveats: Sequence[str] = ()
 
 
 def verdict(findings: Findings) -> Verdict:
@@ -104,7 +107,7 @@ def _undecidable(flagging: Flagging) -> str | None:
 
 def _of_clean(findings: Findings) -> list[str]:
     flagging, power, null = findings.flagging, findings.power, findings.flagging.null
-    found = []
+    found = list(findings.caveats)
     if findings.mi_median < FAR:
         found.append(
             f"too early to judge: the samples are far from real images (MI median {findings.mi_median:.1f}), "

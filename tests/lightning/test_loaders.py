@@ -21,7 +21,9 @@ from torch.utils.data import (
 
 from mi_callback.errors import DataError
 from mi_callback.images.batches import read_batch
-from mi_callback.lightning.loaders import all_loaders, evaluation_loader, is_random, private_copy, same_items
+from mi_callback.lightning.copying import private_copy
+from mi_callback.lightning.loaders import evaluation_loader, is_random, named_loaders
+from mi_callback.lightning.rows import reachable_rows
 
 N = 10
 RAMP = torch.arange(N, dtype=torch.float32).view(N, 1, 1, 1) + torch.linspace(0, 0.5, 16).view(1, 1, 4, 4)
@@ -106,9 +108,9 @@ def test_a_concatenation_is_read_whole():
     assert positions(evaluation_loader(both, 4)) == [0, 1, 2, 5, 6, 7, 8, 9]
 
 
-def test_a_loader_with_its_own_batch_sampler_is_read_whole():
+def test_of_a_loader_with_its_own_batch_sampler_the_rows_that_it_draws_are_read_in_order():
     loader = DataLoader(TensorDataset(RAMP), batch_sampler=[[9, 8], [7, 6]])
-    assert positions(evaluation_loader(loader, 3)) == list(range(N))
+    assert positions(evaluation_loader(loader, 3, rows=reachable_rows(loader))) == [6, 7, 8, 9]
 
 
 def test_a_loader_whose_dataset_makes_the_batches_is_read_whole():
@@ -119,7 +121,7 @@ def test_a_loader_whose_dataset_makes_the_batches_is_read_whole():
 def test_a_sampler_over_a_part_of_the_dataset_restricts_what_counts_as_training_data():
     # The usual split by indices: the other images are validated on and must not count as training images.
     loader = DataLoader(TensorDataset(RAMP), sampler=SubsetRandomSampler([8, 1, 4]))
-    assert sorted(positions(evaluation_loader(loader, 2))) == [1, 4, 8]
+    assert positions(evaluation_loader(loader, 2, rows=reachable_rows(loader))) == [1, 4, 8]
 
 
 def test_a_stream_is_read_whole():
@@ -279,18 +281,22 @@ def test_a_deep_copy_alone_would_not_share_the_pixels():
 # Several loaders -----------------------------------------------------------------------------------------------------
 
 
-def test_every_one_of_several_loaders_is_found_in_order():
+def test_every_one_of_several_loaders_is_found_in_order_by_its_place():
+    from lightning.pytorch.utilities import CombinedLoader
+
     first, second = DataLoader(TensorDataset(RAMP)), DataLoader(TensorDataset(RAMP))
-    for loaders in ([first, second], (first, second), {"a": first, "b": second}, {"a": [first], "b": second}):
-        assert [id(loader) for loader in all_loaders(loaders)] == [id(first), id(second)]
-    assert all_loaders(first) == [first]
+    places = {
+        "v[0] v[1]": [first, second],
+        "v[0] v[1] ": (first, second),
+        "v['a'] v['b']": {"a": first, "b": second},
+        "v['a'] v['b'][0]": {"a": [first], "b": {0: second}},
+        "v[0] v[1]  ": CombinedLoader([first, second], "sequential"),
+        "v['a'] v['b'] ": {"a": CombinedLoader(first, "min_size"), "b": CombinedLoader([second], "max_size")},
+    }
+    for names, loaders in places.items():
+        found = named_loaders(loaders, "v")
+        assert " ".join(found) == names.strip()
+        assert list(map(id, found.values())) == [id(first), id(second)]
+    assert named_loaders(first, "v") == {"v": first}
     for nothing in (None, [], {}, {"a": []}):
-        assert all_loaders(nothing) == []
-
-
-def test_two_subsets_of_one_data_set_are_not_the_same_items():
-    dataset = TensorDataset(RAMP)
-    halves = [DataLoader(dataset, sampler=torch.utils.data.SubsetRandomSampler(rows)) for rows in ([0, 1], [2, 3])]
-    assert same_items(DataLoader(dataset, shuffle=True), DataLoader(dataset))
-    assert not same_items(*halves)
-    assert not same_items(DataLoader(dataset), DataLoader(TensorDataset(RAMP)))
+        assert named_loaders(nothing, "v") == {}

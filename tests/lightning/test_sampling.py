@@ -95,7 +95,7 @@ def test_a_keyword_only_requirement_is_passed_over():
     def sample(self, n, *, condition):
         raise AssertionError("cannot be called with a number alone")
 
-    with pytest.raises(SamplerError, match="found none"):
+    with pytest.raises(SamplerError, match=r"found only sample\(n, \*, condition\), which need more"):
         find_sampler(type("Odd", (nn.Module,), {"sample": sample})())
 
 
@@ -175,6 +175,39 @@ def test_a_module_without_sampler_is_told_what_was_looked_for_and_the_line_that_
     for looked_for in ("Linear", *METHODS, *PARTS, "latent_dim"):
         assert looked_for in message
     assert "MemorizationCallback(sampler=lambda module, n: module.my_method(n))" in message
+
+
+def test_averaged_parts_come_before_others_also_inside_a_wrapper():
+    module = nn.Module()
+    module.model, module.ema_model = with_method("sample"), with_method("generate")
+    assert find_sampler(module).name == "Module.ema_model.generate"
+    module.ema_model = torch.optim.swa_utils.AveragedModel(with_method("sample"))
+    assert find_sampler(module).name == "Module.ema_model.module.sample"
+    del module.ema_model
+    assert find_sampler(module).name == "Module.model.sample"
+
+
+@pytest.mark.parametrize("name", ["z", "x", "batch", "noise", "y", "labels", "prompt", "cond", "shape"])
+def test_a_method_of_something_else_than_a_number_is_passed_over_and_named_where_nothing_else_is_found(name):
+    methods: dict = {}
+    exec(f"def sample(self, {name}): raise AssertionError", methods)
+    module = type("Odd", (nn.Module,), {"sample": methods["sample"]})()
+    with pytest.raises(SamplerError, match=rf"found only sample\({name}\), which need"):
+        find_sampler(module)
+    with pytest.raises(SamplerError, match=rf"its signature is sample\({name}\)"):
+        find_sampler(module, "sample")
+    type(module).generate = lambda self, n: noise(n)
+    assert find_sampler(module).name == "Odd.generate"
+
+
+def test_what_a_sampler_needs_beside_the_number_is_said():
+    module = type("Conditional", (nn.Module,), {"sample": lambda self, n, y: noise(n)})()
+    with pytest.raises(SamplerError, match=r"found only sample\(n, y\)"):
+        find_sampler(module)
+    with pytest.raises(SamplerError, match=r"It needs y, too: sampler=lambda module, n: module.sample\(n, y=…\)"):
+        find_sampler(module, "sample")
+    with pytest.raises(SamplerError, match="It needs y, too"):
+        find_sampler(module, lambda n, y: noise(n))
 
 
 # Drawing ---------------------------------------------------------------------------------------------------------
@@ -333,6 +366,19 @@ def test_volumes_are_drawn_as_images_are(channels):
         draw(nn.Identity(), lambda n: torch.rand(n, 1, 4, 6, 5) * (torch.arange(n) < 1).view(n, 1, 1, 1, 1), 2, 2, 0)
 
 
+@pytest.mark.parametrize("error", [StopIteration("empty"), TypeError("no"), AttributeError("none")])
+def test_errors_that_would_mislead_are_those_of_the_sampler(error):
+    module = nn.Sequential(nn.Dropout())
+
+    def sampler(n: int) -> Tensor:
+        raise error
+
+    with pytest.raises(SamplerError, match=rf"the function sampler; it raised {type(error).__name__}") as raised:
+        draw(module, find_sampler(module, sampler), 2, 2, seed=0)
+    assert raised.value.__cause__ is error
+    assert all(part.training for part in module.modules())
+
+
 # Refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -341,10 +387,12 @@ def test_volumes_are_drawn_as_images_are(channels):
     [
         (
             None,
-            r"needed a tensor \(n, 1, h, w\), or .*, from the sampler; NoneType came.*sampler=lambda module, n",
+            r"needed a tensor \(n, 1, h, w\), or .*, from the sampler, .*; NoneType came.*sampler=lambda module, n",
         ),
-        ([torch.rand(1, 4, 4)] * 4, "needed a tensor .* list came"),
-        (np.random.rand(4, 1, 4, 4), "needed a tensor .* ndarray came"),
+        ([None] * 4, "needed a tensor .* a list of NoneType came"),
+        ([], "needed a tensor .* list came"),
+        ("abcd", "needed a tensor .* str came"),
+        ([torch.rand(1, 4, 4), torch.rand(1, 5, 5)], r"images of one shape.*\(1, 4, 4\), \(1, 5, 5\)"),
         (
             torch.rand(4, 16),
             r"needed 4 images, shape \(4, 1, h, w\), or volumes .* a tensor of shape \(4, 16\)",
@@ -353,7 +401,7 @@ def test_volumes_are_drawn_as_images_are(channels):
         (torch.rand(5, 1, 4, 4), r"needed 4 images.*shape \(5, 1, 4, 4\) came"),
         (torch.rand(1, 4, 4), r"needed 4 images.*shape \(1, 4, 4\) came"),
     ],
-    ids=["none", "list", "array", "flat", "too few", "too many", "no batch"],
+    ids=["none", "list", "empty", "text", "sizes", "flat", "too few", "too many", "no batch"],
 )
 def test_what_is_no_batch_of_images_is_refused(returned, message: str):
     with pytest.raises(SamplerError, match=message):

@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import PurePath
@@ -103,7 +104,13 @@ def settle(ids: Sequence[str | None] | None, thumbnails: Thumbnails) -> list[str
     Returns:
         None where nobody has an id: then every image is its own subject.
     """
-    if ids is None or all(subject is None for subject in ids):
+    if ids is None:
+        return None
+    if all(subject is None for subject in ids):
+        warnings.warn(
+            f"all {len(ids)} subject ids are missing (None, NaN, blank, unknown); each image is its own subject.",
+            stacklevel=2,
+        )
         return None
     return [
         ALONE + blake2b(image.contiguous().numpy().tobytes(), digest_size=12).hexdigest()

@@ -27,7 +27,8 @@ WORDS = _words(
     negative pos neg yes no non not mild moderate severe very early late high low none other others hgg lgg demented
     nondemented dementia infected uninfected effusion nodule mass fracture hemorrhage stroke control controls cases
     patients subjects people participants class classes label labels
-    anat func dwi t1w t2w flair pd pdw swi adc mri mr ct cr dx xray x ray us pet axial coronal sagittal ax cor sag left
+    anat func dwi t1 t2 t1w t2w t1c t1ce t1gd t2f
+    flair pd pdw swi adc mri mr ct cr dx xray x ray us pet axial coronal sagittal ax cor sag left
     right male female m f ad mci cn smci pmci emci lmci hc nc brain knee heart spine chest liver prostate breast study
     cohort project site group folder dir set scans anatomy
     """
@@ -36,7 +37,7 @@ WORDS = _words(
 
 NUMBERED = _words(
     """
-    class label grade stage fold site scanner center centre split part batch group series session ses visit run t
+    class label grade stage fold site scanner center centre split part batch group series session ses visit run
     study cohort project set dataset folder level type covid
     """
 )

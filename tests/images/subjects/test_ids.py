@@ -118,7 +118,8 @@ def test_an_image_without_an_id_is_its_own_person_on_whichever_side_it_stands():
 
 
 def test_where_nobody_has_an_id_subjects_are_unknown():
-    assert settle([None, None], torch.zeros(2, 3, 3, dtype=torch.uint8)) is None
+    with pytest.warns(UserWarning, match="all 2 subject ids are missing"):
+        assert settle([None, None], torch.zeros(2, 3, 3, dtype=torch.uint8)) is None
     assert settle(None, torch.zeros(2, 3, 3, dtype=torch.uint8)) is None
 
 

@@ -1,0 +1,101 @@
+"""What a user reads while training: one line a validation, a line for each doubt, and no file name and no id."""
+
+import logging
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from mi_callback.detector import MemorizationDetector
+from mi_callback.lightning.keeping_up import TrainingReference
+from mi_callback.lightning.sides import Sides
+from mi_callback.scores import Scores
+from mi_callback.statistics.null import smallest_p, subjects_needed
+from mi_callback.statistics.power import Power
+
+log = logging.getLogger("mi_callback")
+"""Takes the long lines: `logging.getLogger("mi_callback").setLevel("INFO")` shows them."""
+
+
+def say(text: str) -> None:
+    """A line of information, on rank zero."""
+    rank_zero_info(f"memorization: {text}")
+
+
+def warn(text: str) -> None:
+    """A warning, on rank zero."""
+    rank_zero_warn(f"memorization: {text}")
+
+
+def say_scores(scores: Scores, epoch: int) -> None:
+    """The headline, and the doubts one a line; all that is known goes to `log`."""
+    say(f"epoch {epoch}: {scores.headline}")
+    for doubt in scores.doubts:
+        rank_zero_info(f"  {doubt}")
+    log.info("epoch %d: %s", epoch, scores)
+
+
+def say_fitted(detector: MemorizationDetector, stored: bool, n_samples: int) -> None:
+    """Both sides in numbers, and what the null cannot tell."""
+    train, null = detector.state.train, detector.state.null
+    unit = "subjects" if null.subjects is not None else "images, each taken as its own subject (no ids found)"
+    of = f" of {len(set(train.subjects))} subjects" if train.subjects is not None else ""
+    unsure = null.kind == "held_out" and (null.subjects is None or train.subjects is None)
+    say(
+        f"{'loaded' if stored else 'encoded'} {len(train)} training images{of} with {detector.encoder.name!r}; "
+        f"{null.kind} null of {len(null.similarity)} images, {null.n_subjects} {unit}"
+        f"{'; that no held-out person was trained on cannot be checked' if unsure else ''}."
+    )
+    if detector.measured_power is not None and null.resolves(detector.rule.alpha):
+        _say_power(detector.measured_power)
+    _warn_of_levels(detector, unit, n_samples)
+
+
+def say_randomness(reference: TrainingReference, cache: object) -> None:
+    """Warn where training images change whenever they are read, and what that did to the cache."""
+    if reference.random:
+        warn(
+            "the training set changes its images at random, so copies are looked for among one draw of each"
+            f"{', and the cache is not used' if cache else ''}. Pass it without augmentation: "
+            "MemorizationCallback(train=…)."
+        )
+    if reference.not_loaded:
+        say(f"the cache is not used: {reference.not_loaded}")
+
+
+def say_what_ranks_miss(trainer: Any, sides: Sides) -> list[str]:
+    """Streams may give each rank a share, of which rank zero reads its own: then nothing reads as clean."""
+    if trainer.world_size == 1 or not any(source.stream and source.shared for source in sides.train):
+        return []
+    caveat = "a training stream is read by rank zero alone, which may get but its share: pass train=… to search all"
+    warn(f"{caveat}. Until then nothing reads as clean.")
+    return [caveat]
+
+
+def _warn_of_levels(detector: MemorizationDetector, unit: str, n_samples: int) -> None:
+    null, alpha, fdr = detector.state.null, detector.rule.alpha, detector.rule.fdr
+    if fdr is not None and not null.resolves(fdr / n_samples):
+        one, ten = (subjects_needed(k * fdr / n_samples, null.kind) for k in (1, 10))
+        warn(
+            f"at a false discovery rate of {fdr:g} among {n_samples} samples one copy alone needs {one} {unit} in the "
+            f"null, ten copies need {ten}; there are {null.n_subjects}. Without any flag the result is inconclusive."
+        )
+    level = alpha if fdr is None else fdr
+    if not null.resolves(level):
+        warn(
+            f"inconclusive. With {null.n_subjects} {unit} in the {null.kind} null no p-value is below "
+            f"{smallest_p(null.n_subjects, null.kind):.3g}, so nothing can be flagged at {level:g}. Provide at least "
+            f"{subjects_needed(level, null.kind)}, or raise the level. MI is logged; counts are not."
+        )
+
+
+def _say_power(power: Power) -> None:
+    missed = f"; missed: {', '.join(power.missed)}" if power.missed else ""
+    say(
+        f"power self-test: of copies of {power.n} training images, changed in {len(power.flagged)} ways, "
+        f"{power.overall:.0%} are flagged{missed}."
+    )
+    if not power.sees_copies:
+        warn(
+            f"the detector flags {power.overall:.0%} of planted copies, so it never says clean. Give it an encoder "
+            "that suits these images, or a higher alpha: detector={'encoder': …}."
+        )

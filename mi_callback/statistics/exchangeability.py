@@ -27,8 +27,14 @@ LABELLINGS = 2000
 MOST_PEOPLE = 400
 """People of a side that are looked at, at most, drawn at random: the cost grows with the square of their number."""
 
+RIDGE = 0.01
+"""Weight of the identity in the covariance of Hotelling's statistic. It is there for differences in directions in which
+people hardly vary; the other two see the rest. Among 60 brains, 20 of them held out and changed by a gamma of .9, it
+alone is below .01 in 45 % of 40 splits; with a weight of .9 in 20 %."""
+
 EQUAL = 1e-9
-"""Relative difference below which two values of a statistic are equal: mirrored labellings are, but for rounding."""
+"""Difference, in units of the largest value, below which two values of a statistic are equal: mirrored labellings are,
+but for rounding."""
 
 
 class Aspect(StrEnum):
@@ -71,7 +77,8 @@ class Exchangeability:
 
     Attributes:
         p_value: How often people dealt out at random differ as much; small where the sides differ.
-        least: The smallest p-value that so few people can give; a level below it cannot be reached.
+        least: No p-value of so few people is smaller: one over the number of ways to deal them out to the sides, twice
+            that where the sides are equally large. A level below it cannot be reached.
         differences: Of the named statistics, the clearest first.
         n_train: Training people that were looked at.
         n_held_out: Held-out people that were looked at.
@@ -124,17 +131,19 @@ def compare_people(
 
     three statistics are made, for people can differ in one coordinate, in many, or in how coordinates go together:
 
-    .. math:: T_1 = \max_j \frac{|\delta_j|}{s_j}, \quad
-              T_2 = \delta^T \left( (1 - w) C + w I \right)^{-1} \delta, \quad w = \frac{k'}{k' + G},
+    .. math:: T_1 = \max_j \frac{|\delta_j|}{s_j}
+
+    .. math:: T_2 = \delta^T \left( (1 - w) C + w I \right)^{-1} \delta
+
     .. math:: T_3 = \frac{2}{G_H G_T} \sum_{g, h} d_{gh} - \frac{1}{G_H^2} \sum_{g, g'} d_{gg'}
               - \frac{1}{G_T^2} \sum_{h, h'} d_{hh'}
 
-    the largest standardised difference; Hotelling's with a shrunk covariance C of all G people, k' the number of
-    coordinates; and the energy distance of held-out people g from training people h, d the Euclidean distance. People
-    are dealt out to sides of the same sizes again and again. The p-value of each statistic is its rank among all
-    labellings; their minimum over the three is compared with that of every other labelling, which gives *one* p-value,
-    exact for exchangeable people whatever their distribution. Named statistics are told apart by the largest
-    standardised difference among those not yet told apart (Westfall and Young's step-down max-T).
+    the largest standardised difference; Hotelling's with the shrunk covariance of all people, w = `RIDGE`; and the
+    energy distance of held-out people g from training people h, with Euclidean distances d. People are dealt out to
+    sides of the same sizes again and again. The p-value of each statistic is its rank among all labellings; the
+    smallest of the three is compared with that of every other labelling, which gives *one* p-value, exact for
+    exchangeable people whatever their distribution. Named statistics are told apart by the largest standardised
+    difference among those that are not yet told apart (Westfall and Young's step-down max-T).
 
     Args:
         held_out: Whether each image is held out; the others are training images.
@@ -284,10 +293,8 @@ def _differences_of_means(labels: Tensor, scores: Tensor) -> Tensor:
 
 def _hotelling(labels: Tensor, scores: Tensor) -> Tensor:
     """Hotelling's statistic with a shrunk covariance of each labelling, `(N,)`, in the principal axes of the scores."""
-    n, k = scores.shape
     left, singular, _ = torch.linalg.svd(scores, full_matrices=False)
-    weight = k / (k + n)
-    variance = (1 - weight) * singular.square() / (n - 1) + weight
+    variance = (1 - RIDGE) * singular.square() / (len(scores) - 1) + RIDGE
     return (_differences_of_means(labels, left * singular).square() / variance).sum(dim=1)
 
 
@@ -321,7 +328,7 @@ def _differences(
     k = people.values.shape[1] // 2
     known = [(i, name, aspect) for a, aspect in enumerate(Aspect) for i, name in enumerate(names, start=a * k)]
     known = [(i, name, aspect) for i, name, aspect in known if varies[i]]
-    known.sort(key=lambda entry: -float(standardised[0, entry[0]]))
+    known.sort(key=lambda entry: -round(float(standardised[0, entry[0]]), 9))  # those that are equal stay in order
     p_values = _step_down(standardised[:, [i for i, _, _ in known]])
     train, held_out = (people.values[side].nanmedian(dim=0).values for side in (~people.held_out, people.held_out))
     return tuple(
@@ -335,5 +342,5 @@ def _step_down(statistics: Tensor) -> list[float]:
     if statistics.shape[1] == 0:
         return []
     largest_of_rest = statistics.flip(1).cummax(dim=1).values.flip(1)
-    at_least = largest_of_rest >= statistics[0] * (1 - EQUAL)
+    at_least = largest_of_rest >= statistics[0] - EQUAL
     return at_least.to(torch.float64).mean(dim=0).cummax(dim=0).values.tolist()

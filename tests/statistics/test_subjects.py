@@ -10,6 +10,7 @@ from mi_callback.statistics.subjects import (
     images_of_same_subjects,
     merge_subjects,
     numbered,
+    show_alike,
     subject_weights,
     thin,
 )
@@ -79,3 +80,17 @@ def test_folds_keep_subjects_whole_and_are_equally_large():
     sizes = Counter(dict(zip(groups, fold.tolist(), strict=True)).values()).values()
     assert max(sizes) - min(sizes) <= 1
     assert len(sizes) == 30
+
+
+@pytest.mark.parametrize(("train", "held_out"), [([17, 9, 4], [4, 4, 1]), ([2, 1, 2], [8] * 5), ([1] * 7, [30])])
+def test_subjects_of_equal_rank_show_equally_many_images(train, held_out):
+    ids = [
+        [f"{side}{g}" for g, n in enumerate(sizes) for _ in range(n)] for side, sizes in (("t", train), ("h", held_out))
+    ]
+    shown = show_alike(*ids, seed=0)
+    for rows, own, sizes, others in zip(shown, ids, (train, held_out), (held_out, train), strict=True):
+        counts = Counter(own[i] for i in rows.tolist())
+        ranked = sorted(others)
+        at_rank = [ranked[int((place + 0.5) / len(sizes) * len(others))] for place in range(len(sizes))]
+        assert sorted(counts.values()) == [min(pair) for pair in zip(sorted(sizes), at_rank, strict=True)]
+        assert rows.tolist() == sorted(set(rows.tolist()))

@@ -1,9 +1,9 @@
-"""Files on disk → slices that know their subject."""
+"""Folders on disk → slices and volumes that know their subject."""
 
-import csv
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mi_callback.arguments import integer
 from mi_callback.errors import DataError
+from mi_callback.images.files.kinds import ENDINGS, kind_of
+from mi_callback.images.files.manifests import read_manifests
+from mi_callback.images.files.pixels import depth_of, patient_of, read_image
+from mi_callback.images.files.walking import find_files
 from mi_callback.images.resizing import letterbox
 from mi_callback.images.subjects.ids import normal_id
-from mi_callback.images.subjects.paths import VOLUMES, Attribution, Rule, attribute_files, count_rules
-
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-ARRAYS = (".npy",)
-DICOM = (".dcm", ".ima")
-ENDINGS = {"picture": PICTURES, "array": ARRAYS, "volume": VOLUMES, "dicom": DICOM}
-MANIFEST = "manifest.csv"
+from mi_callback.images.subjects.paths import Attribution, Rule, attribute_files, count_rules
 
 
 class Slice(NamedTuple):
@@ -51,7 +50,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
         colour: Read all images as `(3, h, w)`, red, green and blue, grey ones repeated; by default colour is refused.
 
     Raises:
-        DataError: If the folder does not exist or holds no image.
+        DataError: If the folder does not exist, holds no image, or a file or manifest in it cannot be read.
+        OptionError: If there is no such axis.
     """
 
     KINDS: ClassVar[tuple[str, ...]] = tuple(ENDINGS)
@@ -64,10 +64,10 @@ class SliceFolder(Dataset[dict[str, Any]]):
         subject_of: Callable[[Path], str] | None = None,
         colour: bool = False,
     ) -> None:
-        self.root, self.size, self.axis, self.colour = Path(root), size, axis, colour
+        self.root, self.size, self.axis, self.colour = Path(root), size, integer("axis", axis, 0, 2), colour
         if not self.root.is_dir():
             raise DataError(f"needed a folder of images; {self.root} is not a folder.")
-        files = sorted(path for path in self.root.rglob("*") if path.is_file() and _kind(path) in self.KINDS)
+        files = find_files(self.root, self.KINDS)
         if not files:
             read = [ending for kind in self.KINDS for ending in ENDINGS[kind]]
             raise DataError(f"needed at least one image in {self.root}; found none. Read are {', '.join(read)}.")
@@ -81,14 +81,20 @@ class SliceFolder(Dataset[dict[str, Any]]):
         """The subject of each file, and what told it."""
         if subject_of is not None:
             return [Attribution(normal_id(subject_of(path)), Rule.FUNCTION) for path in files]
-        manifest = {path: normal_id(subject) for path, subject in _read_manifests(self.root).items()}
+        manifest = {path: normal_id(subject) for path, subject in read_manifests(self.root).items()}
         listed = {path: Attribution(subject, Rule.MANIFEST) for path, subject in manifest.items() if subject}
         others = [path for path in files if path not in listed]
-        told = dict(zip(others, attribute_files(others, self.root, _patient), strict=True))
+        if listed and others:
+            warnings.warn(
+                f"{len(others)} of {len(files)} files below {self.root} are in no manifest, such as {others[0].name}: "
+                "whose they are is told by their paths.",
+                stacklevel=3,
+            )
+        told = dict(zip(others, attribute_files(others, self.root, patient_of), strict=True))
         return [listed.get(path) or told[path] for path in files]
 
     def _positions(self, path: Path) -> Sequence[int | None]:
-        return range(_depth(path, self.axis)) if _kind(path) == "volume" else [None]
+        return range(depth_of(path, self.axis)) if kind_of(path) == "volume" else [None]
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -159,7 +165,7 @@ class VolumeFolder(SliceFolder):
         super().__init__(root, size, subject_of=subject_of)
 
     def _positions(self, path: Path) -> Sequence[int | None]:
-        _depth(path, self.axis)  # refuses what is no volume
+        depth_of(path, self.axis)  # refuses what is no volume
         return [None]
 
     def _pixels(self, path: Path, position: int | None) -> np.ndarray:
@@ -181,111 +187,3 @@ def split_by_subject(subjects: Sequence[str], share: float, seed: int = 0) -> Te
     """
     digests = (hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=8).digest() for subject in subjects)
     return torch.tensor([int.from_bytes(digest, "big") / 2**64 < share for digest in digests], dtype=torch.bool)
-
-
-def read_image(path: Path, colour: bool = False) -> np.ndarray:
-    """Pixels of one file: `(h, w)`, or `(x, y, z)` in RAS orientation for NIfTI. Intensities as stored.
-
-    Args:
-        colour: Read pictures as `(h, w, 3)`.
-
-    Raises:
-        DataError: If the file is damaged, has colour that was not asked for, or holds more than one slice without being
-            a volume.
-    """
-    try:
-        return _read(path, colour)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"needed a readable image; {path} is damaged or not what its name says ({error}).") from error
-
-
-def _read(path: Path, colour: bool) -> np.ndarray:
-    match _kind(path):
-        case "volume":
-            return _read_volume(path, path.stat().st_mtime_ns)
-        case "dicom":
-            import pydicom
-
-            scan = pydicom.dcmread(path)
-            pixels = _in_units(_single_channel(scan.pixel_array, path), scan)
-            # MONOCHROME1 stores bright as low; grey values are turned so that bright is high everywhere.
-            return pixels.max() - pixels if scan.get("PhotometricInterpretation") == "MONOCHROME1" else pixels
-        case "array":
-            return _single_channel(np.load(path, allow_pickle=False), path)
-        case _:
-            from PIL import Image
-
-            with Image.open(path) as picture:
-                if (pages := getattr(picture, "n_frames", 1)) > 1:
-                    raise DataError(f"needed one slice in {path}; it has {pages} pages. Save them apart.")
-                if colour:
-                    return np.asarray(picture.convert("RGB"))
-                return _single_channel(np.asarray(picture.convert("RGB") if picture.mode == "P" else picture), path)
-
-
-def _in_units(pixels: np.ndarray, scan: Any) -> np.ndarray:
-    """Stored values → those that they stand for: Hounsfield units in CT. Unchanged where the file says nothing."""
-    slope, intercept = float(scan.get("RescaleSlope") or 1), float(scan.get("RescaleIntercept") or 0)
-    return pixels if (slope, intercept) == (1, 0) else pixels.astype(np.float32) * slope + intercept
-
-
-@lru_cache(maxsize=4)
-def _read_volume(path: Path, _changed: int) -> np.ndarray:
-    """A volume is read once for all of its slices, and again when the file has changed."""
-    import nibabel
-
-    return np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj, dtype=np.float32)
-
-
-def _single_channel(pixels: np.ndarray, path: Path) -> np.ndarray:
-    if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
-        colours = pixels[..., :3]
-        if not (colours == colours[..., :1]).all():
-            raise DataError(
-                f"needed a single-channel image; {path} has colour. Convert it to grey values, or say colour=True."
-            )
-        pixels = colours[..., 0]
-    if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[-1]):
-        pixels = pixels.reshape([side for side in pixels.shape if side != 1] or [1, 1])
-    if pixels.ndim != 2:
-        raise DataError(f"needed one (h, w) slice; {path} has shape {pixels.shape}.")
-    return pixels
-
-
-def _kind(path: Path) -> str | None:
-    name = path.name.lower()
-    return next((kind for kind, endings in ENDINGS.items() if name.endswith(endings)), None)
-
-
-def _depth(path: Path, axis: int) -> int:
-    import nibabel
-
-    image: Any = nibabel.load(path)
-    if len(image.shape) != 3:
-        raise DataError(f"needed a 3D volume; {path} has shape {image.shape}. Split its channels or time points.")
-    return nibabel.as_closest_canonical(image).shape[axis]
-
-
-def _read_manifests(root: Path) -> dict[Path, str]:
-    """`file` and `subject` of every manifest at or below `root`, and of the one beside `root`."""
-    subject_of: dict[Path, str] = {}
-    for manifest in [root.parent / MANIFEST, *root.rglob(MANIFEST)]:
-        if not manifest.is_file():
-            continue
-        with manifest.open(newline="", encoding="utf-8-sig") as lines:
-            for row in csv.DictReader(lines):
-                if row.get("file") and row.get("subject"):
-                    subject_of[manifest.parent / row["file"]] = row["subject"]
-    return subject_of
-
-
-def _patient(path: Path) -> str | None:
-    """The PatientID of a DICOM file; None for other files, and where there is none."""
-    if _kind(path) != "dicom":
-        return None
-    import pydicom
-
-    patient = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID")
-    return None if patient is None else str(patient)

@@ -164,7 +164,7 @@ def test_the_rows_that_a_batch_sampler_can_draw(sampler):
         {"batch_size": None},
         {"sampler": Endless(range(N))},
     ],
-    ids=str,
+    ids=lambda options: ", ".join(f"{name}={type(value).__name__}" for name, value in options.items()) or "none",
 )
 def test_all_rows_where_nothing_restricts_them(options):
     assert reachable_rows(DataLoader(DATA, **options)) == list(range(N))

@@ -373,7 +373,7 @@ def test_configs_instantiate_with_overrides(tmp_path, name):
         "encoder.size=[24,32]",
     ]
     with initialize_config_module(config_module="mi_callback.conf", version_base="1.3"):
-        config = compose(overrides=[f"+mi_callback/encoder@encoder={name}", *overrides])
+        config = compose(overrides=overrides)
     encoder = instantiate(config.encoder)
     assert (encoder.size, encoder.name) == ((24, 32), name)
     assert encoder(torch.rand(2, encoder.channels, 24, 32))["outputs.0"].shape == (2, 6)

@@ -148,6 +148,7 @@ def listening():
     for log in loggers:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+        log.disabled = False  # commands that ran before in this process switch off the loggers that they do not know
     yield lines
     for log in loggers:
         log.removeHandler(handler)

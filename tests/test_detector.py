@@ -572,7 +572,9 @@ def test_volumes_go_the_whole_way(of_volumes, tmp_path):
     again = loaded.score(copies)
     assert torch.equal(again.verified, scores.verified)
     assert torch.equal(again.p_value, scores.p_value)
-    assert all(torch.equal(*both) for both in zip(loaded.planted.images, detector.state.planted.images, strict=True))
+    assert all(
+        torch.equal(*both) for both in zip(loaded.state.planted.images, detector.state.planted.images, strict=True)
+    )
 
 
 def test_copies_of_volumes_are_planted_and_found(of_volumes):

@@ -11,7 +11,7 @@ from mi_callback.reporting import collect_evidence
 
 @pytest.fixture(scope="module")
 def parts():
-    """Detector with regions, images of which a half comes from training images 0 to 7, which half, and their scores."""
+    """Detector with windows, images of which a half comes from training images 0 to 7, which half, and their scores."""
     detector = fit(encoder="bundled", verify=True, views=False, poses="none")
     moved, others = affine(TRAIN[:8], rotation=4.0, scale_x=1.05, scale_y=1.05), slices(8, 5)
     seed = 7
@@ -24,9 +24,9 @@ def test_a_half_pasted_into_another_image_is_flagged_and_matched(parts):
     detector, _, _, scores = parts
     assert scores.flagged.all()
     assert scores.match.tolist() == list(range(8))
-    assert scores.window.shape == (8,)
-    assert ((scores.window >= -1) & (scores.window < 9)).all()
-    assert (scores.window >= 0).sum() >= 4
+    assert scores.images.window.shape == (8,)
+    assert ((scores.images.window >= -1) & (scores.images.window < 9)).all()
+    assert (scores.images.window >= 0).sum() >= 4
     assert not detector.score(NOVEL).flagged.all()
 
 
@@ -50,12 +50,12 @@ def test_evidence_of_a_copied_part_aligns_that_part(parts):
         assert correlation(one.pictures.generated[~copied[one.row]], one.pictures.aligned[~copied[one.row]]) < 0.9
 
 
-def test_a_detector_without_regions_looks_no_windows_up(parts):
-    _, images, _, with_regions = parts
-    detector = fit(encoder="bundled", verify=True, views=False, poses="none", regions=False)
+def test_a_detector_without_windows_looks_none_up(parts):
+    _, images, _, with_windows = parts
+    detector = fit(encoder="bundled", verify=True, views=False, poses="none", windows=False)
     scores = detector.score(images)
-    assert detector.train.regions == {}
-    assert detector.reference.regions is None
-    assert (scores.window == -1).all()
-    assert torch.equal(scores.similarity, with_regions.similarity)
-    assert scores.verified.mean() < with_regions.verified.mean()
+    assert detector.state.train.windows == {}
+    assert detector.state.reference.windows is None
+    assert (scores.images.window == -1).all()
+    assert torch.equal(scores.similarity, with_windows.similarity)
+    assert scores.verified.mean() < with_windows.verified.mean()

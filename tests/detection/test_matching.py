@@ -178,7 +178,7 @@ def test_a_candidate_far_down_the_list_is_searched_and_aligned_if_it_agrees(slic
     query = replace(query, layers={"all": F.pad(torch.ones(1, 1, 1), (30, 0))})
     reference = Reference.fit(train, "none")
     few, more = (matcher(candidates=count)(query, reference, train.thumbnails) for count in (2, 4))
-    assert 17 not in few.neighbours.candidates
+    assert 17 not in few.neighbours.candidates.row[0].tolist()
     assert more.neighbours.candidates.row[0].tolist().index(17) == 10 < 4 * MATCHING[2].looked_up
     assert int(more.row) == 17
     assert float(more.verified) > 0.97

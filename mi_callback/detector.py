@@ -120,6 +120,11 @@ class MemorizationDetector(Fitted):
         # Apple's MPS has no float64, in which whitening accumulates.
         self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.encoder = build_encoder(encoder)
+        if windows and not hasattr(self.encoder, "with_windows"):
+            raise CalibrationError(
+                f"needed an encoder with with_windows(images) for windows=True; {self.encoder.name!r} has none. "
+                "Leave windows out, or build the encoder with HookedEncoder."
+            )
         self.aggregation: Aggregation = aggregation
         self.dims = len(self.encoder.size)
         self.poses = orbit(poses, self.dims)

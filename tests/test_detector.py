@@ -610,3 +610,14 @@ def test_volumes_of_several_sizes_and_without_held_out_ones_are_scored(of_volume
 def test_quarter_turns_are_refused_for_an_encoder_of_volumes(of_volumes):
     with pytest.raises(DataError, match=r"needed poses for 3 dimensions out of \['none', 'flips'\]"):
         MemorizationDetector(**(of_volumes[0] | {"poses": "dihedral"}))
+
+
+def test_windows_are_refused_for_an_encoder_that_cannot_look_at_them():
+    pixels = build_encoder("pixels")
+
+    class WithoutWindows(torch.nn.Module):
+        name, layers, size, channels, intensity = "plain", pixels.layers, pixels.size, pixels.channels, pixels.intensity
+        forward, fingerprint = pixels.forward, pixels.fingerprint
+
+    with pytest.raises(CalibrationError, match="needed an encoder with with_windows"):
+        MemorizationDetector(encoder=WithoutWindows(), verify=True, windows=True)

@@ -10,24 +10,20 @@ first block. A comment before a block says more:
 """
 
 import contextlib
-import doctest
 import importlib
 import importlib.util
 import io
-import pkgutil
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-import mi_callback
 from mi_callback import MemorizationDetector
 from mi_callback.cli import audit_command, encoders_command
 from mi_callback.cli.arguments import Grammar
@@ -266,25 +262,3 @@ def test_doubts_are_quoted_as_they_are_said():
     assert len(quoted) > 4
     for doubt in quoted:
         assert all(part.strip() in said for part in re.split(r"…|\d[\d.]*", doubt)), doubt
-
-
-# Docstrings ---------------------------------------------------------------------------------------------------------
-
-
-def modules_with_examples() -> list[str]:
-    """Modules whose source holds a doctest that is not skipped."""
-    found = pkgutil.walk_packages(mi_callback.__path__, "mi_callback.")
-    files = {module.name: importlib.util.find_spec(module.name).origin for module in found}
-    return [
-        name
-        for name, file in files.items()
-        if any(">>> " in line and "+SKIP" not in line for line in Path(file).read_text().splitlines())
-    ]
-
-
-@pytest.mark.parametrize("name", modules_with_examples())
-def test_docstring_examples_run(name):
-    module: ModuleType = importlib.import_module(name)
-    failed, tried = doctest.testmod(module, extraglobs={"torch": torch})
-    assert tried > 0
-    assert failed == 0

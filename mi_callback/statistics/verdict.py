@@ -56,6 +56,14 @@ class Findings:
 def verdict(findings: Findings) -> Verdict:
     """`memorized`: more distinct flags than novel images would get (5 % level). `clean`: no evidence of it, and no
     proof of its absence. `inconclusive`: there are `doubts`.
+
+    Example:
+        >>> from mi_callback.statistics.flagging import FlagRule, NullSummary
+        >>> null = NullSummary("held_out", n_subjects=60, n_images=60)
+        >>> p_value = torch.tensor([0.02] * 6 + [0.5] * 14, dtype=torch.float64)
+        >>> flagging = Flagging(p_value, FlagRule().flag(p_value), torch.arange(20), FlagRule(), null)
+        >>> str(verdict(Findings(flagging)))
+        'memorized'
     """
     if doubts(findings):
         return Verdict.INCONCLUSIVE
@@ -63,7 +71,16 @@ def verdict(findings: Findings) -> Verdict:
 
 
 def exceeds_chance(flagging: Flagging) -> bool:
-    """Whether more distinct images are flagged than novel ones would be, or under `fdr` any for sure."""
+    """Whether more distinct images are flagged than novel ones would be, or under `fdr` any for sure.
+
+    Example:
+        >>> from mi_callback.statistics.flagging import FlagRule, NullSummary
+        >>> null = NullSummary("held_out", n_subjects=60, n_images=60)
+        >>> p_value = torch.tensor([0.02] * 6 + [0.5] * 14, dtype=torch.float64)
+        >>> flagging = Flagging(p_value, FlagRule().flag(p_value), torch.arange(20), FlagRule(), null)
+        >>> exceeds_chance(flagging)
+        True
+    """
     rule = flagging.rule
     if rule.fdr is not None:
         return bool(reject(flagging.p_value, min(rule.fdr, LEVEL), rule.procedure).any())
@@ -71,7 +88,16 @@ def exceeds_chance(flagging: Flagging) -> bool:
 
 
 def doubts(findings: Findings) -> list[str]:
-    """Why neither clean nor memorized can be said; empty where one of them can."""
+    """Why neither clean nor memorized can be said; empty where one of them can.
+
+    Example:
+        >>> from mi_callback.statistics.flagging import FlagRule, NullSummary
+        >>> few = NullSummary("held_out", n_subjects=5, n_images=5)
+        >>> p_value = torch.full((20,), 0.5, dtype=torch.float64)
+        >>> flagging = Flagging(p_value, FlagRule().flag(p_value), torch.arange(20), FlagRule(), few)
+        >>> doubts(Findings(flagging))
+        ['to flag a single image at 0.05 needs at least 19 held-out subjects']
+    """
     if undecidable := _undecidable(findings.flagging):
         return [undecidable]
     return _of_memorized(findings) if exceeds_chance(findings.flagging) else _of_clean(findings)
@@ -82,6 +108,14 @@ def alarm(findings: Findings, look: int, risk: float = LEVEL) -> bool:
 
     As the p-values, it takes novel samples to resemble real images of other people; a target-decoy contrast that sees
     no copying where it could silences it. False where nothing can be flagged.
+
+    Example:
+        >>> from mi_callback.statistics.flagging import FlagRule, NullSummary
+        >>> null = NullSummary("held_out", n_subjects=60, n_images=60)
+        >>> p_value = torch.tensor([0.02] * 12 + [0.5] * 8, dtype=torch.float64)
+        >>> flagging = Flagging(p_value, FlagRule().flag(p_value), torch.arange(20), FlagRule(), null)
+        >>> alarm(Findings(flagging), look=1), alarm(Findings(flagging), look=1000)
+        (True, False)
     """
     if not findings.flagging.calibrated or _contrast_objects(findings):
         return False

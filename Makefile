@@ -22,8 +22,8 @@ test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for several instruc
 	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m "numeric and not statistics" -n $$((3 - threads)); \
 	done; done
 
-test-statistics: $(VENV)/dev.stamp  ## run the tests that simulate at length: levels, error rates, coverage
-	$(BIN)/python -m pytest -n auto -m statistics
+test-statistics: $(VENV)/dev.stamp  ## run the tests that measure at length: levels, error rates, coverage, copies of real slices
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m statistics
 
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from mi_callback.images.perturbations import PASTES, PERTURBATIONS
 from mi_callback.images.preprocessing import check_images
 from mi_callback.retrieval.features import Features
 
-pytestmark = pytest.mark.mri
+pytestmark = [pytest.mark.mri, pytest.mark.statistics]
 
 LIGHT = ("exact", "noise_0.01", "noise_0.02", "intensity_0.9", "intensity_1.1")
 SIZE = (96, 96)
@@ -39,7 +39,10 @@ def read(folder: SliceFolder, most: int) -> Cohort:
     return Cohort(images, subjects, MemorizationDetector().features(images, subjects=subjects, views=True))
 
 
-@pytest.fixture(scope="module", params=["ixi_t1", "spider_lumbar"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("ixi_t1", "spider_lumbar")],
+)
 def cohort(request, mri) -> Cohort:
     folder = SliceFolder(mri / request.param / "slices", size=SIZE)
     if request.param == "ixi_t1":  # half of its subjects trained the encoder (MODEL_CARD.md)

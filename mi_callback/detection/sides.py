@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_callback.images.appearance import appearance
+from mi_callback.images.quality.appearance import appearance
 from mi_callback.retrieval.features import Features
 from mi_callback.statistics.exchangeability import Difference, Exchangeability, compare_people
 
@@ -22,7 +22,7 @@ then taken for several, and smaller differences may be those of a few people."""
 def difference_of_sides(train: Features, held_out: Features, seed: int = 0) -> str | None:
     """In what held-out images differ from training images, in a sentence with the remedy; None where they do not.
 
-    People are compared by how their images look (`images.appearance`) and by the principal components of their
+    People are compared by how their images look (`images.quality.appearance`) and by the principal components of their
     features, by a permutation test (`statistics.exchangeability`).
 
     Args:

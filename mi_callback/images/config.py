@@ -116,6 +116,38 @@ class AppearanceConfig:
     blur: float = 1.0
 
 
+@dataclass(frozen=True)
+class QualityConfig:
+    """How sharpness and noise of samples are given to real images (`quality.degradation`). Chosen on blurred, noisy,
+    compressed and truncated slices of brains (T1, IXI) and lumbar spines (SPIDER), seed 0.
+
+    Attributes:
+        rings: Of spatial frequency, of equal width, up to the Nyquist frequency.
+        anatomy: Lowest rings, which show the anatomy rather than the sharpness: they are left as they are.
+        steps: Of the fixed-point iteration.
+        least_gain: Logarithm of the least gain of the amplitude.
+        most_gain: And of the largest.
+        least_noise: Standard deviation of noise below which none is added.
+        least_signal: Share of the power at a frequency that is not taken for noise.
+        around: Standard deviation, in pixels, of the blur under which a pixel that is not empty stays bright.
+        empty: Brightness, in [0, 1], up to which it is empty.
+        visible_gain: Change of the logarithm of the gain, weighted by the gain, that is a change of quality.
+        visible_noise: Change of the standard deviation of noise that is one.
+    """
+
+    rings: int = 24
+    anatomy: int = 4
+    steps: int = 3
+    least_gain: float = -8.0
+    most_gain: float = 0.5
+    least_noise: float = 0.004
+    least_signal: float = 0.05
+    around: float = 2.0
+    empty: float = 0.15
+    visible_gain: float = 0.25
+    visible_noise: float = 0.01
+
+
 INTENSITY = IntensityConfig()
 FRAME = FrameConfig()
 EDGES = EdgeConfig()
@@ -123,6 +155,7 @@ CURVES = CurveConfig()
 WINDOW = WindowConfig()
 THUMBNAIL = ThumbnailConfig()
 APPEARANCE = AppearanceConfig()
+QUALITY = QualityConfig()
 
-IMAGES = (INTENSITY, FRAME, EDGES, CURVES, WINDOW, THUMBNAIL, APPEARANCE)
+IMAGES = (INTENSITY, FRAME, EDGES, CURVES, WINDOW, THUMBNAIL, APPEARANCE, QUALITY)
 """All of them, for fingerprints: features and thumbnails change with any."""

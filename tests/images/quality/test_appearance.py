@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mi_callback.images.appearance import appearance
 from mi_callback.images.filters import gaussian_blur
+from mi_callback.images.quality.appearance import appearance
 
 
 def pictures(n: int = 6, side: int = 48) -> torch.Tensor:

@@ -1,0 +1,132 @@
+"""Real images made as sharp and as noisy as the samples of a generator.
+
+A similarity depends on how sharp and how noisy an image is: smooth images of strangers resemble training images more
+than sharp ones do. What is said of samples is therefore compared with real images of their own quality. Blur, a lower
+resolution, ringing and compression are, on average, a gain at each spatial frequency; noise is added.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_callback.images.config import QUALITY, QualityConfig
+from mi_callback.images.filters import gaussian_blur
+from mi_callback.images.quality.spectrum import filter_rings, radial_spectrum, white_power
+from mi_callback.types import Thumbnails
+
+MEDIAN_TO_DEVIATION = 1.4826
+"""Standard deviation of a normal variable over the median of its absolute values."""
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What makes real images as sharp and noisy as others.
+
+    Attributes:
+        gain: Of the amplitude at each ring of spatial frequency (`spectrum.radial_spectrum`); 1 changes nothing.
+        noise: Standard deviation of the noise that is added, on the scale of images in [0, 1].
+    """
+
+    gain: Float[Tensor, " bins"]
+    noise: float
+
+    @classmethod
+    def between(cls, real: Thumbnails, samples: Thumbnails, config: QualityConfig = QUALITY) -> "Degradation":
+        """What has to be done to real images for their median spectrum and noise to be those of samples.
+
+        A fixed-point iteration: noise that a blur hides, and light that was cut off, are seen only once both are
+        applied.
+
+        Args:
+            real: Real images or volumes, of any people.
+            samples: Those of a generator, of the same size.
+            config: Constants.
+        """
+        images, goal = _floats(real), _Quality.of(_floats(samples), config)
+        found = cls(torch.ones(config.rings, dtype=torch.float64), 0.0)
+        for _ in range(config.steps):
+            found = found._nearer(images, goal, config)
+        return found
+
+    def apply(self, thumbnails: Thumbnails, seed: int) -> Thumbnails:
+        """Images so changed, as bytes."""
+        filtered = filter_rings(_floats(thumbnails), self.gain)
+        changed = self._with_noise(filtered, torch.Generator().manual_seed(seed))
+        return changed.mul(255).round().to(torch.uint8)
+
+    def differs(self, other: "Degradation", config: QualityConfig = QUALITY) -> bool:
+        """Whether images changed by one are of visibly another quality than images changed by the other."""
+        change = (self.gain.log() - other.gain.log()).abs() * torch.minimum(self.gain, other.gain).clamp_max(1)
+        return float(change.max()) > config.visible_gain or abs(self.noise - other.noise) > config.visible_noise
+
+    @classmethod
+    def none(cls, config: QualityConfig = QUALITY) -> "Degradation":
+        """The one that changes nothing."""
+        return cls(torch.ones(config.rings, dtype=torch.float64), 0.0)
+
+    def _nearer(self, images: Tensor, goal: "_Quality", config: QualityConfig) -> "Degradation":
+        """This one, corrected by what images that it changed still lack."""
+        filtered = filter_rings(images, self.gain)
+        clean = _Quality.of(filtered.clamp(0, 1), config)
+        noisy = _noise(self._with_noise(filtered, _fixed()), config)
+        noise = max(0.0, self.noise**2 + goal.noise**2 - noisy**2) ** 0.5
+        noise = noise if noise > config.least_noise else 0.0
+        # Without the power of noise that is added, which is that of the window at every frequency.
+        wanted = (goal.power - noise**2 * goal.noise_power).clamp_min(goal.power * config.least_signal)
+        change = 0.5 * (wanted / clean.power).log()
+        change[: config.anatomy] = 0
+        gain = (self.gain.log() + change).clamp(config.least_gain, config.most_gain).exp()
+        return Degradation(gain, noise)
+
+    def _with_noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Floats in [0, 1]."""
+        if self.noise:
+            images = images + self.noise * torch.randn(images.shape, generator=generator)
+        return images.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class _Quality:
+    """How sharp and noisy images are.
+
+    Attributes:
+        power: In each ring of spatial frequency, relative to that of the lowest, which show the anatomy: the median.
+        noise: Standard deviation of noise, the median.
+        noise_power: What noise of standard deviation 1 adds to `power`.
+    """
+
+    power: Float[Tensor, " bins"]
+    noise: float
+    noise_power: float
+
+    @classmethod
+    def of(cls, images: Float[Tensor, "n *spatial"], config: QualityConfig) -> "_Quality":
+        spectrum = radial_spectrum(images, config.rings)
+        lowest = spectrum[:, 1 : config.anatomy].sum(dim=1, keepdim=True).clamp_min(1e-12)
+        power = (spectrum / lowest).clamp_min(1e-12).median(dim=0).values
+        white = white_power(images.shape[1:])
+        return cls(power, _noise(images, config), float(white / lowest.median()))
+
+
+def _noise(images: Float[Tensor, "n *spatial"], config: QualityConfig) -> float:
+    """Standard deviation of noise where images are not empty, the median of them.
+
+    Of differences along all axes the median size is looked at: edges are few.
+    """
+    dims, fine = images.ndim - 1, images
+    for dim in range(1, images.ndim):
+        fine = fine.diff(dim=dim) / 2**0.5
+    filled = gaussian_blur(images, config.around, dims) > config.empty
+    filled = filled[(slice(None), *(slice(1, None),) * dims)]
+    sizes = [size[kept].median() for size, kept in zip(fine.abs(), filled, strict=True) if kept.any()]
+    return MEDIAN_TO_DEVIATION * float(torch.stack(sizes).median()) if sizes else 0.0
+
+
+def _floats(thumbnails: Thumbnails) -> Tensor:
+    return thumbnails.float() / 255
+
+
+def _fixed() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

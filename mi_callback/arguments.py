@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from mi_callback.errors import MemorizationError, OptionError
+from mi_callback.errors import CalibrationError, MemorizationError, OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +91,33 @@ def switch(name: str, value: object, error: type[MemorizationError] = OptionErro
     """
     if not _is_truth(value):
         raise error(f"needed {name} True or False; {value!r} came.")
+    return bool(value)
+
+
+def switch_beside(
+    name: str, value: object, other: str, on: bool, error: type[MemorizationError] = CalibrationError
+) -> bool:
+    """A switch that means something only while another one is on, which it follows when it is None.
+
+    Args:
+        name: Of the option, for the message.
+        value: What came.
+        other: Name of the other switch.
+        on: Whether that one is on.
+        error: Raised for a switch that is on alone.
+
+    Raises:
+        OptionError: For what is no switch.
+        MemorizationError: `error`, with what was needed and what came.
+
+    Example:
+        >>> switch_beside("views", None, "verify", True)
+        True
+    """
+    if value is None:
+        return on
+    if switch(name, value) and not on:
+        raise error(f"needed {other}=True for {name}=True; {other}=False came. Leave {name} out.")
     return bool(value)
 
 

@@ -1,19 +1,21 @@
 """The whole line: fit on training images, score generated ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mi_callback.arguments import positive_integer, seed_number, switch, usable_device
+from mi_callback.arguments import positive_integer, seed_number, switch, switch_beside, usable_device
+from mi_callback.calibration import Calibrator, Planting
 from mi_callback.detection.matching import Matcher
 from mi_callback.detection.planting import Planted, measure_power
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, DataError, StateError, choice
-from mi_callback.fitting import Fitter, checked_tail, method
+from mi_callback.fitting import Fitter, method
 from mi_callback.images.poses import Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.retrieval.aggregation import Aggregation
@@ -31,7 +33,6 @@ from mi_callback.statistics.multiplicity import Procedure
 from mi_callback.statistics.null import NullKind
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.set_scores import set_scores
-from mi_callback.statistics.tail import Tail
 from mi_callback.types import SubjectKey, Subjects
 
 PLANTED = {2: 64, 3: 16}
@@ -105,7 +106,7 @@ class MemorizationDetector(Fitted):
     ) -> None:
         self.verify, self.contrast = switch("verify", verify), switch("contrast", contrast)
         self.windows, self.views = (
-            _verified(name, asked, verify) for name, asked in (("windows", windows), ("views", views))
+            switch_beside(name, asked, "verify", verify) for name, asked in (("windows", windows), ("views", views))
         )
         self.rule = FlagRule(alpha, fdr, choice("procedure", procedure, Procedure, CalibrationError))
         self.null_choice = choice("null", null, NullKind, CalibrationError)
@@ -131,8 +132,9 @@ class MemorizationDetector(Fitted):
         whole = positive_integer("batch_size", batch_size, DataError)
         self.batch_size = whole if self.dims == 2 else min(whole, VOLUMES_AT_ONCE)
         super().__init__()
-        self._tail: Tail | None = None
+        self.calibrator: Calibrator  # with a state
         self._pool: Pool | None = None
+        self._planting: Planting | None = None
         self.measured_power: Power | None = None
 
     @property
@@ -206,8 +208,13 @@ class MemorizationDetector(Fitted):
 
     def _take(self, state: FittedState) -> None:
         """Take on a fitted state: all of it, or when something raises, nothing."""
-        tail = None if self.tail_choice is None else checked_tail(state.null, self.seed)
-        self._state, self._tail, self._pool, self.measured_power = state, tail, None, None
+
+        def encode(images: Tensor, subjects: Subjects | None) -> Features:
+            return self.features(images, subjects=subjects)
+
+        self.calibrator = Calibrator(state, self.fitter, encode, self.tail_choice is not None)
+        self._state = state
+        self._pool, self._planting, self.measured_power = None, None, None
 
     # Scoring ----------------------------------------------------------------------------------------------------------
 
@@ -223,13 +230,18 @@ class MemorizationDetector(Fitted):
 
     def score_features(self, generated: Features) -> Scores:
         """As `score`, from features that were extracted before in all poses."""
-        scorer, found = self._scorer, self.match(generated, self.state.reference, self.state.train.thumbnails)
+        state = self.state
+        calibration = self.calibrator.like(generated.thumbnails)
+        found = self.match(generated, state.reference, state.train.thumbnails)
+        scorer = Scorer(state, calibration, self.rule, self.aggregation, self.oni_scale, self.seed)
         flagging = scorer.flag(generated, found)
         second = None
         if self.contrast:
             pool = self._pooled
             pooled = self.match(generated, pool.reference, pool.images.thumbnails)
             second = scorer.contrast(pool, pooled, flagging.flagged)
+        if self._planting is not None and self._planting.calibration is not calibration:
+            self._measure(replace(self._planting, calibration=calibration))
         return Scores(scorer.score(found, flagging.p_value), flagging, self.measured_power, second)
 
     def power(
@@ -238,15 +250,18 @@ class MemorizationDetector(Fitted):
         changes: Sequence[str] | None = None,
         images: Sequence[Tensor] | None = None,
         rows: Sequence[int] | None = None,
+        like: Features | None = None,
     ) -> Power:
         """Plant changed copies of training images and report the share found, per change: `clean` rests on it.
 
-        The result is kept and goes into all later `Scores`: a detector that cannot see copies never says clean.
+        The result is kept and goes into all later `Scores`: a detector that cannot see copies never says clean. Where
+        samples that are scored later are sharper, smoother or noisier, it is measured again with copies like them.
 
         Args:
             n: Training images to copy, at most `PLANTED`; each is changed in every way.
             changes: Names of `images.perturbations`; when None all, with pastes where held-out images were given.
             images, rows: Images `(c, h, w)`, or volumes, and their training rows, instead of those kept at `fit`.
+            like: Samples whose sharpness and noise copies get at once; of real images when None.
 
         Raises:
             StateError: If the detector is not fitted, or was restored or fitted from features and no images came.
@@ -257,14 +272,22 @@ class MemorizationDetector(Fitted):
         if images is None or rows is None:
             images, rows = state.images_to_plant(n, self.seed)
 
-        def find(planted: Tensor) -> tuple[Tensor, Tensor]:
-            found = self.match(self.features(planted), state.reference, state.train.thumbnails)
-            return FlagRule(self.rule.alpha).flag(state.null.p_values(found.similarity)), found.row
-
         others = None if state.held_out is None else state.held_out.thumbnails[:, None]
-        planted = Planted(images, rows, others)
-        self.measured_power = measure_power(find, planted, self.rule.alpha, state.train.subjects, changes, self.seed)
-        return self.measured_power
+        calibration = self.calibrator.native if like is None else self.calibrator.like(like.thumbnails)
+        return self._measure(Planting(Planted(images, rows, others), changes, calibration))
+
+    def _measure(self, planting: Planting) -> Power:
+        """Look planted copies up as samples are, and keep what was found, and of what."""
+        state, calibration = self.state, planting.calibration
+
+        def find(planted: Tensor) -> tuple[Tensor, Tensor]:
+            seen = self.features(calibration.alter(planted, self.seed))
+            found = self.match(seen, state.reference, state.train.thumbnails)
+            return FlagRule(self.rule.alpha).flag(calibration.null.p_values(found.similarity)), found.row
+
+        power = measure_power(find, planting.images, self.rule.alpha, state.train.subjects, planting.changes, self.seed)
+        self._planting, self.measured_power = planting, power
+        return power
 
     def set_scores(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> dict[str, float]:
         """Set-level scores of the literature on the same whitened features: see `mi_callback.statistics.set_scores`.
@@ -280,10 +303,6 @@ class MemorizationDetector(Fitted):
         held_out = None if state.held_out is None else state.reference.whitened(state.held_out)
         train, generated = (state.reference.whitened(side) for side in (state.train, samples))
         return set_scores(train, held_out, generated, self.seed)
-
-    @property
-    def _scorer(self) -> Scorer:
-        return Scorer(self.state, self.rule, self.aggregation, self.oni_scale, self._tail, self.seed)
 
     @property
     def _pooled(self) -> Pool:
@@ -379,12 +398,3 @@ class MemorizationDetector(Fitted):
             views=list(looked_at(self.dims)) if self.views and not plain else (),
             **read,
         )
-
-
-def _verified(name: str, asked: bool | None, verify: bool) -> bool:
-    """Whether something is looked up whose candidates are worth nothing until they are aligned."""
-    if asked and not verify:
-        raise CalibrationError(
-            f"needed verify=True for {name}=True, for its candidates must be aligned; verify=False came. Leave it out."
-        )
-    return verify if asked is None else switch(name, asked)

@@ -1,10 +1,12 @@
 """Features of training and held-out images → the state that a detector keeps: index, null, near-duplicates."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mi_callback.detection import leaks, nulls
 from mi_callback.detection.matching import MATCHING, Matcher
@@ -22,6 +24,7 @@ from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null, NullKind
+from mi_callback.statistics.subjects import thin
 from mi_callback.statistics.tail import Tail, fit_tail
 from mi_callback.version import __version__
 
@@ -126,6 +129,20 @@ class Fitter:
             warnings.warn(f"{difference}. Until then the result is inconclusive.", stacklevel=4)
         kept = None if held_out is None else held_out.in_pose(0)
         return FittedState(train.in_pose(0), kept, reference, null, duplicate, planted, difference)
+
+    def recalibrate(self, state: FittedState, seen: Callable[[Tensor], Features], most: int) -> Null:
+        """The null of the same kind, of real images that are looked up otherwise than they are.
+
+        Args:
+            state: Whose null that is.
+            seen: Rows of the held-out images, or of the training images of a cross-fitted null → these, as queries.
+            most: Images that are looked up, at most.
+        """
+        if state.null.kind is NullKind.CROSS_FIT:
+            return nulls.cross_fit_null(state.train, self.reference, self.match, most, self.seed, False, seen)
+        assert state.held_out is not None
+        rows = thin(state.held_out.subjects, len(state.held_out), most, self.seed)
+        return nulls.held_out_null(seen(rows), state.train, state.reference, self.match, None, self.seed, False)
 
     def _calibrate(self, train: Features, held_out: Features | None, reference: Reference, progress: bool) -> Null:
         size, seed = self.null_size, self.seed

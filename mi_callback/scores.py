@@ -279,6 +279,8 @@ class Scores:
         notes = [
             f"{flagging.null.kind} null of {flagging.null.n_subjects} {unit}, MI at most {float(self.mi.max()):.2f}"
         ]
+        if flagging.null.quality is not None:
+            notes.append(f"compared with real images that were {flagging.null.quality}, as the samples are")
         if flagging.calibrated:
             interval = self.rate_interval()
             assumed = "" if power else " if every copy is seen"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_callback.calibration import Calibration
 from mi_callback.detection.matching import Match
 from mi_callback.detection.pool import Pool
 from mi_callback.images.poses import POSES
@@ -19,7 +20,6 @@ from mi_callback.statistics.flagging import Flagging, FlagRule, NullSummary
 from mi_callback.statistics.indices import OniScale, memorization_index, overfit_novelty_index
 from mi_callback.statistics.outliers import like_copies
 from mi_callback.statistics.subjects import numbered
-from mi_callback.statistics.tail import Tail
 from mi_callback.statistics.target_decoy import TargetDecoy, target_decoy_contrast
 
 POOL_FDR = 0.1
@@ -32,30 +32,33 @@ class Scorer:
 
     Attributes:
         state: What the detector was fitted on.
+        calibration: The null that decides: of real images as sharp and noisy as the samples.
         rule: When an image is flagged.
         aggregation: How layers combine.
         oni_scale: Scale of the ONI.
-        tail: Extrapolates p-values for ranking; None for no such values.
         seed: Of random labels.
     """
 
     state: FittedState
+    calibration: Calibration
     rule: FlagRule
     aggregation: Aggregation
     oni_scale: OniScale
-    tail: Tail | None
     seed: int
 
     def flag(self, generated: Features, found: Match) -> Flagging:
         """p-values and flags of n images against the null; near-duplicates are grouped."""
-        null = self.state.null
+        null = self.calibration.null
         p_value = null.p_values(found.similarity)
         group = groups_of_duplicates(len(generated), self._duplicates(generated, found.row))
-        return Flagging(p_value, self.rule.flag(p_value), group, self.rule, NullSummary.of(null, self.state.difference))
+        summary = NullSummary.of(null, self.state.difference, self.calibration.quality)
+        return Flagging(p_value, self.rule.flag(p_value), group, self.rule, summary)
 
     def score(self, found: Match, p_value: Float[Tensor, " n"]) -> ImageScores:
         """What was found of each image."""
         state, subjects = self.state, self.state.train.subjects
+        null, tail = self.calibration.null, self.calibration.tail
+        # Against real images as they are: so it can be compared between runs, and between epochs of one.
         mi = memorization_index(found.similarity, state.null)
         return ImageScores(
             similarity=found.neighbours.similarity,
@@ -67,12 +70,12 @@ class Scorer:
             match_subject=[None if subjects is None else subjects[i] for i in found.row.tolist()],
             consensus=found.neighbours.consensus(found.row),
             verified=found.verified,
-            copied_fraction=copied_fraction(found.shares, state.null.usual)[0],
+            copied_fraction=copied_fraction(found.shares, null.usual)[0],
             pose=[list(POSES)[i] for i in found.pose.tolist()],
-            like_copies=like_copies(found.similarity, state.null.similarity),
+            like_copies=like_copies(found.similarity, null.similarity),
             window=found.window,
             by_edges=found.by_edges,
-            p_tail=None if self.tail is None else self.tail.extrapolate(found.similarity, p_value),
+            p_tail=None if tail is None else tail.extrapolate(found.similarity, p_value),
         )
 
     def contrast(self, pool: Pool, found: Match, flagged: Bool[Tensor, " n"]) -> TargetDecoy:

@@ -13,6 +13,9 @@ Images = Float[Tensor, "n c *spatial"]
 Thumbnails = UInt8[Tensor, "n *spatial"]
 """Quantile-scaled images `(n, h, w)` or volumes `(n, d, h, w)` at registration size; patient data."""
 
+GreyImages = Float[Tensor, "n *spatial"]
+"""Images `(n, h, w)` or volumes `(n, d, h, w)` in [0, 1]."""
+
 LayerFeatures = dict[str, Float[Tensor, "n d"]]
 """One matrix of pooled features per encoder layer, in layer order."""
 

@@ -39,6 +39,9 @@ Look = Callable[[Features, Reference, Thumbnails, str | None], Match]
 
 FitReference = Callable[[Features], Reference]
 
+Seen = Callable[[Tensor], Features]
+"""Rows of the training images → these, as queries."""
+
 
 def held_out_null(
     held_out: Features,
@@ -71,23 +74,38 @@ def held_out_null(
 
 
 def cross_fit_null(
-    train: Features, fit_reference: FitReference, look: Look, size: int | None, seed: int, bar: bool
+    train: Features,
+    fit_reference: FitReference,
+    look: Look,
+    size: int | None,
+    seed: int,
+    bar: bool,
+    seen: Seen | None = None,
 ) -> Null:
     """Every training subject against the others: whitening and index refitted without its fold.
 
     Training subjects who share an identical image count as one, and so do a few who resemble each other as only the
     same patient would: looked up without each other they would be copies of each other, and copies would look normal.
 
+    Args:
+        train: Training images.
+        fit_reference: Makes whitening and index.
+        look: Looks images up.
+        size: Images that are looked up, at most.
+        seed: Of folds and draws.
+        bar: Whether there is a progress bar.
+        seen: Training images as they are looked up; when None, as they are.
+
     Raises:
         CalibrationError: For fewer than two training subjects.
     """
     groups = leaks.merge_identical(train)
-    null, same = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
+    null, same = _cross_fit(train, groups, fit_reference, look, size, seed, bar, seen or train.where)
     merged_groups = merge_subjects(groups, same)
     people = len(set(groups)) - len(set(merged_groups))
     if people and outliers.few_enough(people, len(set(groups))):
         groups = merged_groups
-        null, _ = _cross_fit(train, groups, fit_reference, look, size, seed, bar)
+        null, _ = _cross_fit(train, groups, fit_reference, look, size, seed, bar, seen or train.where)
     elif people:
         warnings.warn(
             f"{people} training subjects resemble another one as only a copy, or the same patient under another id, "
@@ -112,6 +130,7 @@ def _cross_fit(
     size: int | None,
     seed: int,
     bar: bool,
+    seen: Seen,
 ) -> tuple[Null, list[tuple[str, str]]]:
     """The null for these groups of images, and pairs of groups that seem to be one person."""
     fold = folds(groups, FOLDS, seed)
@@ -127,7 +146,7 @@ def _cross_fit(
         if len(queries) == 0:
             continue
         rest = train.in_pose(0).where(others)
-        matches.append(look(train.where(queries), fit_reference(rest), rest.thumbnails, None))
+        matches.append(look(seen(queries), fit_reference(rest), rest.thumbnails, None))
         subjects += [groups[i] for i in queries.tolist()]
         matched += [groups[i] for i in others[matches[-1].row].tolist()]
     similarity = torch.cat([match.similarity for match in matches])

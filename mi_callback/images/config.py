@@ -128,7 +128,7 @@ class QualityConfig:
         least_gain: Logarithm of the least gain of the amplitude.
         most_gain: And of the largest.
         least_noise: Standard deviation of noise below which none is added.
-        least_signal: Share of the power at a frequency that is not taken for noise.
+        least_signal: Share of the power at a frequency that is no noise, from which its gain can be seen.
         around: Standard deviation, in pixels, of the blur under which a pixel that is not empty stays bright.
         empty: Brightness, in [0, 1], up to which it is empty.
         visible_gain: Change of the logarithm of the gain, weighted by the gain, that is a change of quality.
@@ -141,7 +141,7 @@ class QualityConfig:
     least_gain: float = -8.0
     most_gain: float = 0.5
     least_noise: float = 0.004
-    least_signal: float = 0.05
+    least_signal: float = 0.3
     around: float = 2.0
     empty: float = 0.15
     visible_gain: float = 0.25

@@ -62,6 +62,7 @@ class NullSummary:
         suspects: People in it who resemble training images as only copies do.
         difference: In what its images differ from training images, so that it says nothing of samples that are like
             these; None where they do not.
+        quality: What was done to its images to make them as sharp and noisy as the samples; None where they are.
     """
 
     kind: NullKind
@@ -70,12 +71,13 @@ class NullSummary:
     subjects_known: bool = True
     suspects: int = 0
     difference: str | None = None
+    quality: str | None = None
 
     @classmethod
-    def of(cls, null: Null, difference: str | None = None) -> "NullSummary":
+    def of(cls, null: Null, difference: str | None = None, quality: str | None = None) -> "NullSummary":
         """What there is to say of a null."""
         known = null.subjects is not None
-        return cls(null.kind, null.n_subjects, len(null.similarity), known, null.suspects, difference)
+        return cls(null.kind, null.n_subjects, len(null.similarity), known, null.suspects, difference, quality)
 
     @property
     def smallest_p(self) -> float:

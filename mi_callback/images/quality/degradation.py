@@ -14,10 +14,13 @@ from torch import Tensor
 from mi_callback.images.config import QUALITY, QualityConfig
 from mi_callback.images.filters import gaussian_blur
 from mi_callback.images.quality.spectrum import filter_rings, radial_spectrum, white_power
-from mi_callback.types import Thumbnails
+from mi_callback.types import GreyImages, Thumbnails
 
 MEDIAN_TO_DEVIATION = 1.4826
 """Standard deviation of a normal variable over the median of its absolute values."""
+
+VISIBLE = 0.1
+"""Mean change of the gain, from a third to half of the Nyquist frequency, that is put into words."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Degradation:
 
     gain: Float[Tensor, " bins"]
     noise: float
+
+    def __str__(self) -> str:
+        """In words: what becomes of sharpness and of noise."""
+        fine = float(self.gain[len(self.gain) // 3 : len(self.gain) // 2].mean())  # noise hides what is finer
+        words = ["blurred" if fine < 1 else "sharpened"] if abs(fine - 1) > VISIBLE else []
+        words += ["made noisy"] if self.noise else []
+        return " and ".join(words) or "given the spectrum of the samples"
 
     @classmethod
     def between(cls, real: Thumbnails, samples: Thumbnails, config: QualityConfig = QUALITY) -> "Degradation":
@@ -74,10 +84,14 @@ class Degradation:
         noise = max(0.0, self.noise**2 + goal.noise**2 - noisy**2) ** 0.5
         noise = noise if noise > config.least_noise else 0.0
         # Without the power of noise that is added, which is that of the window at every frequency.
-        wanted = (goal.power - noise**2 * goal.noise_power).clamp_min(goal.power * config.least_signal)
-        change = 0.5 * (wanted / clean.power).log()
+        wanted = goal.power - noise**2 * goal.noise_power
+        change = 0.5 * (wanted.clamp_min(1e-12) / clean.power).log()
         change[: config.anatomy] = 0
         gain = (self.gain.log() + change).clamp(config.least_gain, config.most_gain).exp()
+        # What noise hides has the gain of the last ring that can be seen.
+        seen = wanted > config.least_signal * goal.power
+        ring = torch.where(seen, torch.arange(len(seen)), 0).cummax(dim=0).values
+        gain = gain[ring]
         return Degradation(gain, noise)
 
     def _with_noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -102,7 +116,7 @@ class _Quality:
     noise_power: float
 
     @classmethod
-    def of(cls, images: Float[Tensor, "n *spatial"], config: QualityConfig) -> "_Quality":
+    def of(cls, images: GreyImages, config: QualityConfig) -> "_Quality":
         spectrum = radial_spectrum(images, config.rings)
         lowest = spectrum[:, 1 : config.anatomy].sum(dim=1, keepdim=True).clamp_min(1e-12)
         power = (spectrum / lowest).clamp_min(1e-12).median(dim=0).values
@@ -110,7 +124,7 @@ class _Quality:
         return cls(power, _noise(images, config), float(white / lowest.median()))
 
 
-def _noise(images: Float[Tensor, "n *spatial"], config: QualityConfig) -> float:
+def _noise(images: GreyImages, config: QualityConfig) -> float:
     """Standard deviation of noise where images are not empty, the median of them.
 
     Of differences along all axes the median size is looked at: edges are few.

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_callback.types import GreyImages
 
-def radial_spectrum(images: Float[Tensor, "n *spatial"], bins: int) -> Float[Tensor, "n bins"]:
+
+def radial_spectrum(images: GreyImages, bins: int) -> Float[Tensor, "n bins"]:
     """Mean power of each image in rings of spatial frequency, from 0 to the Nyquist frequency; float64.
 
     A Hann window keeps what lies at opposite borders from being taken for an edge. What lies beyond the Nyquist
@@ -32,7 +34,7 @@ def white_power(sides: tuple[int, ...]) -> float:
     return float(_window(tuple(sides)).square().sum())
 
 
-def filter_rings(images: Float[Tensor, "n *spatial"], gain: Float[Tensor, " bins"]) -> Float[Tensor, "n *spatial"]:
+def filter_rings(images: GreyImages, gain: Float[Tensor, " bins"]) -> GreyImages:
     """Images with the amplitude of each ring of `radial_spectrum` multiplied by its gain, linear between rings.
 
     Beyond their borders images go on as in a mirror, so that nothing rings there.

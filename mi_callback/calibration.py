@@ -1,0 +1,136 @@
+"""What samples are judged against: real images, made as sharp and as noisy as the samples are."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mi_callback.detection.planting import Planted
+from mi_callback.fitting import Fitter, checked_tail
+from mi_callback.images.preprocessing import check_images
+from mi_callback.images.quality.degradation import Degradation
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
+from mi_callback.retrieval.features import Features
+from mi_callback.state import FittedState
+from mi_callback.statistics.null import Null, NullKind
+from mi_callback.statistics.tail import Tail
+from mi_callback.types import Images, Subjects, Thumbnails
+
+COMPARED = 200
+"""Images of either side whose sharpness and noise are looked at, at most."""
+
+RECALIBRATED = {2: 400, 3: 100}
+"""Real images that are looked up again at the quality of samples, at most, by the number of dimensions: people count,
+not images."""
+
+Encode = Callable[[Images, Subjects | None], Features]
+"""Images, and whose they are → features in the poses of a query."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What samples of one quality are judged against.
+
+    Attributes:
+        null: How similar real images of that quality are.
+        tail: Its extrapolated tail; None where none was asked for.
+        degradation: What gave the real images that quality; None where they have it as they are.
+    """
+
+    null: Null
+    tail: Tail | None = None
+    degradation: Degradation | None = None
+
+    @property
+    def quality(self) -> str | None:
+        """What was done to real images, in words; None for nothing."""
+        return None if self.degradation is None else str(self.degradation)
+
+    def alter(self, images: Images, seed: int) -> Images:
+        """Images, at the size of thumbnails, with the quality of the samples; as they are where that is theirs."""
+        if self.degradation is None:
+            return images
+        dims = images.ndim - 2
+        grey = make_thumbnails(check_images(images, images.shape[1], dims), THUMBNAIL_SIDE[dims])
+        return _as_images(self.degradation.apply(grey, seed))
+
+
+@dataclass(frozen=True)
+class Planting:
+    """Copies that are planted for the power self-test.
+
+    Attributes:
+        images: The training images of which they are.
+        changes: What is done to each; None for every change there is.
+        calibration: Gives them the quality of samples, and judges them.
+    """
+
+    images: Planted
+    changes: Sequence[str] | None
+    calibration: Calibration
+
+
+class Calibrator:
+    """Calibrates for samples of any quality; the last calibration is kept, for samples of a like quality.
+
+    Args:
+        state: Training set and null, of real images as they are.
+        fitter: How the null was made.
+        encode: Images → features.
+        tail: Whether tails are extrapolated.
+    """
+
+    def __init__(self, state: FittedState, fitter: Fitter, encode: Encode, tail: bool) -> None:
+        self.state, self.fitter, self.encode, self.tail = state, fitter, encode, tail
+        self.native = self._calibration(state.null, None)
+        self.last = self.native
+
+    def like(self, samples: Thumbnails) -> Calibration:
+        """The calibration for samples of this quality.
+
+        Where features decide, unaligned, or the paper's null is used, that is the one of real images as they are.
+        """
+        if not self.fitter.match.verify or self.state.null.kind is NullKind.TRAIN_HALVES:
+            return self.native
+        real = self._real.thumbnails
+        found = Degradation.between(_some(real, self.fitter.seed), _some(samples, self.fitter.seed))
+        for known in (self.native, self.last):
+            if not found.differs(known.degradation or Degradation.none()):
+                return known
+        self.last = self._calibration(self._null(found), found)
+        return self.last
+
+    @property
+    def _real(self) -> Features:
+        """The images of which the null is made."""
+        state = self.state
+        if state.null.kind is NullKind.HELD_OUT:
+            assert state.held_out is not None
+            return state.held_out
+        return state.train
+
+    def _null(self, degradation: Degradation) -> Null:
+        real, fitter = self._real, self.fitter
+        most = min(RECALIBRATED[real.dims], fitter.null_size or len(real))
+
+        def degraded(rows: Tensor) -> Features:
+            chosen = real.where(rows)
+            return self.encode(_as_images(degradation.apply(chosen.thumbnails, fitter.seed)), chosen.subjects)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say of these people was said at fit
+            return fitter.recalibrate(self.state, degraded, most)
+
+    def _calibration(self, null: Null, degradation: Degradation | None) -> Calibration:
+        return Calibration(null, checked_tail(null, self.fitter.seed) if self.tail else None, degradation)
+
+
+def _some(thumbnails: Thumbnails, seed: int) -> Thumbnails:
+    order = torch.randperm(len(thumbnails), generator=torch.Generator().manual_seed(seed))
+    return thumbnails[order[:COMPARED]]
+
+
+def _as_images(thumbnails: Thumbnails) -> Images:
+    return thumbnails[:, None].float() / 255

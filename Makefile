@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-numeric test-statistics check docs bench-statistics bench-detection bench-volumes clean
+.PHONY: help demo test test-numeric test-statistics check docs bench-statistics bench-detection bench-generators bench-volumes clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -39,6 +39,9 @@ bench-statistics: $(VENV)/dev.stamp  ## measure false-flag rates on real slices,
 
 bench-detection: $(VENV)/dev.stamp  ## measure detection on real slices, write examples/detection/RESULTS.md (long)
 	$(BIN)/python examples/detection/run.py
+
+bench-generators: $(VENV)/dev.stamp  ## measure whether generators that copied nobody are cleared, write examples/generators/RESULTS.md (an hour)
+	$(BIN)/python examples/generators/run.py
 
 bench-volumes: $(VENV)/dev.stamp  ## measure detection on real volumes, write examples/volumes/RESULTS.md (half an hour)
 	$(BIN)/python examples/volumes/run.py

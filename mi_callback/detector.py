@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +21,7 @@ from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
 from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.views import views_of, views_of_queries
 from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.scores import Scores
@@ -311,31 +311,14 @@ class MemorizationDetector(Fitted):
         if state.held_out is None:
             raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
         if self._pool is None:
-            self._pool = Pool.of(state.train, state.held_out, self.fitter.reference, self.seed)
+            self._pool = Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
         return self._pool
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, data: str | None = None) -> None:
-        """Write the fitted state: one file, patient data.
-
-        Args:
-            path: Where.
-            data: `state.fingerprint` of the images, to be checked when it is loaded.
-
-        Raises:
-            StateError: If the detector is not fitted.
-        """
-        self.state.save(path, self.settings(), data)
-
-    def load(self, path: str | Path, data: str | None = None) -> "MemorizationDetector":
-        """Restore a state that a detector of the same settings and encoder saved. Returns itself.
-
-        Raises:
-            StateError: If it is of other settings, another encoder or other data.
-        """
-        self._take(FittedState.load(path, self.settings(), self.fitter.reference, data))
-        return self
+    def fit_reference(self, train: Features) -> Reference:
+        """Whitening and index of training features, under this detector's settings."""
+        return self.fitter.reference(train)
 
     def settings(self) -> dict[str, Any]:
         """Everything that changes what a fitted state means, as JSON holds it."""

@@ -7,10 +7,11 @@ by its owner alone.
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -116,11 +117,44 @@ class FittedState:
         return cls(train, held_out, fit_reference(train), null, header["duplicate"], planted, header["difference"])
 
 
-class Fitted:
-    """Something that is fitted, or not yet, and then holds a state."""
+class Fitted(ABC):
+    """Something that is fitted, or not yet, and then holds a state, which it writes and reads."""
 
     def __init__(self) -> None:
         self._state: FittedState | None = None
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes what a fitted state means, as JSON holds it."""
+
+    @abstractmethod
+    def fit_reference(self, train: Features) -> Reference:
+        """Whitening and index of training features."""
+
+    @abstractmethod
+    def _take(self, state: FittedState) -> None:
+        """Take on a fitted state: all of it, or when something raises, nothing."""
+
+    def save(self, path: str | Path, data: str | None = None) -> None:
+        """Write the fitted state: one file, patient data.
+
+        Args:
+            path: Where.
+            data: `state.fingerprint` of the images, to be checked when it is loaded.
+
+        Raises:
+            StateError: If it is not fitted.
+        """
+        self.state.save(path, self.settings(), data)
+
+    def load(self, path: str | Path, data: str | None = None) -> Self:
+        """Restore a state that a detector of the same settings and encoder saved. Returns itself.
+
+        Raises:
+            StateError: If it is of other settings, another encoder or other data.
+        """
+        self._take(FittedState.load(path, self.settings(), self.fit_reference, data))
+        return self
 
     @property
     def fitted(self) -> bool:

@@ -11,7 +11,7 @@ from mi_callback.detection.planting import Planted
 from mi_callback.fitting import Fitter, checked_tail
 from mi_callback.images.preprocessing import check_images
 from mi_callback.images.quality.degradation import Degradation
-from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, as_images, make_thumbnails
 from mi_callback.retrieval.features import Features
 from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null, NullKind
@@ -54,7 +54,7 @@ class Calibration:
             return images
         dims = images.ndim - 2
         grey = make_thumbnails(check_images(images, images.shape[1], dims), THUMBNAIL_SIDE[dims])
-        return _as_images(self.degradation.apply(grey, seed))
+        return as_images(self.degradation.apply(grey, seed))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Calibrator:
 
         def degraded(rows: Tensor) -> Features:
             chosen = real.where(rows)
-            return self.encode(_as_images(degradation.apply(chosen.thumbnails, fitter.seed)), chosen.subjects)
+            return self.encode(as_images(degradation.apply(chosen.thumbnails, fitter.seed)), chosen.subjects)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say of these people was said at fit
@@ -130,7 +130,3 @@ class Calibrator:
 def _some(thumbnails: Thumbnails, seed: int) -> Thumbnails:
     order = torch.randperm(len(thumbnails), generator=torch.Generator().manual_seed(seed))
     return thumbnails[order[:COMPARED]]
-
-
-def _as_images(thumbnails: Thumbnails) -> Images:
-    return thumbnails[:, None].float() / 255

@@ -1,6 +1,7 @@
 """The whole line: fit on training images, score generated ones."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,14 +10,17 @@ from torch import Tensor
 
 from mi_callback.arguments import positive_integer, seed_number, switch, switch_beside, usable_device
 from mi_callback.calibration import Calibrator, Planting
+from mi_callback.detection.control import control_people, held_out_beside
 from mi_callback.detection.matching import Matcher
-from mi_callback.detection.planting import Planted, measure_power
+from mi_callback.detection.planting import PLANTED, Planted, measure_power
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
+from mi_callback.encoders.protocol import check_windows
 from mi_callback.errors import CalibrationError, DataError, StateError, choice
 from mi_callback.fitting import Fitter, method
 from mi_callback.images.poses import Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
+from mi_callback.images.thumbnails import as_images
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
@@ -34,9 +38,6 @@ from mi_callback.statistics.null import NullKind
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.set_scores import set_scores
 from mi_callback.types import SubjectKey, Subjects
-
-PLANTED = {2: 64, 3: 16}
-"""Training images kept at `fit` for the power self-test, by the number of dimensions: whole volumes are large."""
 
 
 class MemorizationDetector(Fitted):
@@ -121,11 +122,8 @@ class MemorizationDetector(Fitted):
         # Apple's MPS has no float64, in which whitening accumulates.
         self.search_device = torch.device("cpu") if self.device.type == "mps" else self.device
         self.encoder = build_encoder(encoder)
-        if windows and not hasattr(self.encoder, "with_windows"):
-            raise CalibrationError(
-                f"needed an encoder with with_windows(images) for windows=True; {self.encoder.name!r} has none. "
-                "Leave windows out, or build the encoder with HookedEncoder."
-            )
+        if windows:
+            check_windows(self.encoder)
         self.aggregation: Aggregation = aggregation
         self.dims = len(self.encoder.size)
         self.poses = orbit(poses, self.dims)
@@ -135,6 +133,7 @@ class MemorizationDetector(Fitted):
         self.calibrator: Calibrator  # with a state
         self._pool: Pool | None = None
         self._planting: Planting | None = None
+        self.control: MemorizationDetector | None = None
         self.measured_power: Power | None = None
 
     @property
@@ -161,7 +160,7 @@ class MemorizationDetector(Fitted):
         image_key: SubjectKey = None,
         progress: bool = False,
     ) -> "MemorizationDetector":
-        """Cache whitened features of all training images and calibrate.
+        """Cache whitened features of all training images and calibrate. Returns itself.
 
         Args:
             train: The images the generator learns from, `(n, 1, h, w)`, or where the encoder takes them volumes
@@ -172,15 +171,12 @@ class MemorizationDetector(Fitted):
             subject_key, image_key: Where batches hold ids and images.
             progress: Show progress bars.
 
-        Returns:
-            Itself.
-
         Raises:
             DataError: For broken images, fewer than two training images, or subjects on both sides.
             CalibrationError: If the null that was asked for is undefined for these data.
         """
         kind = self.fitter.kind(held_out)
-        read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
+        read = {"subject_key": subject_key, "image_key": image_key}
         poses = self.poses if kind != "held_out" else self.poses[:1]
         planted = Reservoir(PLANTED[self.dims], self.seed)
         label = "training features" if progress else None
@@ -198,9 +194,7 @@ class MemorizationDetector(Fitted):
         planted: Reservoir | None = None,
         progress: bool = False,
     ) -> "MemorizationDetector":
-        """As `fit`, from `features` that were extracted before: those of training images with their views, and in all
-        poses where the null is made from them.
-        """
+        """As `fit`, from `features`: of training images with views, and in all poses where the null is made of them."""
         if self.contrast and held_out is None:
             raise CalibrationError("needed held-out images for contrast=True; none came. Pass held_out=….")
         self._take(self.fitter.fit(train, held_out, planted, progress))
@@ -214,7 +208,38 @@ class MemorizationDetector(Fitted):
 
         self.calibrator = Calibrator(state, self.fitter, encode, self.tail_choice is not None)
         self._state = state
-        self._pool, self._planting, self.measured_power = None, None, None
+        self._pool, self._planting, self.control, self.measured_power = None, None, None, None
+
+    def fit_control(
+        self,
+        control: Any,
+        subjects: Subjects | None = None,
+        subject_key: SubjectKey = None,
+        image_key: SubjectKey = None,
+        progress: bool = False,
+    ) -> "MemorizationDetector":
+        """Look samples up among people who were certainly not trained on, too: what resembles these is no copy.
+
+        Args:
+            control: About as many images as were trained on, of the same source, as `fit` takes them.
+            subjects, subject_key, image_key, progress: As in `fit`.
+
+        Raises:
+            StateError: If the detector is not fitted.
+            DataError: For broken images, or if all of these people were trained on.
+        """
+        state, label = self.state, "control features" if progress else None
+        null = state.held_out if state.null.kind is NullKind.HELD_OUT else None
+        poses = self.poses if null is None else self.poses[:1]
+        keys = {"subject_key": subject_key, "image_key": image_key}
+        images = self.features(control, poses, subjects, views=True, label=label, **keys)
+        images = control_people(state.train, images, self.seed)
+        if null is not None:  # in all poses
+            null = held_out_beside(images, self.features(as_images(null.thumbnails), subjects=null.subjects))
+        other = copy(self)
+        other.contrast = False
+        self.control = other.fit_features(images, null, progress=progress)
+        return self
 
     # Scoring ----------------------------------------------------------------------------------------------------------
 
@@ -237,12 +262,14 @@ class MemorizationDetector(Fitted):
         flagging = scorer.flag(generated, found)
         second = None
         if self.contrast:
-            pool = self._pooled
-            pooled = self.match(generated, pool.reference, pool.images.thumbnails)
-            second = scorer.contrast(pool, pooled, flagging.flagged)
+            if self._pool is None:
+                self._pool = Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
+            pooled = self.match(generated, self._pool.reference, self._pool.images.thumbnails)
+            second = scorer.contrast(self._pool, pooled, flagging.flagged)
+        control = None if self.control is None else self.control.score_features(generated).flagging
         if self._planting is not None and self._planting.calibration is not calibration:
             self._measure(replace(self._planting, calibration=calibration))
-        return Scores(scorer.score(found, flagging.p_value), flagging, self.measured_power, second)
+        return Scores(scorer.score(found, flagging.p_value), flagging, self.measured_power, second, control)
 
     def power(
         self,
@@ -264,14 +291,13 @@ class MemorizationDetector(Fitted):
             like: Samples whose sharpness and noise copies get at once; of real images when None.
 
         Raises:
-            StateError: If the detector is not fitted, or was restored or fitted from features and no images came.
+            StateError: If the detector is not fitted, or was fitted from features and no images came.
         """
         state = self.state
         if (images is None) != (rows is None):
             raise DataError("needed images=… and rows=… together, a row for each image; one of them came alone.")
         if images is None or rows is None:
             images, rows = state.images_to_plant(n, self.seed)
-
         others = None if state.held_out is None else state.held_out.thumbnails[:, None]
         calibration = self.calibrator.native if like is None else self.calibrator.like(like.thumbnails)
         return self._measure(Planting(Planted(images, rows, others), changes, calibration))
@@ -303,16 +329,6 @@ class MemorizationDetector(Fitted):
         held_out = None if state.held_out is None else state.reference.whitened(state.held_out)
         train, generated = (state.reference.whitened(side) for side in (state.train, samples))
         return set_scores(train, held_out, generated, self.seed)
-
-    @property
-    def _pooled(self) -> Pool:
-        """Training and held-out images together, fitted when it is first needed."""
-        state = self.state
-        if state.held_out is None:
-            raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
-        if self._pool is None:
-            self._pool = Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
-        return self._pool
 
     # State ------------------------------------------------------------------------------------------------------------
 

@@ -81,6 +81,7 @@ class Scores:
         flagging: p-values and flags, under which rule, against which null.
         power: What the detector found of planted copies; None where it was not measured.
         target_decoy: Second opinion: are samples closer to training than to held-out people? None unless asked for.
+        control: The same samples against people who were not trained on; None without a control.
         caveats: Why the samples may copy what they are not compared with: then nothing reads as clean.
     """
 
@@ -88,6 +89,7 @@ class Scores:
     flagging: Flagging
     power: Power | None = None
     target_decoy: TargetDecoy | None = None
+    control: Flagging | None = None
     caveats: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -178,6 +180,7 @@ class Scores:
             matched_subjects=self.matched_subjects,
             power=self.power,
             target_decoy=self.target_decoy,
+            control=self.control,
             caveats=self.caveats,
         )
 
@@ -249,6 +252,8 @@ class Scores:
                 "contrast_p": self.target_decoy.p_value,
                 "leaked_subjects": float(self.target_decoy.leaked),
             }
+        if self.control is not None and self.control.calibrated:
+            summary |= {"control_flagged": float(self.control.count), "control_rate": self.control.rate}
         if self.power is not None and flagging.calibrated:
             summary["power"] = self.power.overall
         return summary
@@ -289,6 +294,8 @@ class Scores:
             notes.append(f"the images are near-duplicates of one another: {flagging.n_distinct} distinct ones")
         if self.target_decoy is not None:
             notes.append(_contrast_in_words(self.target_decoy))
+        if self.control is not None:
+            notes.append(_control_in_words(self.control))
         if power is None and self.verdict == Verdict.CLEAN:
             notes.append("untested: no copies were planted to see whether they would be found (power)")
         if power is not None and flagging.calibrated and power.missed:
@@ -308,3 +315,12 @@ def _contrast_in_words(contrast: TargetDecoy) -> str:
     if contrast.leaked:
         return f"{near}, {contrast.leaked} training subjects copied at a false discovery rate of {contrast.fdr:g}"
     return f"{near}, no subject copied for sure at a false discovery rate of {contrast.fdr:g}"
+
+
+def _control_in_words(control: Flagging) -> str:
+    if not control.calibrated:
+        return f"control: {control.null.difference or 'too few held-out subjects beside it'}"
+    return (
+        f"control: {control.count} of {len(control)} images flagged against people who were not trained on, at most "
+        f"{control.expected:.1f} expected by chance"
+    )

@@ -619,5 +619,5 @@ def test_windows_are_refused_for_an_encoder_that_cannot_look_at_them():
         name, layers, size, channels, intensity = "plain", pixels.layers, pixels.size, pixels.channels, pixels.intensity
         forward, fingerprint = pixels.forward, pixels.fingerprint
 
-    with pytest.raises(CalibrationError, match="needed an encoder with with_windows"):
+    with pytest.raises(EncoderError, match="needed an encoder with with_windows"):
         MemorizationDetector(encoder=WithoutWindows(), verify=True, windows=True)

@@ -21,11 +21,16 @@ ROUNDED = 0.01
 """Difference of the mean grey levels, of 255, of two thumbnails of one image at most."""
 
 
-def without_leaks(train: Features, held_out: Features) -> Features:
+def without_leaks(train: Features, held_out: Features, name: str = "held-out") -> Features:
     """Held-out images of people who, by id or by an identical image (flipped or not), are not in the training set.
 
     A person is left out with all images. Ids that are probably the same (see `loose_id`) count as the same here: to
     take out a person too many costs little.
+
+    Args:
+        train: Training images.
+        held_out: Those that must not be of people who were trained on.
+        name: What these are called in messages.
 
     Raises:
         DataError: If fewer than two images are left.
@@ -36,14 +41,14 @@ def without_leaks(train: Features, held_out: Features) -> Features:
     if not found:
         return held_out
     kept = ~images_of_same_subjects(found, held_out.subjects, len(held_out))
-    what = _what_leaks(train, held_out, by_id, by_image)
+    what = _what_leaks(train, held_out, by_id, by_image, name)
     if int(kept.sum()) < 2:
         raise DataError(
-            f"needed held-out images that were not trained on, of other subjects; {what}; nothing is left. Split by "
+            f"needed {name} images that were not trained on, of other subjects; {what}; nothing is left. Split by "
             "subject (mi_callback.images.files.split_by_subject); give people of different sites different ids, and "
             "where the ids name classes, name those of people: subject_key=…; or calibrate without: null='cross_fit'."
         )
-    warnings.warn(f"{what}. These people are left out: {int(kept.sum())} held-out images remain.", stacklevel=2)
+    warnings.warn(f"{what}. These people are left out: {int(kept.sum())} {name} images remain.", stacklevel=2)
     return held_out.where(kept)
 
 
@@ -54,7 +59,7 @@ def _trained_on(train: Sequence[str], held_out: Sequence[str]) -> list[int]:
     return [i for i, subject in enumerate(held_out) if subject in alike]
 
 
-def _what_leaks(train: Features, held_out: Features, by_id: Sequence[int], by_image: Sequence[int]) -> str:
+def _what_leaks(train: Features, held_out: Features, by_id: Sequence[int], by_image: Sequence[int], name: str) -> str:
     """The leaks in numbers."""
     people = {held_out.subjects[i] for i in by_id} if held_out.subjects else set()
     otherwise = len(people - set(train.subjects or ()))
@@ -62,8 +67,8 @@ def _what_leaks(train: Features, held_out: Features, by_id: Sequence[int], by_im
         f" ({otherwise} of them under an id that is probably the same, written in another way)" if otherwise else ""
     )
     return (
-        f"{len(by_image)} of {len(held_out)} held-out images are in the training set too, and {len(people)} held-out "
-        f"subjects were trained on{spelled}, e.g. that of held-out image {min(*by_id, *by_image, len(held_out))}"
+        f"{len(by_image)} of {len(held_out)} {name} images are in the training set too, and {len(people)} {name} "
+        f"subjects were trained on{spelled}, e.g. that of {name} image {min(*by_id, *by_image, len(held_out))}"
     )
 
 

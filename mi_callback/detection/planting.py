@@ -15,6 +15,9 @@ from mi_callback.images.resizing import resize
 from mi_callback.statistics.power import Power
 from mi_callback.types import Subjects
 
+PLANTED = {2: 64, 3: 16}
+"""Training images kept at `fit` for the power self-test, by the number of dimensions: whole volumes are large."""
+
 Find = Callable[[Float[Tensor, "n c *spatial"]], tuple[Bool[Tensor, " n"], Int[Tensor, " n"]]]
 """Images → which are flagged, and the training row that each matches."""
 

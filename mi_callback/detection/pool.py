@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mi_callback.errors import StateError
 from mi_callback.retrieval.features import Features, join
 from mi_callback.retrieval.reference import Reference
 from mi_callback.statistics.subjects import numbered, show_alike
@@ -29,12 +30,17 @@ class Pool:
 
     @classmethod
     def of(
-        cls, train: Features, held_out: Features, fit_reference: Callable[[Features], Reference], seed: int
+        cls, train: Features, held_out: Features | None, fit_reference: Callable[[Features], Reference], seed: int
     ) -> "Pool":
         """Pool both sides; as many images a subject on one side as on the other, drawn at random.
 
         Labels are exchangeable only among people who are shown alike: see `subjects.show_alike`.
+
+        Raises:
+            StateError: If there are no held-out images.
         """
+        if held_out is None:
+            raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
         shown = show_alike(train.ids, held_out.ids, seed)
         train, held_out = train.where(shown.train), held_out.where(shown.held_out)
         images = join(train, held_out)

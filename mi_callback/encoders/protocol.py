@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_callback.encoders.pooling import Layer
+from mi_callback.errors import EncoderError
 from mi_callback.images.intensity import Intensity
 from mi_callback.types import Images, LayerFeatures
 
@@ -63,3 +64,16 @@ class RegionalFeatures(NamedTuple):
 
     whole: LayerFeatures
     windows: dict[str, Float[Tensor, "n windows d"]]
+
+
+def check_windows(encoder: Encoder) -> None:
+    """Refuse an encoder that cannot look at windows.
+
+    Raises:
+        EncoderError: If it has no `with_windows`.
+    """
+    if not hasattr(encoder, "with_windows"):
+        raise EncoderError(
+            f"needed an encoder with with_windows(images) for windows=True; {encoder.name!r} has none. Leave windows "
+            "out, or build the encoder with HookedEncoder."
+        )

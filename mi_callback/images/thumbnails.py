@@ -37,6 +37,11 @@ def make_thumbnails(images: Images, size: int) -> Thumbnails:
     return fitted[:, 0].mul(255).round().to(torch.uint8)
 
 
+def as_images(thumbnails: Thumbnails) -> Images:
+    """Thumbnails as images of one channel, in [0, 1]."""
+    return thumbnails[:, None].float() / 255
+
+
 def _crop_to_anatomy(volume: Float[Tensor, "1 1 d h w"]) -> Float[Tensor, "1 1 depth height width"]:
     """The smallest box that holds what is not empty of a volume, as bright as it came."""
     filled = _find_anatomy(normalise_intensity(volume, "quantile"))

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from mi_callback.detector import PLANTED, MemorizationDetector
+from mi_callback.detection.planting import PLANTED
+from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import StateError
 from mi_callback.images.batches import PROVENANCE, Batch, read_batch, read_batches
 from mi_callback.images.preprocessing import check_images
@@ -134,7 +135,9 @@ class TrainingReference:
             return 0
         new = self.detector.features(fresh, self._poses, views=True)
         train = _union(self._train, new)
+        control = self.detector.control
         self.detector.fit_features(train, self._held_out, planted)
+        self.detector.control = control
         self._train = train
         self._known |= set(new.digests())
         self._told |= _names(new.subjects, new.sources)

@@ -1,9 +1,11 @@
 """Clean, memorized or inconclusive: when flags are more than chance, and what speaks against saying so."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mi_callback.statistics.conformal import round_down, round_up
 from mi_callback.statistics.flagging import Flagging
 from mi_callback.statistics.multiplicity import reject
 from mi_callback.statistics.null import subjects_needed
@@ -41,6 +43,7 @@ class Findings:
         matched_subjects: Training subjects that flagged images match.
         power: What the detector found of planted copies; None where it was not measured.
         target_decoy: Whether samples are closer to training than to held-out people; None where it was not asked for.
+        control: The same samples against people who were certainly not trained on; None where there are none.
         caveats: Why the samples may copy what they are not compared with: then nothing reads as clean.
     """
 
@@ -50,6 +53,7 @@ class Findings:
     matched_subjects: int = 0
     power: Power | None = None
     target_decoy: TargetDecoy | None = None
+    control: Flagging | None = None
     caveats: Sequence[str] = ()
 
 
@@ -87,6 +91,44 @@ def exceeds_chance(flagging: Flagging) -> bool:
     return flagging.chance() <= LEVEL
 
 
+def more_than_control(flagging: Flagging, control: Flagging) -> float:
+    r"""p-value of McNemar's exact test, one-sided: are more images flagged against training people than against others?
+
+    Of images that are flagged against one side alone, a novel one is as likely flagged against either.
+
+    .. math:: p = P(X \ge b), \quad X \sim \mathrm{Bin}(b + c, 1/2)
+
+    b of them are flagged against training people alone, c against the others. Near-duplicates count once.
+
+    Args:
+        flagging: Against the training set.
+        control: The same images against people who were not trained on.
+
+    References:
+        McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+        Psychometrika 1947.
+
+    Example:
+        >>> from mi_callback.statistics.flagging import FlagRule, NullSummary
+        >>> null = NullSummary("held_out", n_subjects=60, n_images=60)
+        >>> ours, others = (torch.tensor([p] * 6 + [0.5] * 14, dtype=torch.float64) for p in (0.02, 0.5))
+        >>> sides = [Flagging(p, FlagRule().flag(p), torch.arange(20), FlagRule(), null) for p in (ours, others)]
+        >>> more_than_control(*sides)
+        0.015625
+    """
+    _, group = flagging.group.unique(return_inverse=True)
+    ones = group.new_ones(int(group.max()) + 1 if len(group) else 0).double()
+    size = (0 * ones).index_add(0, group, ones.new_ones(len(group)))
+
+    def alone(flagged: Flagging, others: Flagging) -> float:
+        here = (flagged.flagged & ~others.flagged).double()
+        return float(((0 * ones).index_add(0, group, here) / size).sum())
+
+    ours, theirs = round_down(alone(flagging, control)), round_up(alone(control, flagging))
+    total = ours + theirs
+    return sum(math.comb(total, k) for k in range(ours, total + 1)) / 2**total
+
+
 def doubts(findings: Findings) -> list[str]:
     """Why neither clean nor memorized can be said; empty where one of them can.
 
@@ -107,7 +149,7 @@ def alarm(findings: Findings, look: int, risk: float = LEVEL) -> bool:
     """Whether look number `look` (from 1) at a run shows more flags than a whole run without memorization would.
 
     As the p-values, it takes novel samples to resemble real images of other people; a target-decoy contrast that sees
-    no copying where it could silences it. False where nothing can be flagged.
+    no copying where it could silences it, and so does a control. False where nothing can be flagged.
 
     Example:
         >>> from mi_callback.statistics.flagging import FlagRule, NullSummary
@@ -117,7 +159,7 @@ def alarm(findings: Findings, look: int, risk: float = LEVEL) -> bool:
         >>> alarm(Findings(flagging), look=1), alarm(Findings(flagging), look=1000)
         (True, False)
     """
-    if not findings.flagging.calibrated or _contrast_objects(findings):
+    if not findings.flagging.calibrated or _contrast_objects(findings) or _control_objects(findings):
         return False
     return findings.flagging.exceeds_a_run(look, risk)
 
@@ -167,6 +209,11 @@ def _of_clean(findings: Findings) -> list[str]:
             f"{null.suspects} people of the null resemble training images as only copies do: if they were "
             "trained on, copies look normal"
         )
+    if findings.control is not None and _strange(findings.control):
+        found.append(
+            f"{findings.control.count} images are flagged against people who were not trained on, more than chance "
+            "explains: the samples differ from real images, and nothing can be said of them"
+        )
     if findings.target_decoy is not None and findings.target_decoy.p_value <= LEVEL:
         found.append(
             "images are closer to training than to held-out subjects, yet no more are flagged than novel ones would "
@@ -176,15 +223,32 @@ def _of_clean(findings: Findings) -> list[str]:
 
 
 def _of_memorized(findings: Findings) -> list[str]:
-    if not _contrast_objects(findings):
-        return []
-    return [
-        "flagged images are as close to held-out as to training subjects: the samples differ from real images (too "
-        "smooth?), rather than copy"
-    ]
+    found = []
+    if _contrast_objects(findings):
+        found.append(
+            "flagged images are as close to held-out as to training subjects: the samples differ from real images (too "
+            "smooth?), rather than copy"
+        )
+    if findings.control is not None and _control_objects(findings):
+        found.append(
+            f"{findings.control.count} images are flagged against people who were not trained on, and hardly more "
+            f"({findings.flagging.count}) against the training set: the samples differ from real images, not copy"
+        )
+    return found
 
 
 def _contrast_objects(findings: Findings) -> bool:
     """Whether the target-decoy contrast sees no copying where it could have."""
     contrast = findings.target_decoy
     return contrast is not None and contrast.p_value > LEVEL and contrast.least <= DECISIVE
+
+
+def _control_objects(findings: Findings) -> bool:
+    """Whether people who were not trained on are copied too, it seems, and hardly less."""
+    control = findings.control
+    return control is not None and _strange(control) and more_than_control(findings.flagging, control) > LEVEL
+
+
+def _strange(control: Flagging) -> bool:
+    """Whether more is flagged against a control than chance explains."""
+    return control.calibrated and exceeds_chance(control)

@@ -25,7 +25,7 @@ from mi_callback.lightning.options import (
 )
 from mi_callback.lightning.ranks import check_strategy, guarded, raise_everywhere
 from mi_callback.lightning.sampling import FoundSampler, draw, find_sampler, rng_kept
-from mi_callback.lightning.sides import Sides, fetch_validation_loaders, sides_of, training_sources
+from mi_callback.lightning.sides import Sides, Source, fetch_validation_loaders, sides_of, training_sources
 from mi_callback.reporting import closest_pairs
 from mi_callback.scores import Scores
 from mi_callback.statistics.null import NullKind
@@ -67,6 +67,8 @@ class MemorizationCallback(Callback):
         sample_batch_size: Images drawn per call of the sampler.
         train: Training images, where they are not what the Trainer trains on (a Dataset without augmentation, say).
         held_out: Real images of subjects that are not trained on; the Trainer's validation data when None.
+        control: Real images of people who were certainly not trained on, about as many as of those who were: samples
+            that resemble both alike do not copy. Encoded at the start of `fit`, not cached; doubles the scoring.
         subject_key: Where a batch holds its subject ids: a key, a position in a tuple, or a function of the batch.
         image_key: The same for the images.
         detector: A `MemorizationDetector`, or its options, e.g. `{"alpha": 0.01, "verify": False}`. Without an encoder
@@ -102,6 +104,7 @@ class MemorizationCallback(Callback):
         sample_batch_size: int = 64,
         train: Any = None,
         held_out: Any = None,
+        control: Any = None,
         subject_key: SubjectKey = None,
         image_key: SubjectKey = None,
         detector: MemorizationDetector | Mapping[str, Any] | None = None,
@@ -125,7 +128,7 @@ class MemorizationCallback(Callback):
         self.sampler = checked_sampler(sampler)
         self.subject_key = checked_key("subject_key", subject_key)
         self.image_key = checked_key("image_key", image_key)
-        self.train, self.held_out, self.cache = train, held_out, checked_cache(cache)
+        self.train, self.held_out, self.control, self.cache = train, held_out, control, checked_cache(cache)
         self.detector, self.detector_options = checked_detector(detector, train, held_out, cache)
         self.scores: Scores | None = None
         self.samples: Tensor | None = None
@@ -246,14 +249,27 @@ class MemorizationCallback(Callback):
         with rng_kept():
             sides.check_ends(self.detector.batch_size)
             stored = self._reference.fit(sides, self.cache)
+            self._fit_control()
             if self.power:
                 self.detector.power(self.power)
         say_randomness(self._reference, self.cache)
         say_fitted(self.detector, stored, self.n_samples)
 
+    def _fit_control(self) -> None:
+        assert self.detector is not None
+        if self.control is None:
+            return
+        source = Source("control=", self.control, shared=False)
+        batches = source.batches(self.detector.batch_size)
+        self.detector.fit_control(batches, subject_key=self.subject_key, image_key=self.image_key)
+        assert self.detector.control is not None
+        say(f"the control has {len(self.detector.control.state.train)} images.")
+
     def _use_fitted(self) -> None:
         assert self.detector is not None
         say(f"using the fitted detector ({len(self.detector.state.train)} training images).")
+        with rng_kept():
+            self._fit_control()
         if self.power and self.detector.measured_power is None and self.detector.state.planted is not None:
             with rng_kept():
                 self.detector.power(self.power)

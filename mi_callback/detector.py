@@ -235,7 +235,8 @@ class MemorizationDetector(Fitted):
         images = self.features(control, poses, subjects, views=True, label=label, **keys)
         images = control_people(state.train, images, self.seed)
         if null is not None:  # in all poses
-            null = held_out_beside(images, self.features(as_images(null.thumbnails), subjects=null.subjects))
+            seen = self.features(as_images(null.thumbnails), subjects=null.subjects)
+            null = held_out_beside(images, replace(seen, thumbnails=null.thumbnails))
         other = copy(self)
         other.contrast = False
         self.control = other.fit_features(images, null, progress=progress)

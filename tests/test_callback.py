@@ -111,6 +111,18 @@ def test_a_generator_of_copies_is_found_out_with_its_matches_and_subjects():
     assert scalars(trainer)["matched_subjects"] == 2
 
 
+@pytest.mark.parametrize("fitted", [False, True])
+def test_samples_are_compared_with_a_control_of_other_people(said: list[str], fitted: bool):
+    others = Slices(images(24, seed=9), [f"sub-c{i}" for i in range(24)])
+    own = {"detector": MemorizationDetector(**options()).fit(TRAIN, held_out=HELD_OUT)} if fitted else {}
+    watch = callback(sampler=copies(3, 17, 17), control=others, **own)
+    trainer = fit(watch)
+    assert watch.scores.verdict == "memorized"
+    assert watch.scores.control is not None
+    assert scalars(trainer)["control_flagged"] == watch.scores.control.count < 6
+    assert "the control has 24 images." in "\n".join(said)
+
+
 def test_early_stopping_ends_a_training_that_memorizes():
     stop = EarlyStopping("memorization/rate", mode="max", stopping_threshold=0.5, patience=99)
     assert fit(callback(sampler=copies(0)), stop, max_epochs=5).current_epoch == 1

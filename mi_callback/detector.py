@@ -176,7 +176,7 @@ class MemorizationDetector(Fitted):
             CalibrationError: If the null that was asked for is undefined for these data.
         """
         kind = self.fitter.kind(held_out)
-        read = {"subject_key": subject_key, "image_key": image_key}
+        read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
         poses = self.poses if kind != "held_out" else self.poses[:1]
         planted = Reservoir(PLANTED[self.dims], self.seed)
         label = "training features" if progress else None
@@ -231,7 +231,7 @@ class MemorizationDetector(Fitted):
         state, label = self.state, "control features" if progress else None
         null = state.held_out if state.null.kind is NullKind.HELD_OUT else None
         poses = self.poses if null is None else self.poses[:1]
-        keys = {"subject_key": subject_key, "image_key": image_key}
+        keys: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
         images = self.features(control, poses, subjects, views=True, label=label, **keys)
         images = control_people(state.train, images, self.seed)
         if null is not None:  # in all poses

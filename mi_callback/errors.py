@@ -38,6 +38,14 @@ class StateError(MemorizationError, RuntimeError):
     """A call out of order, or stored state that belongs to other data or another encoder."""
 
 
+class OutputError(MemorizationError, OSError):
+    """A file or folder that cannot be written."""
+
+
+class RecordError(MemorizationError, ValueError):
+    """A report or its log that is not there, or not what was written."""
+
+
 @overload
 def choice(name: str, value: object, kinds: type[_Member], error: type[MemorizationError] = ...) -> _Member: ...
 

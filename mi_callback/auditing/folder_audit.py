@@ -2,40 +2,25 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_callback.arguments import integer, known_options
+from mi_callback.arguments import integer, known_options, switch
 from mi_callback.auditing.effects import Rule, refuse_without_effect
+from mi_callback.auditing.outputs import Outputs
 from mi_callback.auditing.reading import FolderReader, Folders, Volumes
-from mi_callback.auditing.report import write_report
+from mi_callback.auditing.report import Judged
 from mi_callback.auditing.volumes import score_volumes
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError
 from mi_callback.images.files import Slice, SliceFolder
-from mi_callback.reporting import collect_evidence, write_evidence
+from mi_callback.reporting.document import Release
 from mi_callback.scores import Scores
+from mi_callback.statistics.gate import Gate
 
-POWER, EVIDENCE = 16, 40
-"""Training images copied for the power self-test, and flags drawn, where nothing else is asked for."""
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What was judged: images, or volumes by their slices.
-
-    Attributes:
-        scores: Of each.
-        generated, train: Where each of both sides lies.
-        slices: Scores of single images, of which evidence is drawn.
-    """
-
-    scores: Scores
-    generated: Sequence[Slice]
-    train: Sequence[Slice]
-    slices: Scores
+POWER = 16
+"""Training images copied for the power self-test where nothing else is asked for."""
 
 
 def audit(
@@ -50,6 +35,10 @@ def audit(
     power: int | None = None,
     set_scores: bool = False,
     evidence: int | None = None,
+    subgroups: bool = False,
+    junit: str | Path | None = None,
+    gate: Gate | None = None,
+    release: Release | None = None,
     progress: bool = False,
     **detector: Any,
 ) -> Scores:
@@ -59,8 +48,9 @@ def audit(
         train: Folder of the images that the generator learned from.
         generated: Folder of synthetic images.
         held_out: Folder of real images of other subjects; without it the null is made from training subjects.
-        out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches),
-            `summary.json` (aggregates alone, with power and certificate) and `evidence/`; nothing is written when None.
+        out: Folder for `report.html` and `report.json` (aggregates alone, with power and certificate), `scores.csv` (a
+            row per synthetic image, with paths and patient ids of matches), `evidence/` and `log.jsonl`, the record of
+            audits and decisions; nothing is written when None.
         size: Height and width to which images are fitted, their proportions kept, of whole volumes depth, height and
             width; or one number for all sides. 128 each when None, of whole volumes 96.
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial. Axial when None.
@@ -70,15 +60,22 @@ def audit(
         colour: Read pictures with their colours, for an encoder of three channels.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
             `clean` and the certificate rest on. 16 when None; volumes judged by their slices have no such test.
-        set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
+        set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `report.json` too.
         evidence: Flagged images, most certain first, that are drawn into `evidence/` in `out`, each beside its match
             (patient data: see `mi_callback.reporting`); 0 for none, 40 when None.
+        subgroups: Report flags by the first folder below `generated` that an image is in, whose names then stand in the
+            report.
+        junit: File for the outcome of the gate as JUnit XML, for build servers.
+        gate: Limits that a release has to keep, for the report and `junit`; the verdict decides when None.
+        release: What is to be released and to whom, for the report.
         progress: Show progress bars.
         detector: Arguments of `MemorizationDetector`.
 
     Raises:
         DataError, CalibrationError: For broken images or values, as `SliceFolder` and `MemorizationDetector.fit`.
         OptionError: If an option is unknown, of the wrong kind, or without effect beside the others.
+        RecordError: If the log of an earlier report in `out` was changed.
+        OutputError: If a file cannot be written.
 
     Example:
         >>> scores = audit("train", "generated", held_out="held_out", out="report")  # doctest: +SKIP
@@ -90,26 +87,31 @@ def audit(
     for name, count in (("power", power), ("evidence", evidence)):
         if count is not None:
             integer(name, count, least=0)
+    outputs = Outputs(_path(out), _path(junit), evidence, set_scores, switch("subgroups", subgroups), gate, release)
     refuse_without_effect(
         [
-            Rule("evidence", bool(evidence), out is not None, "out=DIR"),
-            Rule("set_scores=True", set_scores, out is not None, "out=DIR"),
+            *outputs.rules,
             Rule("power", bool(power), not by_slices, "images judged one by one, not volumes='slices',"),
             *_rules_of_detector(detector, held_out is not None, by_slices),
         ]
     )
     if by_slices and held_out is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
+    outputs.prepare()
     folders = reader.read_all(train, generated, held_out)
+    outputs.check_subgroups(folders)
     fitted = MemorizationDetector(**_for_dims(detector, reader.dims))
     fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
     _measure_power(fitted, power, by_slices)
     judged = _judge(fitted, folders, by_slices, progress)
-    if out is not None:
-        others = fitted.set_scores(folders.generated) if set_scores else {}
-        write_report(judged.scores, judged.generated, judged.train, Path(out), others)
-        _draw(fitted, folders, judged, Path(out) / "evidence", EVIDENCE if evidence is None else evidence)
+    kind = None if reader.volumes is None else str(reader.volumes)
+    options = {"size": list(reader.sides), "axis": axis, "volumes": kind, "colour": colour, "planted": power}
+    outputs.write(fitted, folders, judged, options)
     return judged.scores
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _rules_of_detector(detector: dict[str, Any], held_out: bool, by_slices: bool) -> list[Rule]:
@@ -144,24 +146,19 @@ def _measure_power(fitted: MemorizationDetector, power: int | None, by_slices: b
         fitted.power(POWER if power is None else power)
 
 
-def _judge(fitted: MemorizationDetector, folders: Folders, by_slices: bool, progress: bool) -> _Judged:
+def _judge(fitted: MemorizationDetector, folders: Folders, by_slices: bool, progress: bool) -> Judged:
     generated, train, held_out = folders.generated, folders.train, folders.held_out
     assert generated is not None
     if not by_slices:
         scores = fitted.score(generated, progress=progress)
-        return _Judged(scores, generated.slices, train.slices, scores)
+        return Judged(scores, generated.slices, train.slices, scores)
     assert held_out is not None
     ours, theirs, others = (_volume_of(images) for images in (generated, train, held_out))
     scores, slices = score_volumes(fitted, generated, ours, theirs, held_out, others, held_out.subjects, progress)
     listed, real = ([Slice(path, None, None) for path in dict.fromkeys(paths)] for paths in (ours, theirs))
-    return _Judged(scores, listed, real, slices)
+    return Judged(scores, listed, real, slices)
 
 
 def _volume_of(images: SliceFolder) -> list[Path]:
     """The volume of each slice: its file, and for pictures the folder that they are in."""
     return [piece.path if piece.position is not None else piece.path.parent for piece in images.slices]
-
-
-def _draw(fitted: MemorizationDetector, folders: Folders, judged: _Judged, folder: Path, most: int) -> None:
-    proofs = collect_evidence(fitted, folders.generated, judged.slices, most)
-    write_evidence(proofs, folder, left_out=judged.slices.flagging.count - len(proofs))

@@ -1,91 +1,124 @@
-"""What an audit found as files."""
+"""What an audit found as files, written so that no new table ever stands beside an old report."""
 
-import csv
-import io
 import json
-import math
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from mi_callback.images.files import Slice
+from mi_callback.reporting import Evidence, write_evidence
+from mi_callback.reporting.document import Context, build_report, render_page, write_table
+from mi_callback.reporting.record import append_entries, clear_unfinished, read_log
+from mi_callback.reporting.record.files import make_private, replace_file, sha256_of
+from mi_callback.reporting.record.log import LOG_FILE
+from mi_callback.reporting.record.verification import ANNEX, NEXT
 from mi_callback.scores import Scores
 
-NUMBERS = ("mi", "oni", "p_value", "similarity", "verified", "copied_fraction", "consensus")
-"""Columns of `scores.csv` that are attributes of `Scores` of the same name."""
+REPORT, PAGE, TABLE, RELEASED = "report.json", "report.html", "scores.csv", "released.csv"
+"""Files of a report beside its log and its annex: `released.csv` is written by `mi-audit filter`."""
 
-COLUMNS = ("generated", "slice", "flagged", *NUMBERS, "pose", "match", "match_slice", "match_subject")
+OLD = ("summary.json",)
+"""Files that earlier versions wrote: they would pass for a part of this report."""
 
 
-def write_report(
-    scores: Scores,
-    generated: Sequence[Slice],
-    train: Sequence[Slice],
-    out: Path,
-    set_scores: Mapping[str, float] | None = None,
-) -> None:
-    """`scores.csv` (patient data) and `summary.json` into a folder, each readable by its owner alone.
+@dataclass(frozen=True)
+class Judged:
+    """What was judged: images, or volumes by their slices.
 
-    A file of an earlier report is replaced in one step, the summary last: a report that was cut short has none.
+    Attributes:
+        scores: Of each.
+        generated, train: Where each of both sides lies.
+        slices: Scores of single images, of which evidence is drawn.
+    """
+
+    scores: Scores
+    generated: Sequence[Slice]
+    train: Sequence[Slice]
+    slices: Scores
+
+    @property
+    def matches(self) -> list[Slice]:
+        """Where the match of each lies."""
+        return [self.train[int(row)] for row in self.scores.match]
+
+
+def prepare_folder(out: Path) -> None:
+    """A folder for a report, before anything is computed for it: what killed runs left in it goes.
+
+    Raises:
+        RecordError: If the log of an earlier report in it was changed: this one would continue it.
+        OutputError: If it cannot be made.
+    """
+    make_private(out, _is_own)
+    clear_unfinished(out)
+    read_log(out)
+
+
+def write_report(out: Path, judged: Judged, context: Context, proofs: Sequence[Evidence]) -> str:
+    """All files of a report, each readable by its owner alone.
+
+    The report of an earlier audit is removed first and this one written last, so that a run which is killed leaves a
+    folder without one. The log goes on.
 
     Args:
-        scores: Of what was judged.
-        generated: Where each image lies that `scores` belong to.
-        train: Where each training image lies.
-        out: The folder; made where it does not exist.
-        set_scores: Set-level scores for the summary.
+        out: As `prepare_folder` left it.
+        judged: What was judged.
+        context: What the report says beyond the scores.
+        proofs: What flags are proved with, most certain first.
+
+    Returns:
+        The seal: hash of the last line of the log.
+
+    Raises:
+        RecordError: If the log was changed.
+        OutputError: If something cannot be written.
     """
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (out / "summary.json").unlink(missing_ok=True)
-    _replace(out / "scores.csv", _table(scores, generated, train))
-    _replace(out / "summary.json", json.dumps(_summary(scores, set_scores or {}), indent=2) + "\n")
-
-
-def _table(scores: Scores, generated: Sequence[Slice], train: Sequence[Slice]) -> str:
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(COLUMNS)
-    table.writerows(_row(scores, i, generated[i], train[int(scores.match[i])]) for i in range(len(scores)))
-    return text.getvalue()
-
-
-def _row(scores: Scores, i: int, generated: Slice, match: Slice) -> list[Any]:
-    return [
-        generated.path,
-        generated.position,
-        bool(scores.flagged[i]),
-        *(float(getattr(scores, column)[i]) for column in NUMBERS),
-        scores.pose[i],
-        match.path,
-        match.position,
-        scores.match_subject[i],
-    ]
-
-
-def _summary(scores: Scores, set_scores: Mapping[str, float]) -> dict[str, Any]:
-    """Aggregates alone: nothing in it is about one person."""
-    summary: dict[str, Any] = {
-        "verdict": scores.verdict,
-        "doubts": scores.doubts,
-        "n": len(scores),
-        "alpha": scores.flagging.rule.alpha,
-        "null": scores.flagging.null.kind,
-        "null_subjects": scores.flagging.null.n_subjects,
-        **scores.summary(),
-        **{key: value if math.isfinite(value) else None for key, value in set_scores.items()},
+    report = build_report(judged.scores, context)
+    contents = {
+        TABLE: write_table(judged.scores, _places(judged.generated), _places(judged.train), context.keys),
+        PAGE: page_bytes(report),
+        REPORT: report_bytes(report),
     }
-    if scores.power is not None:
-        summary["power_by_change"] = {change: scores.power.share(change) for change in scores.power.flagged}
-    if scores.flagging.calibrated:
-        summary["certificate"] = scores.certificate().statement
-    return summary
+    for name in (REPORT, PAGE, RELEASED, *OLD):
+        (out / name).unlink(missing_ok=True)
+    pictures = write_evidence(proofs, out / ANNEX, left_out=judged.slices.flagging.count - len(proofs))
+    replace_file(out / TABLE, contents[TABLE])
+    replace_file(out / PAGE, contents[PAGE])
+    files = {f"{ANNEX}/{path.name}": sha256_of(path) for path in pictures}
+    files |= {name: sha256(data).hexdigest() for name, data in contents.items()}
+    entries = append_entries(out, [("audit", _logged(report) | {"files": files}), ("gate", report["gate"])])
+    replace_file(out / REPORT, contents[REPORT])
+    return entries[-1].sha256
 
 
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="", encoding="utf-8",
-              errors="surrogateescape") as file:  # fmt: skip
-        file.write(text)
-    os.chmod(unfinished, 0o600)
-    unfinished.replace(path)
+def report_bytes(report: Mapping[str, Any]) -> bytes:
+    """The text of `report.json`."""
+    return json.dumps(report, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def page_bytes(report: Mapping[str, Any]) -> bytes:
+    """The text of `report.html`."""
+    return render_page(report).encode("utf-8", errors="replace")
+
+
+def _logged(report: Mapping[str, Any]) -> dict[str, Any]:
+    memorized = report["memorized"]
+    return {
+        "verdict": report["verdict"]["verdict"],
+        "samples": memorized["samples"],
+        "flagged": memorized["flagged"],
+        "data": {name: None if side is None else side["sha256"] for name, side in report["data"].items()},
+        "fingerprints": report["fingerprints"],
+        "version": report["versions"]["mi_callback"],
+    }
+
+
+def _places(slices: Sequence[Slice]) -> list[tuple[Path, int | None]]:
+    return [(piece.path, piece.position) for piece in slices]
+
+
+def _is_own(name: str) -> bool:
+    names = (REPORT, PAGE, TABLE, RELEASED, LOG_FILE, ANNEX, *OLD)
+    return name.removesuffix(".part").removesuffix(NEXT) in names

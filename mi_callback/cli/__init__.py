@@ -8,9 +8,14 @@ import sys
 
 
 def main() -> None:
-    """Entry point of `mi-audit`."""
+    """Entry point of `mi-audit`, and by its first word of what is done with a report."""
     from mi_callback.cli.audit_command import COMMAND
+    from mi_callback.cli.record_commands import FILTER, REVIEW, VERIFY
 
+    commands = {command.name.split()[1]: command for command in (VERIFY, REVIEW, FILTER)}
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    if word in commands:
+        sys.exit(commands[word].execute(sys.argv[2:]))
     sys.exit(COMMAND.execute(sys.argv[1:]))
 
 

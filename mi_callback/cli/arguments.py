@@ -31,7 +31,7 @@ class Grammar:
     Attributes:
         command: Its name, for messages.
         keys: Names of its options.
-        paths: Those whose values are paths.
+        paths: Those whose values are paths or texts, taken as they were typed.
         free: Those whose value may be a mapping, so that names below them are allowed.
     """
 

@@ -18,8 +18,8 @@ from mi_callback.cli.options import Option
 from mi_callback.cli.schema import schema_of
 from mi_callback.errors import MemorizationError
 
-EXIT_CODES = {"clean": 0, "memorized": 2, "inconclusive": 3}
-"""Exit code of `mi-audit` by verdict."""
+GATE_CODES = {True: 0, False: 2, None: 3}
+"""Exit code of `mi-audit` by whether the gate was passed."""
 
 ERROR = 1
 """Exit code of everything that went wrong."""
@@ -33,11 +33,12 @@ class Command:
     """A function that is called with options from the command line.
 
     Attributes:
-        name: Of the command.
+        name: Of the command; a second word says what it does: `mi-audit verify`.
         usage: How it is called and what it does.
-        options: By their names as they are typed; those of the detector begin with `detector.`.
-        paths: Options whose values are paths.
+        options: By their names as they are typed. Those with a dot are of a group: `detector.alpha`.
+        paths: Options whose values are paths, or texts that are taken as they were typed.
         run: Takes the options of the command and those of the detector, prints, and returns the exit code.
+        first: The option that a first word without `=` stands for; None where there is none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Command:
     options: Mapping[str, Option]
     paths: Collection[str]
     run: Callable[[dict[str, Any], dict[str, Any]], int]
+    first: str | None = None
 
     def execute(self, arguments: Sequence[str]) -> int:
         """Run it with what was typed behind its name, and return the exit code; of several jobs the worst."""
@@ -56,7 +58,7 @@ class Command:
             return 0
         try:
             free = ("detector.encoder", "detector.aggregation")
-            overrides = Grammar(self.name, self.options, self.paths, free).overrides(arguments)
+            overrides = Grammar(self.name, self.options, self.paths, free).overrides(self._named(arguments))
         except MemorizationError as error:
             return self._failed(error)
         return self._run_with_hydra(overrides)
@@ -64,16 +66,18 @@ class Command:
     def help(self) -> str:
         """Usage, and every option with its default and its meaning."""
         plain = [option for key, option in self.options.items() if "." not in key]
-        below = [option for key, option in self.options.items() if "." in key]
-        return "\n".join(
-            [
-                self.usage,
-                "\nOptions, written key=value, each with its default:\n",
-                *map(_described, plain),
-                "\nOptions of the detector:\n",
-                *map(_described, below),
-            ]
-        )
+        lines = [self.usage, "\nOptions, written key=value, each with its default:\n", *map(_described, plain)]
+        for group in dict.fromkeys(key.partition(".")[0] for key in self.options if "." in key):
+            below = [option for key, option in self.options.items() if key.startswith(f"{group}.")]
+            lines += [f"\nOptions of the {group}:\n", *map(_described, below)]
+        return "\n".join(lines)
+
+    def _named(self, arguments: Sequence[str]) -> list[str]:
+        """The same with the name of the option that a first word without one stands for."""
+        first = [] if self.first is None or not arguments or arguments[0].startswith("-") else [arguments[0]]
+        if first and "=" not in first[0]:
+            return [f"{self.first}={first[0]}", *arguments[1:]]
+        return list(arguments)
 
     def _run_with_hydra(self, overrides: Sequence[str]) -> int:
         codes: list[int] = []
@@ -84,7 +88,7 @@ class Command:
         self._store()
         before, sys.argv = sys.argv, [self.name, *overrides]
         try:
-            hydra.main(version_base="1.3", config_path=None, config_name=self.name)(job)()
+            hydra.main(version_base="1.3", config_path=None, config_name=self._config)(job)()
         except SystemExit as ended:  # argparse ends with 2, which would read as memorized
             if ended.code:
                 return ERROR
@@ -96,7 +100,7 @@ class Command:
         try:
             plain = OmegaConf.to_container(config, resolve=True)
             assert isinstance(plain, dict)
-            detector = instantiate(plain.pop("detector"), _convert_="all")
+            detector = instantiate(plain.pop("detector", {}), _convert_="all")
             return self.run({str(key): value for key, value in plain.items()}, detector)
         except MemorizationError as error:
             return self._failed(error)
@@ -105,17 +109,22 @@ class Command:
         print(f"{self.name}: {error}", file=sys.stderr)
         return ERROR
 
+    @property
+    def _config(self) -> str:
+        """The name by which Hydra knows it."""
+        return self.name.replace(" ", "-")
+
     def _store(self) -> None:
         """Let Hydra find the options of this command."""
-        store, schema = ConfigStore.instance(), f"{self.name}_options"
+        store, schema = ConfigStore.instance(), f"{self._config}_options"
         store.store(name=schema, node=schema_of(schema.replace("-", "_"), self.options))
         hydra_settings = {
             "run": {"dir": "."},
             "output_subdir": None,
-            "job": {"name": self.name, "chdir": False},
+            "job": {"name": self._config, "chdir": False},
         }
         defaults = [schema, {"override hydra/job_logging": "stdout"}, "_self_"]
-        store.store(name=self.name, node={"defaults": defaults, "hydra": hydra_settings})
+        store.store(name=self._config, node={"defaults": defaults, "hydra": hydra_settings})
 
 
 def _described(option: Option) -> str:

@@ -19,7 +19,10 @@ def schema_of(name: str, options: Mapping[str, Option]) -> type:
     fields: list[tuple[str, Any, Any]] = []
     for key, option in options.items():
         if "." not in key:
-            fields.append((key, field_type(option.annotation), field(default=_plain(option.default))))
+            kind = field_type(option.annotation)
+            if option.default is None and kind is not Any:
+                kind = Optional[kind]  # noqa: UP045  a type at run time; None until it is given
+            fields.append((key, kind, field(default=_plain(option.default))))
     for group in dict.fromkeys(key.partition(".")[0] for key in options if "." in key):
         inner = {key.partition(".")[2]: option for key, option in options.items() if key.startswith(f"{group}.")}
         schema = schema_of(f"{name}_{group}", inner)

@@ -1,6 +1,5 @@
 """Evidence as files, readable by their owner alone."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 from mi_callback.reporting.drawing import draw_evidence
 from mi_callback.reporting.evidence import Evidence
 from mi_callback.reporting.gallery import draw_gallery
+from mi_callback.reporting.record.files import make_private, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ def write_evidence(evidence: Sequence[Evidence], folder: str | Path, left_out: i
     """`evidence_0017.png` for the flag of generated image 17, and `gallery.png` with all of them. Patient data.
 
     Files of these names that an earlier run left in the folder are removed first: they would pass for evidence of this
-    one. Without evidence nothing else happens.
+    one. Without evidence nothing else happens, but that the folder goes where it is empty.
 
     Args:
         evidence: Most certain first.
@@ -28,18 +28,22 @@ def write_evidence(evidence: Sequence[Evidence], folder: str | Path, left_out: i
 
     Returns:
         The files, the gallery last; each readable by its owner alone.
+
+    Raises:
+        OutputError: If one cannot be written.
     """
     folder = Path(folder)
     for old in [*folder.glob("evidence_*.png"), *folder.glob(GALLERY_FILE)]:
         old.unlink()
     if not evidence:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
         return []
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder, lambda name: False)
     written = [_save(draw_evidence(one), folder / f"evidence_{one.row:04}.png") for one in evidence]
     return [*written, _save(draw_gallery(evidence, left_out), folder / GALLERY_FILE)]
 
 
 def _save(figure: "Figure", path: Path) -> Path:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        figure.savefig(file, format="png")
+    write_beside(path, lambda file: figure.savefig(file, format="png"))
     return path

@@ -1,0 +1,100 @@
+"""The table of samples: a row each, with paths and the person it matches. Patient data."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mi_callback.errors import RecordError
+from mi_callback.scores import Scores
+
+NUMBERS = ("mi", "oni", "p_value", "similarity", "verified", "copied_fraction", "consensus")
+"""Columns that are attributes of `Scores` of the same name."""
+
+COLUMNS = ("generated", "slice", "flagged", *NUMBERS, "pose", "match", "match_slice", "match_subject", "group", "key")
+"""`group`: number of the group of near-duplicates. `key`: of sample and match, by their contents."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of a cell that a spreadsheet computes: such a text gets an apostrophe in front."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What later steps need of a row.
+
+    Attributes:
+        generated, slice: Where the sample lies; `slice` is empty where it is not one of a volume.
+        flagged, p_value: As in the scores.
+        group: Near-duplicates have the same.
+        key: Of sample and match, by their contents.
+    """
+
+    generated: str
+    slice: str
+    flagged: bool
+    p_value: float
+    group: int
+    key: str
+
+
+def write_table(
+    scores: Scores, generated: Sequence[tuple[Path, Any]], train: Sequence[tuple[Path, Any]], keys: Sequence[str]
+) -> bytes:
+    """The table as CSV.
+
+    Args:
+        scores: Of what was judged.
+        generated: Path and slice of each image that `scores` belong to.
+        train: The same of each training image.
+        keys: Of each row.
+    """
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(COLUMNS)
+    for i in range(len(scores)):
+        table.writerow(_row(scores, i, generated[i], train[int(scores.match[i])], keys[i]))
+    return text.getvalue().encode("utf-8", errors="surrogateescape")
+
+
+def read_table(path: Path) -> list[Row]:
+    """Rows of a table that `write_table` made.
+
+    Raises:
+        RecordError: If there is none, or it is another table.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        return [_read_row(row) for row in rows]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise RecordError(f"needed the table of an audit; {path} is none ({error}). Run the audit again.") from error
+
+
+def _row(scores: Scores, i: int, generated: tuple[Path, Any], match: tuple[Path, Any], key: str) -> list[Any]:
+    subject = scores.match_subject[i]
+    return [
+        _as_text(str(generated[0])),
+        generated[1],
+        bool(scores.flagged[i]),
+        *(float(getattr(scores, column)[i]) for column in NUMBERS),
+        scores.pose[i],
+        _as_text(str(match[0])),
+        match[1],
+        None if subject is None else _as_text(subject),
+        int(scores.flagging.group[i]),
+        key,
+    ]
+
+
+def _read_row(row: dict[str, str]) -> Row:
+    generated = row["generated"]
+    if generated[:1] == "'" and generated[1:].startswith(FORMULA):
+        generated = generated[1:]
+    flagged = {"True": True, "False": False}[row["flagged"]]
+    return Row(generated, row["slice"], flagged, float(row["p_value"]), int(row["group"]), row["key"])
+
+
+def _as_text(value: str) -> str:
+    return f"'{value}" if value.startswith(FORMULA) else value

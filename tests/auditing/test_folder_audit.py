@@ -13,6 +13,8 @@ from mi_callback.auditing.reading import FolderReader
 from mi_callback.cli.audit_command import COMMAND
 from mi_callback.errors import CalibrationError, DataError, OptionError
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS
+from mi_callback.reporting.document import Release
+from mi_callback.statistics.gate import Gate
 
 OPTIONS = {"encoder": build_encoder("pixels", size=32), "verify": False, "alpha": 0.1}
 
@@ -40,13 +42,14 @@ def test_copies_are_named_in_the_files(folders, tmp_path):
     assert all(row["flagged"] == "True" for row in copies)
     assert all(f"sub-0{row['generated'][-5]}" in row["match"] for row in copies)
     assert {row["match_subject"] for row in copies} == {f"sub-0{i}" for i in range(10)}
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["verdict"] == "memorized"
-    assert "sub-" not in json.dumps(summary)
-    assert summary["power"] == pytest.approx(sum(summary["power_by_change"].values()) / len([*PERTURBATIONS, *PASTES]))
-    assert summary["power_by_change"]["exact"] == 1
-    assert summary["certificate"] == scores.certificate().statement
-    assert not {"ct", "fid"} & set(summary)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["verdict"]["verdict"] == "memorized"
+    assert "sub-" not in json.dumps(report)
+    power = {row["change"]: row["flagged"] for row in report["power"]["by_change"]}
+    assert report["power"]["overall"] == pytest.approx(sum(power.values()) / len([*PERTURBATIONS, *PASTES]))
+    assert power["exact"] == 1
+    assert report["certificate"]["statement"] == scores.certificate().statement
+    assert not {"ct", "fid"} & set(report["numbers"])
     flagged = [f"evidence_{i:04}.png" for i, row in enumerate(rows) if row["flagged"] == "True"]
     assert {file.name for file in (tmp_path / "evidence").iterdir()} == {*flagged, "gallery.png"}
 
@@ -62,11 +65,11 @@ def test_the_number_of_flags_drawn_is_chosen_and_pictures_of_an_earlier_audit_go
 
 
 def test_files_are_readable_by_their_owner_alone_even_where_others_were(folders, tmp_path):
-    for name in ("scores.csv", "summary.json"):
+    for name in ("scores.csv", "report.json"):
         (tmp_path / name).touch(mode=0o644)
     where = folders / "train", folders / "novel", folders / "held", tmp_path
     audit(*where, size=32, power=0, evidence=0, **OPTIONS)
-    assert {path.name for path in tmp_path.iterdir()} == {"scores.csv", "summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scores.csv", "report.html", "report.json", "log.jsonl"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
 
 
@@ -93,6 +96,9 @@ def test_values_of_no_use_are_refused(folders, option, value, said):
     [
         ({"evidence": 5}, "needed out=DIR for evidence"),
         ({"set_scores": True}, "needed out=DIR for set_scores=True"),
+        ({"subgroups": True}, "needed out=DIR for subgroups=True"),
+        ({"release": Release(purpose="teaching")}, "needed out=DIR for release"),
+        ({"gate": Gate(fdr=0.1)}, "needed out=DIR or junit=FILE for gate"),
         ({"axis": 1}, "needed volumes to slice for axis"),
         ({"axis": 1, "volumes": "whole"}, "needed images or slices, not volumes='whole', for axis"),
         ({"colour": True, "volumes": "whole"}, "for colour=True"),
@@ -119,10 +125,10 @@ def test_colour_without_pictures_is_refused(tmp_path):
 def test_set_level_scores_and_no_power_are_given_when_asked_for(folders, tmp_path):
     where = folders / "train", folders / "synthetic", folders / "held", tmp_path
     scores = audit(*where, size=(32, 32), power=0, set_scores=True, evidence=0, **OPTIONS)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert {"ct", "authpct", "fid", "kid", "vendi", "mifid"} <= set(summary)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"ct", "authpct", "fid", "kid", "vendi", "mifid"} <= set(report["numbers"])
     assert scores.power is None
-    assert "ASSUMING" in summary["certificate"]
+    assert "ASSUMING" in report["certificate"]["statement"]
 
 
 FAST = ("detector.verify=false", "detector.encoder=pixels", "size=32")
@@ -142,6 +148,12 @@ FAST = ("detector.verify=false", "detector.encoder=pixels", "size=32")
         (["train=train", "generated=novel", "detector.seed=1.5"], 1),
         (["--cfg"], 1),
         (["--cfg", "nothing"], 1),
+        (
+            ["train=train", "generated=novel", "held_out=held", "detector.alpha=0.1", "power=0", "gate.rate_upper=0.5"],
+            3,
+        ),
+        (["train=train", "generated=synthetic", "held_out=held", "detector.alpha=0.1", "gate.rate_upper=2"], 1),
+        (["train=train", "generated=novel", "release.gives=everything"], 1),
         (["--version"], 0),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -152,8 +164,9 @@ def test_exit_codes(folders, monkeypatch, capsys, arguments, code):
     assert COMMAND.execute(flags) == code
     said = capsys.readouterr()
     audited = "generated=novel" in arguments or "generated=synthetic" in arguments
-    assert ("certificate: at most" in said.out) == (code == 0 and audited)
-    assert ("power self-test" in said.out) == (code in (0, 2) and audited)
+    planted = "power=0" not in arguments
+    assert ("certificate: at most" in said.out) == (code in (0, 3) and "held_out=held" in arguments and audited)
+    assert ("power self-test" in said.out) == (code in (0, 2) and audited and planted)
     assert "Traceback" not in said.err
 
 
@@ -220,7 +233,7 @@ def test_copied_volumes_are_named_in_the_files(volume_folders, tmp_path, volumes
         assert rows[i]["flagged"] == "True"
         assert rows[i]["pose"] == "flip_depth_horizontal"
     assert (tmp_path / "evidence" / "gallery.png").is_file()
-    assert "sub-" not in (tmp_path / "summary.json").read_text()
+    assert "sub-" not in (tmp_path / "report.json").read_text()
 
 
 def test_sizes_have_defaults_and_one_number_is_all_sides():

@@ -12,11 +12,14 @@ from mi_callback.auditing import audit, rank
 from mi_callback.auditing.ranking import NOT_FOR_RANKING
 from mi_callback.cli import audit_command as of_audit
 from mi_callback.cli import encoders_command as of_encoders
+from mi_callback.cli import record_commands as of_records
 from mi_callback.cli.options import meanings_of, options_of
 from mi_callback.cli.schema import schema_of
+from mi_callback.reporting.document import Release
+from mi_callback.statistics.gate import Gate
 
 CONF = Path(inspect.getfile(MemorizationDetector)).parent / "conf" / "mi_callback"
-COMMANDS = [of_audit.COMMAND, of_encoders.COMMAND]
+COMMANDS = [of_audit.COMMAND, of_encoders.COMMAND, of_records.VERIFY, of_records.REVIEW, of_records.FILTER]
 
 
 def defaults_of(function, without=()) -> dict:
@@ -57,6 +60,9 @@ def test_a_command_has_every_argument_and_its_default(command, function, without
     given = OmegaConf.to_container(OmegaConf.structured(schema_of("options", command.options)))
     assert given.pop("detector") == defaults_of(MemorizationDetector, of_detector)
     given.pop("name", None)  # of the catalogue: no argument of `rank`
+    if function is audit:
+        assert given.pop("gate") == defaults_of(Gate)
+        assert given.pop("release") == defaults_of(Release)
     assert given == defaults_of(function, without)
 
 
@@ -70,7 +76,7 @@ def test_help_gives_every_option_its_default_and_its_meaning(command):
         assert " ".join(option.meaning.split()[:3]).replace("`", "").replace("None", "null") in text
 
 
-@pytest.mark.parametrize("function", [MemorizationDetector, MemorizationCallback, audit, rank])
+@pytest.mark.parametrize("function", [MemorizationDetector, MemorizationCallback, audit, rank, Gate, Release])
 def test_a_docstring_explains_every_argument_and_no_other(function):
     parameters = inspect.signature(function).parameters
     assert set(meanings_of(inspect.getdoc(function))) == set(parameters)

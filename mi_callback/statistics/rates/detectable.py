@@ -40,7 +40,7 @@ def smallest_detectable_rate(
     Example:
         >>> rate = smallest_detectable_rate(n=1000, alpha=0.01, n_subjects=199, power=0.9)
         >>> round(rate, 3)
-        0.032
+        0.033
     """
     needed = _flags_needed(n, alpha, n_subjects, several_each, kind, level)
     if needed is None:

@@ -1,0 +1,301 @@
+"""The files of a report: what they say, to whom, and what is left when writing them is cut short."""
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import jsonschema
+import pytest
+
+from mi_callback import audit
+from mi_callback.auditing import outputs
+from mi_callback.auditing import report as writing
+from mi_callback.errors import OptionError, OutputError, RecordError
+from mi_callback.reporting.document import Release, render_page, report_schema
+from mi_callback.reporting.record import read_log, verify_record
+
+FILES = {"report.html", "report.json", "scores.csv", "log.jsonl", "evidence"}
+
+
+@pytest.fixture(scope="module")
+def report(audited):
+    return json.loads((audited[0] / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def page(audited):
+    return (audited[0] / "report.html").read_text()
+
+
+class Texts(HTMLParser):
+    """Text of a page, and its numbers with the places in the report that they are from."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.numbers: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+        if tag == "data":
+            found = dict(attributes)
+            self.numbers.append((found["data-key"], found["value"], ""))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, text):
+        if self.open and self.open[-1] == "data":
+            key, value, shown = self.numbers[-1]
+            self.numbers[-1] = key, value, shown + text
+        elif not {"style", "svg"} & set(self.open):
+            self.texts.append(text)
+
+
+def strings_of(value):
+    """Every text and key in a report, and lists of numbers as they are written."""
+    if isinstance(value, dict):
+        yield from value
+        for item in value.values():
+            yield from strings_of(item)
+    elif isinstance(value, list):
+        yield json.dumps(value)
+        for item in value:
+            yield from strings_of(item)
+    elif isinstance(value, str):
+        yield value
+
+
+# What is said
+
+
+def test_the_report_keeps_its_schema(report):
+    schema = report_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(report, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(report | {"verdict": "clean"}, schema)
+
+
+def test_the_report_says_what_the_scores_say(report, audited):
+    scores = audited[1]
+    assert report["verdict"]["verdict"] == scores.verdict == "memorized"
+    assert report["certificate"]["statement"] == scores.certificate().statement
+    assert report["numbers"] | scores.summary() == report["numbers"]
+    assert report["memorized"]["flagged"] == scores.n_flagged
+    assert report["memorized"]["people"] == scores.matched_subjects
+    assert report["memorized"]["most_copied"][0] == {"who": "person 1", "flagged": 2}
+    assert [row["change"] for row in report["power"]["by_change"]] == list(scores.power.flagged)
+    assert sum(row["flagged"] for row in report["subgroups"]) == scores.n_flagged
+    assert sum(report["distribution"]["generated"]) == pytest.approx(1)
+    assert sum(report["distribution"]["null"]) == pytest.approx(1)
+    assert report["gate"]["passed"] is False
+    assert {attack["name"] for attack in report["attacks"] if attack["status"] == "not run"} >= {
+        "Attribute inference", "Exfiltration", "Model inversion", "Reconstruction"}  # fmt: skip
+
+
+def test_every_number_on_the_page_is_that_of_the_report(report, page):
+    found = Texts(page)
+    assert len(found.numbers) > 100
+    for key, value, shown in found.numbers:
+        number = report
+        for name in key.split("."):
+            number = number[int(name)] if isinstance(number, list) else number[name]
+        assert float(value) == number, key
+        read = float(shown.rstrip(" %").replace("\u202f", ""))
+        assert read == pytest.approx(100 * number if "%" in shown else number, abs=0.1 if "%" in shown else 0, rel=1e-3)
+    known = "\n".join(strings_of(report))
+    for text in found.texts:
+        for word in re.findall(r"\S*\d\S*", text):
+            assert word.strip(",.;()") in known or word in ("2024.", "2014.", "SHA-256"), text
+
+
+def test_upper_limits_are_rounded_up_and_lower_ones_down(report):
+    report["certificate"]["rate_upper"], report["numbers"]["rate_lower"] = 0.12301, 0.12399
+    page = render_page(report)
+    assert re.search(r'data-key="certificate.rate_upper">12\.4 %<', page)
+    assert re.search(r'data-key="numbers.rate_lower">12\.3 %<', page)
+
+
+# To whom
+
+
+def test_names_of_people_and_files_stand_in_the_table_alone(audited, report, page):
+    out, scores = audited
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert len(rows) == len(scores)
+    told = (out / "report.json").read_text() + page + (out / "log.jsonl").read_text()
+    for row in rows:
+        assert row["match_subject"].lstrip("'") not in told
+        assert row["generated"] not in told
+        assert row["match"] not in told
+    for name in ("copy<b>", "a.png", "sub-", str(out.parent)):
+        assert name not in told
+
+
+def test_texts_of_users_are_shown_as_text(page):
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(&#39;a&#39;)&lt;/script&gt; &amp; co" in page
+    assert "<b>" not in page
+    assert page.count("&lt;b&gt;one") >= 2  # a subgroup: in its table and its plot
+
+
+def test_a_formula_in_a_cell_is_text(audited):
+    rows = list(csv.DictReader((audited[0] / "scores.csv").open()))
+    assert {row["match_subject"] for row in rows if "copy<b>3" in row["generated"]} == {"'=1+1"}
+
+
+def test_the_page_loads_nothing(page):
+    assert not re.search(r"""(?:src|href|action|data|poster)\s*=\s*["'](?!#|data:,)""", page)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_everything_is_open_to_its_owner_alone(audited):
+    out = audited[0]
+    paths = [out, *out.rglob("*")]
+    assert {path.name for path in out.iterdir()} == FILES
+    assert len(list((out / "evidence").iterdir())) == 3
+    assert all(path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600) for path in paths)
+
+
+def test_a_folder_that_was_open_is_closed_and_one_with_other_things_is_left(people_folders, quick, tmp_path):
+    where = [people_folders / name for name in ("train", "synthetic", "held")]
+    ours, shared = tmp_path / "ours", tmp_path / "shared"
+    for folder in (ours, shared):
+        folder.mkdir()
+        folder.chmod(0o755)
+        (folder / "summary.json").touch(0o644)
+    (shared / "other.txt").touch()
+    for folder in (ours, shared):
+        audit(*where, folder, size=32, power=0, evidence=1, **quick)
+        assert all(path.stat().st_mode & 0o077 == 0 for path in folder.rglob("*") if path.name != "other.txt")
+        assert not (folder / "summary.json").exists()
+    assert ours.stat().st_mode & 0o777 == 0o700
+    assert shared.stat().st_mode & 0o777 == 0o755
+
+
+# Parts that may be missing
+
+
+def test_what_was_not_measured_is_said_so(people_folders, quick, tmp_path):
+    where = people_folders / "train", people_folders / "synthetic"
+    audit(*where, out=tmp_path, size=32, power=0, evidence=0, **quick)
+    report = json.loads((tmp_path / "report.json").read_text())
+    jsonschema.validate(report, report_schema())
+    page = (tmp_path / "report.html").read_text()
+    assert report["power"] is None
+    assert report["privacy_score"]["value"] is None
+    assert report["data"]["held_out"] is None
+    assert set(report["release"].values()) == {"not stated"}
+    assert "The model itself is given away, or that is not excluded" in page
+    assert "not measured" in page
+    assert "none given" in page
+    assert "Subgroups" not in page
+
+
+def test_members_against_non_members_are_shown_where_they_were_measured(report):
+    assert "not_run" not in render_page(report)
+    control = {"members": 0.8, "non_members": 0.25, "n_members": 40, "n_non_members": 20, "said": "Compared."}
+    contrast = {"p_value": 0.01, "least_p_value": 0.001, "closest_in_train": 0.9, "expected_in_train": 0.5,
+                "people_leaked": 3, "fdr": 0.1}  # fmt: skip
+    shown = report | {"member_control": control, "contrast": contrast}
+    jsonschema.validate(shown, report_schema())
+    page = render_page(shown)
+    assert 'data-key="member_control.members">80.0 %' in page
+    assert 'data-key="contrast.closest_in_train">90.0 %' in page
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gives": "weights"}, r"needed release\.gives out of \['model', 'samples', 'both'\]"),
+        ({"recipients": " "}, r"needed release\.recipients as a text; ' ' came"),
+    ],
+)
+def test_releases_that_say_nothing_are_refused(options, said):
+    with pytest.raises(OptionError, match=said):
+        Release(**options)
+
+
+def test_subgroups_need_folders(people_folders, quick, tmp_path):
+    where = people_folders / "train", people_folders / "synthetic" / "=two"
+    with pytest.raises(OptionError, match="needed 2 to 20 folders below"):
+        audit(*where, out=tmp_path, subgroups=True, size=32, **quick)
+
+
+# Cut short
+
+
+def test_of_a_report_that_was_cut_short_nothing_old_is_left(audited, people_folders, quick, tmp_path, monkeypatch):
+    """Wherever it is killed there is no report, and the next audit leaves no trace of that."""
+    where = [people_folders / name for name in ("train", "synthetic", "held")]
+    written: list = []
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_report", lambda *arguments: written.extend(arguments))
+        audit(*where, tmp_path / "new", size=32, power=0, evidence=1, **quick)
+    for step in ("write_evidence", "append_entries", *range(3)):
+        out = tmp_path / str(step)
+        shutil.copytree(audited[0], out)
+        with monkeypatch.context() as patch:
+            kill_at(patch, step)
+            with pytest.raises(KeyboardInterrupt):
+                writing.write_report(out, *written[1:])
+        assert not (out / "report.json").exists()
+        assert not verify_record(out).stands
+        (out / "scores.csv.part").touch()
+    audit(*where, out, size=32, power=0, evidence=1, **quick)
+    assert verify_record(out).stands
+    assert not list(out.rglob("*.part"))
+
+
+def kill_at(patch, step):
+    if isinstance(step, str):
+        patch.setattr(writing, step, raise_interrupt)
+        return
+    whole, left = writing.replace_file, [step]
+
+    def replace_file(path, content):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        whole(path, content)
+
+    patch.setattr(writing, "replace_file", replace_file)
+
+
+def raise_interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_log_that_was_changed_is_not_continued(audited, people_folders, quick, tmp_path):
+    out = tmp_path / "report"
+    shutil.copytree(audited[0], out)
+    log = out / "log.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"memorized", b"clean"))
+    where = [people_folders / name for name in ("train", "synthetic", "held")]
+    with pytest.raises(RecordError, match=r"needed an unbroken log\.jsonl; its line 1 is not what was written"):
+        audit(*where, out, size=32, power=0, **quick)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_computed(people_folders, quick, tmp_path):
+    (tmp_path / "file").touch()
+    where = [people_folders / name for name in ("train", "synthetic", "held")]
+    with pytest.raises(OutputError, match="needed to write into the folder"):
+        audit(*where, tmp_path / "file" / "report", size=32, power=0, **quick)
+
+
+def test_an_audit_is_logged_with_the_outcome_of_the_gate(audited):
+    audit_entry, gate_entry = read_log(audited[0])
+    assert (audit_entry.event, gate_entry.event) == ("audit", "gate")
+    assert audit_entry.content["verdict"] == "memorized"
+    assert gate_entry.content["passed"] is False
+    assert [one["name"] for one in gate_entry.content["conditions"]] == ["rate_upper", "fdr"]

@@ -25,13 +25,17 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from mi_callback import MemorizationDetector
-from mi_callback.cli import audit_command, encoders_command
+from mi_callback.cli import audit_command, encoders_command, first_steps, record_commands
 from mi_callback.cli.arguments import Grammar
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"((?:^<!--.*?-->\n)*)^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+LATER = (first_steps.DOCTOR, first_steps.DEMO, record_commands.VERIFY, record_commands.REVIEW, record_commands.FILTER)
+BY_WORD = {command.name.split()[1]: command for command in LATER}
 
 
 class Block(NamedTuple):
@@ -142,6 +146,8 @@ def test_commands_and_their_options_exist(page, line, tmp_path):
     first, *words = shlex.split(line.split(" && ")[0])
     if first in ("mi-audit", "mi-encoders"):
         command = {"mi-audit": audit_command, "mi-encoders": encoders_command}[first].COMMAND
+        if words and (other := BY_WORD.get(words[0])):
+            command, words = other, [word for word in words[1:] if "=" in word]
         options = [word for word in words if word != "--help"]
         Grammar(command.name, command.options, command.paths, ("detector.encoder",)).overrides(options)
     elif words and words[0] == "train.py":  # any app of the user's

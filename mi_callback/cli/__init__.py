@@ -8,11 +8,12 @@ import sys
 
 
 def main() -> None:
-    """Entry point of `mi-audit`, and by its first word of what is done with a report."""
+    """Entry point of `mi-audit`, and by its first word of what is done before the first audit or with a report."""
     from mi_callback.cli.audit_command import COMMAND
+    from mi_callback.cli.first_steps import DEMO, DOCTOR
     from mi_callback.cli.record_commands import FILTER, REVIEW, VERIFY
 
-    commands = {command.name.split()[1]: command for command in (VERIFY, REVIEW, FILTER)}
+    commands = {command.name.split()[1]: command for command in (DOCTOR, DEMO, VERIFY, REVIEW, FILTER)}
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word in commands:
         sys.exit(commands[word].execute(sys.argv[2:]))

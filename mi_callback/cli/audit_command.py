@@ -29,6 +29,11 @@ Looks for copies of training images in a folder of synthetic ones. Exit code 0: 
 code. An encoder with options of its own:
   mi-audit ... +mi_callback/encoder@detector.encoder=mri_core detector.encoder.checkpoint=FILE
 
+Before the first audit:
+  mi-audit demo out=DIR         made-up images and their report, in a minute or two
+  mi-audit doctor train=DIR held_out=DIR
+                                what is installed, and what can be shown with so many people
+
 With the folder of a report:
   mi-audit verify DIR           were the report, its table or its log changed? Exit code 0: no, 1: yes
   mi-audit review DIR sample=17 decision=false_alarm by="A. Name"

@@ -12,6 +12,7 @@ from mi_callback.auditing import audit, rank
 from mi_callback.auditing.ranking import NOT_FOR_RANKING
 from mi_callback.cli import audit_command as of_audit
 from mi_callback.cli import encoders_command as of_encoders
+from mi_callback.cli import first_steps
 from mi_callback.cli import record_commands as of_records
 from mi_callback.cli.options import meanings_of, options_of
 from mi_callback.cli.schema import schema_of
@@ -19,7 +20,8 @@ from mi_callback.reporting.document import Release
 from mi_callback.statistics.gate import Gate
 
 CONF = Path(inspect.getfile(MemorizationDetector)).parent / "conf" / "mi_callback"
-COMMANDS = [of_audit.COMMAND, of_encoders.COMMAND, of_records.VERIFY, of_records.REVIEW, of_records.FILTER]
+OF_REPORTS = [of_records.VERIFY, of_records.REVIEW, of_records.FILTER]
+COMMANDS = [of_audit.COMMAND, of_encoders.COMMAND, first_steps.DOCTOR, first_steps.DEMO, *OF_REPORTS]
 
 
 def defaults_of(function, without=()) -> dict:

@@ -16,9 +16,10 @@ from mi_callback.reporting.record.reviews import Decision, Review
 from mi_callback.scores import Scores
 from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
 from mi_callback.statistics.rates.detectable import CHANCE, smallest_detectable_rate
+from mi_callback.statistics.verdict import LEVEL
 
-BINS, PEOPLE = 40, 10
-"""Bins of the distribution of MI, and people that are counted one by one."""
+BINS, PEOPLE = (10, 40), 10
+"""Fewest and most bins of the distribution of MI, and people that are counted one by one."""
 
 PRIVACY_SCORE = (
     "1 minus the upper limit of the certificate: the share of samples that are no copies of training images, at least, "
@@ -167,6 +168,7 @@ def _detectable(scores: Scores) -> dict[str, Any]:
             scores.power.overall,
             null.several_each,
             null.kind,
+            LEVEL / len(flagging.levels),  # as the verdict, which looks at as many
         )
     return {"rate": rate, "chance": CHANCE}
 
@@ -206,7 +208,8 @@ def _distribution(scores: Scores, context: Context) -> dict[str, Any]:
     everything = mi if null is None else torch.cat([mi, null.double()])
     everything = everything[everything.isfinite()]
     low, high = float(everything.min()), float(everything.max())
-    edges = torch.linspace(low, high if high > low else low + 1, BINS + 1, dtype=torch.float64)
+    bins = min(max(BINS[0], round(2 * len(everything) ** 0.5)), BINS[1])
+    edges = torch.linspace(low, high if high > low else low + 1, bins + 1, dtype=torch.float64)
 
     def shares(values: torch.Tensor) -> list[float]:
         counts = torch.histogram(values[values.isfinite()].double().contiguous(), edges).hist

@@ -17,6 +17,7 @@ from mi_callback.fingerprints import fingerprint, fingerprint_of_code
 from mi_callback.images.files import Slice
 from mi_callback.reporting.document import Context, Release
 from mi_callback.reporting.record import read_log, reviews_of
+from mi_callback.scores import Scores
 from mi_callback.statistics.gate import Gate, judge
 from mi_callback.statistics.indices import memorization_index
 from mi_callback.version import __version__
@@ -66,7 +67,7 @@ def describe(
         settings=settings,
         versions=versions(COMPUTING),
         fingerprints={"settings": fingerprint(settings), "code": fingerprint_of_code(*ROOMS)},
-        null_mi=_null_mi(fitted) if judged.slices is judged.scores else None,
+        null_mi=_null_mi(fitted, judged.scores) if judged.slices is judged.scores else None,
         set_scores=set_scores,
         subgroups=subgroups,
         reviews=reviews_of(read_log(out)),
@@ -102,5 +103,8 @@ def subgroups_of(slices: Sequence[Slice], root: Path) -> list[str]:
     return names
 
 
-def _null_mi(fitted: MemorizationDetector) -> Tensor:
-    return memorization_index(fitted.null.similarity, fitted.null)
+def _null_mi(fitted: MemorizationDetector, scores: Scores) -> Tensor:
+    """MI of the real images that the samples were compared with, on the scale of the samples."""
+    calibrator = fitted.calibrator
+    used = calibrator.native if scores.flagging.null.quality is None else calibrator.last
+    return memorization_index(used.null.similarity, fitted.null)

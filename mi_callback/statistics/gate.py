@@ -78,6 +78,14 @@ def judge(findings: Findings, gate: Gate) -> GateResult:
     Args:
         findings: All that was found, in numbers.
         gate: The limits.
+
+    Example:
+        >>> from mi_callback.statistics.flagging import Flagging, FlagRule, NullSummary
+        >>> from mi_callback.statistics.null import NullKind
+        >>> p, rule = torch.full((100,), 0.5), FlagRule(0.05)
+        >>> null = NullSummary(NullKind.HELD_OUT, n_subjects=39, n_images=39)
+        >>> judge(Findings(Flagging(p, rule.flag(p), torch.arange(100), rule, null)), Gate()).passed
+        True
     """
     found = verdict(findings)
     if not gate.limits:

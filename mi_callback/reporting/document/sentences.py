@@ -28,6 +28,8 @@ def certainty(scores: Scores) -> str:
         return "Why: " + "; ".join(scores.doubts) + "."
     if scores.verdict == Verdict.MEMORIZED:
         return _certainty_of_memorized(scores)
+    if not scores.flagging.calibrated:  # a null may decide at a false discovery rate and not at alpha
+        return "No certificate can be given: there are too few held-out people for alpha."
     statement = scores.certificate().statement
     return statement[0].upper() + statement[1:] + ". No evidence is no proof of absence."
 

@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
         generated, slice: Where the sample lies; `slice` is empty where it is not one of a volume.
-        flagged, p_value: As in the scores.
+        flagged, p_value: Those of the scores.
         group: Near-duplicates have the same.
         key: Of sample and match, by their contents.
     """

@@ -1,21 +1,14 @@
 """What may be left after filtering, and what would have been noticed."""
 
-import doctest
-
 import pytest
 from scipy.stats import binom
 
 from mi_callback.errors import CalibrationError
-from mi_callback.statistics.rates import detectable, remainder
+from mi_callback.statistics.rates import remainder
 from mi_callback.statistics.rates.clopper_pearson import one_sided
 from mi_callback.statistics.rates.detectable import smallest_detectable_rate
 from mi_callback.statistics.rates.false_flags import excess_p_value
 from mi_callback.statistics.rates.remainder import certify_remainder
-
-
-@pytest.mark.parametrize("module", [remainder, detectable])
-def test_the_examples_run(module):
-    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize(("removed", "power"), [(0, (60, 64)), (5, (60, 64)), (5, (20, 64)), (0, (64, 64))])

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from mi_callback.arguments import probability
-from mi_callback.auditing.describing import COMPUTING, versions
 from mi_callback.auditing.reading import FolderReader
+from mi_callback.auditing.reports.describing import COMPUTING, versions
 from mi_callback.errors import OptionError
 from mi_callback.images.files import SliceFolder
 from mi_callback.reporting.tables import text_table

@@ -7,9 +7,9 @@ from typing import Any
 
 from mi_callback.arguments import integer, known_options, switch
 from mi_callback.auditing.effects import Rule, refuse_without_effect
-from mi_callback.auditing.outputs import Outputs
 from mi_callback.auditing.reading import FolderReader, Folders, Volumes
-from mi_callback.auditing.report import Judged
+from mi_callback.auditing.reports.outputs import Outputs
+from mi_callback.auditing.reports.writing import Judged
 from mi_callback.auditing.volumes import score_volumes
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Encoder, build_encoder

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_callback.auditing import audit
-from mi_callback.auditing.report import PAGE, TABLE
+from mi_callback.auditing.reports.writing import PAGE, TABLE
 from mi_callback.cli.command import GATE_CODES, Command
 from mi_callback.cli.options import below, options_of
 from mi_callback.detector import MemorizationDetector

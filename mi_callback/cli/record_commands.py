@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mi_callback.auditing.filtering import filter_samples
-from mi_callback.auditing.reviewing import review
+from mi_callback.auditing.reports.filtering import filter_samples
+from mi_callback.auditing.reports.reviewing import review
 from mi_callback.cli.command import ERROR, Command
 from mi_callback.cli.options import options_of
 from mi_callback.errors import OptionError

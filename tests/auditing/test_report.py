@@ -10,8 +10,7 @@ import jsonschema
 import pytest
 
 from mi_callback import audit
-from mi_callback.auditing import outputs
-from mi_callback.auditing import report as writing
+from mi_callback.auditing.reports import outputs, writing
 from mi_callback.errors import OptionError, OutputError, RecordError
 from mi_callback.reporting.document import Release, render_page, report_schema
 from mi_callback.reporting.record import read_log, verify_record
@@ -251,10 +250,12 @@ def test_of_a_report_that_was_cut_short_nothing_old_is_left(audited, people_fold
                 writing.write_report(out, *written[1:])
         assert not (out / "report.json").exists()
         assert not verify_record(out).stands
-        (out / "scores.csv.part").touch()
+        for left in ("scores.csv.part", "report.json.next", "evidence/evidence_0001.png.part", "film.part"):
+            (out / "evidence").mkdir(exist_ok=True)
+            (out / left).touch()
     audit(*where, out, size=32, power=0, evidence=1, **quick)
     assert verify_record(out).stands
-    assert not list(out.rglob("*.part"))
+    assert [path.name for path in [*out.rglob("*.part"), *out.rglob("*.next")]] == ["film.part"]  # of others
 
 
 def kill_at(patch, step):

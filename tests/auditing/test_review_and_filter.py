@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 
 from mi_callback import audit
-from mi_callback.auditing.filtering import filter_samples
-from mi_callback.auditing.reviewing import review
+from mi_callback.auditing.reports.filtering import filter_samples
+from mi_callback.auditing.reports.reviewing import review
 from mi_callback.cli.record_commands import FILTER, REVIEW, VERIFY
 from mi_callback.errors import DataError, OptionError, RecordError
 from mi_callback.reporting.document import read_table, report_schema

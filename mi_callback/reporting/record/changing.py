@@ -1,14 +1,14 @@
 """Several files of a report and its log are changed together, and a change that was cut short is finished later."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from mi_callback.errors import RecordError
-from mi_callback.reporting.record.files import replace_file, sha256_of
+from mi_callback.reporting.record.files import PART, replace_file, sha256_of
 from mi_callback.reporting.record.log import append_entries, read_log
-from mi_callback.reporting.record.verification import NEXT, files_dropped, files_recorded, verify_record
+from mi_callback.reporting.record.verification import ANNEX, NEXT, files_dropped, files_recorded, verify_record
 
 
 def change_record(folder: Path, event: str, content: Mapping[str, Any], files: Mapping[str, bytes | None]) -> str:
@@ -55,9 +55,15 @@ def open_record(folder: Path) -> None:
         )
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove what runs that were killed left beside the files of a report: it is patient data."""
-    for left in [*folder.rglob("*.part"), *folder.glob(f"*{NEXT}")]:
+def clear_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Remove what runs that were killed left beside the files of these names and in the annex: it is patient data.
+
+    Files of others stay, whatever they are called: the folder may be shared.
+    """
+    for name in names:
+        for unfinished in (PART, NEXT, NEXT + PART):
+            (folder / (name + unfinished)).unlink(missing_ok=True)
+    for left in (folder / ANNEX).glob(f"*.png{PART}"):
         left.unlink()
 
 

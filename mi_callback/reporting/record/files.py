@@ -8,6 +8,9 @@ from typing import BinaryIO
 
 from mi_callback.errors import OutputError
 
+PART = ".part"
+"""Ending of a file that is being written."""
+
 BLOCK = 2**20
 """Bytes that are hashed at a time."""
 
@@ -31,7 +34,7 @@ def write_beside(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OutputError: If it cannot be written.
     """
-    unfinished = path.with_name(path.name + ".part")
+    unfinished = path.with_name(path.name + PART)
     try:
         # A file that a killed run left behind may be open to others.
         unfinished.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mi_callback.auditing.report import PAGE, RELEASED, REPORT, TABLE, page_bytes, report_bytes
+from mi_callback.auditing.reports.writing import PAGE, RELEASED, REPORT, TABLE, page_bytes, report_bytes
 from mi_callback.errors import DataError, OptionError, choice
 from mi_callback.reporting.document import Row, read_table
 from mi_callback.reporting.document.content import reviews_in_report

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mi_callback.auditing.contents import Contents
 from mi_callback.auditing.reading import Folders
-from mi_callback.auditing.report import Judged
+from mi_callback.auditing.reports.contents import Contents
+from mi_callback.auditing.reports.writing import Judged
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError
 from mi_callback.fingerprints import fingerprint, fingerprint_of_code

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mi_callback.arguments import probability, switch
-from mi_callback.auditing.report import PAGE, RELEASED, REPORT, TABLE, page_bytes, report_bytes
+from mi_callback.auditing.reports.writing import PAGE, RELEASED, REPORT, TABLE, page_bytes, report_bytes
 from mi_callback.errors import CalibrationError
 from mi_callback.reporting.document import Row, read_table
 from mi_callback.reporting.record import Decision, change_record, open_record, read_log, reviews_of

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_callback.auditing.describing import describe, subgroups_of
 from mi_callback.auditing.effects import Rule
 from mi_callback.auditing.reading import Folders
-from mi_callback.auditing.report import Judged, prepare_folder, write_report
+from mi_callback.auditing.reports.describing import describe, subgroups_of
+from mi_callback.auditing.reports.writing import Judged, prepare_folder, write_report
 from mi_callback.detector import MemorizationDetector
 from mi_callback.reporting import collect_evidence
 from mi_callback.reporting.document import Release

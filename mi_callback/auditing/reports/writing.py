@@ -11,7 +11,7 @@ from mi_callback.images.files import Slice
 from mi_callback.reporting import Evidence, write_evidence
 from mi_callback.reporting.document import Context, build_report, render_page, write_table
 from mi_callback.reporting.record import append_entries, clear_unfinished, read_log
-from mi_callback.reporting.record.files import make_private, replace_file, sha256_of
+from mi_callback.reporting.record.files import PART, make_private, replace_file, sha256_of
 from mi_callback.reporting.record.log import LOG_FILE
 from mi_callback.reporting.record.verification import ANNEX, NEXT
 from mi_callback.scores import Scores
@@ -21,6 +21,9 @@ REPORT, PAGE, TABLE, RELEASED = "report.json", "report.html", "scores.csv", "rel
 
 OLD = ("summary.json",)
 """Files that earlier versions wrote: they would pass for a part of this report."""
+
+NAMES = (REPORT, PAGE, TABLE, RELEASED, LOG_FILE, *OLD)
+"""All files that may stand in the folder, beside the annex."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def prepare_folder(out: Path) -> None:
         OutputError: If it cannot be made.
     """
     make_private(out, _is_own)
-    clear_unfinished(out)
+    clear_unfinished(out, NAMES)
     read_log(out)
 
 
@@ -120,5 +123,4 @@ def _places(slices: Sequence[Slice]) -> list[tuple[Path, int | None]]:
 
 
 def _is_own(name: str) -> bool:
-    names = (REPORT, PAGE, TABLE, RELEASED, LOG_FILE, ANNEX, *OLD)
-    return name.removesuffix(".part").removesuffix(NEXT) in names
+    return name.removesuffix(PART).removesuffix(NEXT) in (*NAMES, ANNEX)

@@ -1,0 +1,1 @@
+"""The report of an audit: written, reviewed, and its samples filtered."""

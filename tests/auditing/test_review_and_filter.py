@@ -30,7 +30,7 @@ def report_of(out):
 
 
 def flagged_rows(out):
-    return [place for place, row in enumerate(read_table(out / "scores.csv")) if row.flagged]
+    return [place for place, row in enumerate(read_table(out / "scores.csv")) if row.flag]
 
 
 # Review
@@ -128,7 +128,7 @@ def test_a_decision_that_was_cut_short_is_finished_or_never_was(out, monkeypatch
 
 def test_flagged_samples_and_their_near_duplicates_are_taken_out(out):
     rows, found = read_table(out / "scores.csv"), filter_samples(out)
-    groups = {row.group for row in rows if row.flagged}
+    groups = {row.group for row in rows if row.flag}
     listed = list(csv.DictReader((out / "released.csv").open()))
     assert [row["generated"] for row in listed] == [row.generated for row in rows if row.group not in groups]
     assert not any("copy" in row["generated"] for row in listed)
@@ -153,7 +153,7 @@ def with_power(out, found, images):
 def test_what_is_left_is_certified_by_what_the_detector_may_have_missed(out):
     with_power(out, 300, 300)
     rows, found = read_table(out / "scores.csv"), filter_samples(out)
-    removed = len({row.group for row in rows if row.flagged})
+    removed = len({row.group for row in rows if row.flag})
     limit = certify_remainder(removed, len({row.group for row in rows}), (300, 300))
     assert report_of(out)["filtered"]["missed_at_most"] == limit.missed_at_most == 1
     assert found.statement.startswith(

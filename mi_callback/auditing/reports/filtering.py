@@ -75,7 +75,7 @@ def filter_samples(out: str | Path, keep_false_alarms: bool = False, confidence:
 
 def _suspects(rows: Sequence[Row], alpha: float) -> list[bool]:
     beyond = at_most(torch.tensor([row.p_value for row in rows], dtype=torch.float64), alpha).tolist()
-    return [row.flagged or low for row, low in zip(rows, beyond, strict=True)]
+    return [row.flag or low for row, low in zip(rows, beyond, strict=True)]
 
 
 def _dismissed(folder: Path) -> set[str]:

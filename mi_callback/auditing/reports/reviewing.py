@@ -60,7 +60,7 @@ def review(out: str | Path, sample: int | str, decision: str, by: str, note: str
     report = json.loads((folder / REPORT).read_bytes())
     made = Review(rows[place].key, decided, by.strip(), datetime.now(UTC).isoformat(timespec="seconds"), str(note))
     known = reviews_of(read_log(folder)) | {made.key: made}
-    flagged = [row.key for row in rows if row.flagged]
+    flagged = [row.key for row in rows if row.flag]
     standing = {key: one for key, one in known.items() if one.decision is not Decision.OPEN}
     report["reviews"] = reviews_in_report(flagged, standing)
     files: dict[str, bytes | None] = {}
@@ -79,6 +79,6 @@ def _place_of(rows: Sequence[Row], sample: Any) -> int:
         places = [int(text)]
     if not places:
         raise DataError(f"needed the number of a sample, 0 to {len(rows) - 1}, or its key in {TABLE}; {text!r} came.")
-    if not rows[places[0]].flagged:
+    if not rows[places[0]].flag:
         raise DataError(f"needed a sample that is flagged; {text!r} is not, and there is nothing to decide on.")
     return places[0]

@@ -19,7 +19,8 @@ def verdict_in_words(scores: Scores) -> str:
         case Verdict.CLEAN:
             return f"No evidence of memorization was found: {flags}, where {chance}."
         case _:
-            return "Nothing can be said about memorization, neither that there is some nor that there is none."
+            looked = f" {flags}: look at them." if scores.n_flagged else ""
+            return f"Whether the generator returns training images cannot be decided.{looked}"
 
 
 def certainty(scores: Scores) -> str:

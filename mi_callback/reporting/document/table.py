@@ -26,14 +26,15 @@ class Row:
 
     Attributes:
         generated, slice: Where the sample lies; `slice` is empty where it is not one of a volume.
-        flagged, p_value: Those of the scores.
+        flag: Whether it is flagged.
+        p_value: Its p-value.
         group: Near-duplicates have the same.
         key: Of sample and match, by their contents.
     """
 
     generated: str
     slice: str
-    flagged: bool
+    flag: bool
     p_value: float
     group: int
     key: str

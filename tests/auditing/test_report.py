@@ -4,15 +4,17 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import jsonschema
 import pytest
+import torch
 
 from mi_callback import audit
 from mi_callback.auditing.reports import outputs, writing
 from mi_callback.errors import OptionError, OutputError, RecordError
-from mi_callback.reporting.document import Release, render_page, report_schema
+from mi_callback.reporting.document import Release, build_report, render_page, report_schema
 from mi_callback.reporting.record import read_log, verify_record
 
 FILES = {"report.html", "report.json", "scores.csv", "log.jsonl", "evidence"}
@@ -26,6 +28,17 @@ def report(audited):
 @pytest.fixture(scope="module")
 def page(audited):
     return (audited[0] / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def written(people_folders, quick, tmp_path_factory):
+    """What an audit would write: folder, what was judged, context and evidence."""
+    arguments: list = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "write_report", lambda *given: arguments.extend(given))
+        where = [people_folders / name for name in ("train", "synthetic", "held")]
+        audit(*where, tmp_path_factory.mktemp("new"), size=32, power=0, evidence=1, **quick)
+    return arguments
 
 
 class Texts(HTMLParser):
@@ -203,14 +216,30 @@ def test_what_was_not_measured_is_said_so(people_folders, quick, tmp_path):
 
 def test_members_against_non_members_are_shown_where_they_were_measured(report):
     assert "not_run" not in render_page(report)
-    control = {"members": 0.8, "non_members": 0.25, "n_members": 40, "n_non_members": 20, "said": "Compared."}
+    control = {"members_flagged": 8, "members_rate": 0.8, "non_members_flagged": 1, "non_members_rate": 0.1,
+               "p_value": 0.03}  # fmt: skip
     contrast = {"p_value": 0.01, "least_p_value": 0.001, "closest_in_train": 0.9, "expected_in_train": 0.5,
                 "people_leaked": 3, "fdr": 0.1}  # fmt: skip
-    shown = report | {"member_control": control, "contrast": contrast}
+    shown = report | {"control": control, "contrast": contrast}
     jsonschema.validate(shown, report_schema())
     page = render_page(shown)
-    assert 'data-key="member_control.members">80.0 %' in page
+    assert 'data-key="control.members_rate">80.0 %' in page
     assert 'data-key="contrast.closest_in_train">90.0 %' in page
+
+
+def test_a_control_is_that_of_the_scores(written):
+    _, judged, context, _ = written
+    scores = judged.scores
+    nobody = replace(scores.flagging, flagged=torch.zeros(len(scores), dtype=torch.bool))
+    report = build_report(replace(scores, control=nobody), context)
+    jsonschema.validate(report, report_schema())
+    control = report["control"]
+    assert (control["members_flagged"], control["non_members_flagged"]) == (scores.n_flagged, 0)
+    assert control["p_value"] < 0.05
+    assert report["criteria"]["singling_out"]["control"] == 0
+    assert report["attacks"][0]["status"] == "tested in part"
+    unsure = replace(nobody, null=replace(nobody.null, difference="another scanner"))
+    assert build_report(replace(scores, control=unsure), context)["control"] is None
 
 
 @pytest.mark.parametrize(
@@ -234,13 +263,11 @@ def test_subgroups_need_folders(people_folders, quick, tmp_path):
 # Cut short
 
 
-def test_of_a_report_that_was_cut_short_nothing_old_is_left(audited, people_folders, quick, tmp_path, monkeypatch):
+def test_of_a_report_that_was_cut_short_nothing_old_is_left(
+    audited, written, people_folders, quick, tmp_path, monkeypatch
+):
     """Wherever it is killed there is no report, and the next audit leaves no trace of that."""
     where = [people_folders / name for name in ("train", "synthetic", "held")]
-    written: list = []
-    with monkeypatch.context() as patch:
-        patch.setattr(outputs, "write_report", lambda *arguments: written.extend(arguments))
-        audit(*where, tmp_path / "new", size=32, power=0, evidence=1, **quick)
     for step in ("write_evidence", "append_entries", *range(3)):
         out = tmp_path / str(step)
         shutil.copytree(audited[0], out)

@@ -5,14 +5,13 @@ on the page that is not in it.
 """
 
 from mi_callback.reporting.document.content import build_report
-from mi_callback.reporting.document.context import Context, MemberControl, Release, Side
+from mi_callback.reporting.document.context import Context, Release, Side
 from mi_callback.reporting.document.rendering import render_page
 from mi_callback.reporting.document.schema import report_schema
 from mi_callback.reporting.document.table import Row, read_table, write_table
 
 __all__ = [
     "Context",
-    "MemberControl",
     "Release",
     "Row",
     "Side",

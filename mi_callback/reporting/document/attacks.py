@@ -34,9 +34,9 @@ def threat_model(release: Release) -> list[str]:
     return sentences
 
 
-def attacks(scores: Scores, context: Context) -> list[dict[str, str]]:
+def attacks(scores: Scores) -> list[dict[str, str]]:
     """The attacks that EDPB Opinion 28/2024 names, each with whether it was tested and how."""
-    membership = scores.target_decoy is not None or context.control is not None
+    membership = scores.target_decoy is not None or scores.control is not None
     rows = [
         (
             "Membership inference",
@@ -62,7 +62,7 @@ def attacks(scores: Scores, context: Context) -> list[dict[str, str]]:
 def criteria(scores: Scores, context: Context) -> dict[str, Any]:
     """Singling out, linkability and inference: the main attack beside a control and a baseline, or None."""
     return {
-        "singling_out": _singling_out(scores, context),
+        "singling_out": _singling_out(scores),
         "linkability": _linkability(scores, context),
         "inference": {
             "question": "Can something be learned about a person that the samples do not show?",
@@ -74,15 +74,16 @@ def criteria(scores: Scores, context: Context) -> dict[str, Any]:
     }
 
 
-def _singling_out(scores: Scores, context: Context) -> dict[str, Any]:
-    flagging, control = scores.flagging, context.control
+def _singling_out(scores: Scores) -> dict[str, Any]:
+    flagging, control = scores.flagging, scores.control
     known = flagging.calibrated
     return {
         "question": "Does a sample show one person of the training set?",
         "main": flagging.rate if known else None,
-        "control": None if control is None else control.non_members,
+        "control": control.rate if control is not None and control.calibrated else None,
         "baseline": flagging.rule.alpha if known and flagging.rule.fdr is None else None,
-        "said": "Main: share of samples that are flagged. Control: the same test on people who were not trained on. "
+        "said": "Main: share of samples that are flagged. Control: the share that is flagged against "
+        "people who were not trained on. "
         "Baseline: the share that is flagged at most where nothing is copied, by calibration on held-out people.",
     }
 

@@ -16,7 +16,7 @@ from mi_callback.reporting.record.reviews import Decision, Review
 from mi_callback.scores import Scores
 from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
 from mi_callback.statistics.rates.detectable import CHANCE, smallest_detectable_rate
-from mi_callback.statistics.verdict import LEVEL
+from mi_callback.statistics.verdict import LEVEL, more_than_control
 
 BINS, PEOPLE = (10, 40), 10
 """Fewest and most bins of the distribution of MI, and people that are counted one by one."""
@@ -43,9 +43,9 @@ def build_report(scores: Scores, context: Context) -> dict[str, Any]:
         "release": context.release.shown,
         "data": {name: None if side is None else _side(side) for name, side in context.sides.items()},
         "threat_model": threat_model(context.release),
-        "attacks": attacks(scores, context),
+        "attacks": attacks(scores),
         "criteria": criteria(scores, context),
-        "member_control": None if context.control is None else context.control._asdict(),
+        "control": _control(scores),
         "contrast": _contrast(scores),
         "privacy_score": _privacy_score(scores),
         "certificate": _certificate(scores),
@@ -106,6 +106,20 @@ def _gate(context: Context) -> dict[str, Any]:
 
 def _side(side: Side) -> dict[str, Any]:
     return side._asdict()
+
+
+def _control(scores: Scores) -> dict[str, Any] | None:
+    """The same samples against people who were trained on and against people who were not."""
+    control = scores.control
+    if control is None or not control.calibrated:
+        return None
+    return {
+        "members_flagged": scores.n_flagged,
+        "members_rate": scores.flagging.rate,
+        "non_members_flagged": control.count,
+        "non_members_rate": control.rate,
+        "p_value": min(1.0, more_than_control(scores.flagging, control)),
+    }
 
 
 def _contrast(scores: Scores) -> dict[str, Any] | None:

@@ -90,22 +90,6 @@ class Side(NamedTuple):
     sha256: str
 
 
-class MemberControl(NamedTuple):
-    """The same test on images of people who were trained on and of people who were not.
-
-    Attributes:
-        members, non_members: Share of them for which the test says "was trained on".
-        n_members, n_non_members: How many there are.
-        said: What was compared, in a sentence.
-    """
-
-    members: float
-    non_members: float
-    n_members: int
-    n_non_members: int
-    said: str
-
-
 @dataclass(frozen=True)
 class Context:
     """All that a report says beyond the scores.
@@ -122,7 +106,6 @@ class Context:
         set_scores: Set-level scores, by name.
         subgroups: Name of the subgroup of each generated image; None where there are none.
         reviews: Decisions of people, by key.
-        control: Members against non-members; None where that was not measured.
     """
 
     sides: Mapping[str, Side | None]
@@ -136,4 +119,3 @@ class Context:
     set_scores: Mapping[str, float] = field(default_factory=dict)
     subgroups: Sequence[str] | None = None
     reviews: Mapping[str, Review] = field(default_factory=dict)
-    control: MemberControl | None = None

@@ -22,6 +22,9 @@ CARRIED = (
     "mi_callback/conf/mi_callback/callback/memorization.yaml",
     "mi_callback/conf/mi_callback/detector/default.yaml",
     "mi_callback/conf/mi_callback/encoder/mri_core.yaml",
+    "mi_callback/reporting/document/report.schema.json",
+    "mi_callback/reporting/document/templates/page.html.j2",
+    "mi_callback/reporting/document/templates/style.css",
     "hydra_plugins/mi_callback/search_path.py",
 )
 

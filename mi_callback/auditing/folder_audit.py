@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mi_callback.arguments import integer, known_options
+from mi_callback.auditing.accounting import doubts_of_files
 from mi_callback.auditing.effects import Rule, refuse_without_effect
 from mi_callback.auditing.reading import FolderReader, Folders, Volumes
 from mi_callback.auditing.report import write_report
@@ -59,8 +60,9 @@ def audit(
         train: Folder of the images that the generator learned from.
         generated: Folder of synthetic images.
         held_out: Folder of real images of other subjects; without it the null is made from training subjects.
-        out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches),
-            `summary.json` (aggregates alone, with power and certificate) and `evidence/`; nothing is written when None.
+        out: Folder for `scores.csv` (a row per synthetic image, with paths and patient ids of matches), `files.csv`
+            (what became of every file), `summary.json` (aggregates alone, with power and certificate) and `evidence/`;
+            nothing is written when None.
         size: Height and width to which images are fitted, their proportions kept, of whole volumes depth, height and
             width; or one number for all sides. 128 each when None, of whole volumes 96.
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial. Axial when None.
@@ -77,7 +79,9 @@ def audit(
         detector: Arguments of `MemorizationDetector`.
 
     Raises:
-        DataError, CalibrationError: For broken images or values, as `SliceFolder` and `MemorizationDetector.fit`.
+        DataError, CalibrationError: If nothing in a folder can be judged, or as `MemorizationDetector.fit`. Single
+            files that cannot be judged end nothing: they are listed, and where they are more than
+            `accounting.UNJUDGED` nothing reads as clean.
         OptionError: If an option is unknown, of the wrong kind, or without effect beside the others.
 
     Example:
@@ -105,9 +109,10 @@ def audit(
     fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
     _measure_power(fitted, power, by_slices)
     judged = _judge(fitted, folders, by_slices, progress)
+    judged = replace(judged, scores=replace(judged.scores, caveats=doubts_of_files(folders.files)))
     if out is not None:
         others = fitted.set_scores(folders.generated) if set_scores else {}
-        write_report(judged.scores, judged.generated, judged.train, Path(out), others)
+        write_report(judged.scores, judged.generated, judged.train, Path(out), others, folders.files)
         _draw(fitted, folders, judged, Path(out) / "evidence", EVIDENCE if evidence is None else evidence)
     return judged.scores
 
@@ -158,8 +163,8 @@ def _judge(fitted: MemorizationDetector, folders: Folders, by_slices: bool, prog
 
 
 def _volume_of(images: SliceFolder) -> list[Path]:
-    """The volume of each slice: its file, and for pictures the folder that they are in."""
-    return [piece.path if piece.position is not None else piece.path.parent for piece in images.slices]
+    """The volume of each slice: its file or DICOM series, and for pictures the folder that they are in."""
+    return [piece.path.parent if piece.volume is None else piece.volume for piece in images.slices]
 
 
 def _draw(fitted: MemorizationDetector, folders: Folders, judged: _Judged, folder: Path, most: int) -> None:

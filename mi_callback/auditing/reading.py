@@ -8,13 +8,16 @@ from pathlib import Path
 from mi_callback.arguments import integer, positive_integer, switch
 from mi_callback.auditing.effects import Rule, refuse_without_effect
 from mi_callback.errors import OptionError, choice
-from mi_callback.images.files import PICTURES, Slice, SliceFolder, VolumeFolder
+from mi_callback.images.files import ORIENTED, PICTURES, FileAccount, Slice, SliceFolder, VolumeFolder
 from mi_callback.types import Kind
 
 SIDE = {2: 128, 3: 96}
 """Sides to which images and volumes are fitted, by the number of dimensions, where none are asked for."""
 
 AXIAL = 2
+
+SLICED = (*ORIENTED, ".tif", ".tiff")
+"""Endings of volumes that are cut along an axis; DICOM files are slices already."""
 
 
 class Volumes(Kind):
@@ -41,7 +44,17 @@ class Folders:
     @property
     def slices(self) -> list[Slice]:
         """Every slice of all of them."""
-        return [piece for folder in (self.train, self.generated, self.held_out) if folder for piece in folder.slices]
+        return [piece for folder in self._sides.values() for piece in folder.slices]
+
+    @property
+    def files(self) -> dict[str, FileAccount]:
+        """What became of every file, by side."""
+        return {side: folder.files for side, folder in self._sides.items()}
+
+    @property
+    def _sides(self) -> dict[str, SliceFolder]:
+        sides = {"train": self.train, "generated": self.generated, "held_out": self.held_out}
+        return {side: folder for side, folder in sides.items() if folder is not None}
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ class FolderReader:
 
     def check_effects(self, slices: Sequence[Slice]) -> None:
         """Refuse an axis where nothing is sliced, and colour where there are no pictures."""
-        sliced = any(piece.position is not None for piece in slices)
+        sliced = any(piece.position is not None and piece.path.name.lower().endswith(SLICED) for piece in slices)
         coloured = any(piece.path.name.lower().endswith(PICTURES) for piece in slices)
         refuse_without_effect(
             [

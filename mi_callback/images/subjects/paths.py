@@ -9,7 +9,10 @@ from typing import NamedTuple
 from mi_callback.images.subjects.ids import normal_id
 from mi_callback.types import Kind
 
-VOLUMES = (".nii", ".nii.gz")
+NIBABEL = (".nii", ".nii.gz", ".mgz", ".mgh", ".hdr")
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+VOLUMES = (*NIBABEL, *ITK)
+"""Endings of volumes, by who reads them."""
 
 
 def _words(text: str) -> frozenset[str]:

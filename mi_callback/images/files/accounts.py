@@ -60,7 +60,7 @@ class FileAccount:
     """Every file of a folder.
 
     Attributes:
-        read: Files of which something is judged.
+        read: Files that are judged; of a series also those that are among `empty_slices`.
         left_out: Files that were not tried, by reason.
         failed: Files that hold, or seem to hold, images, and that could not be judged.
         empty_slices: Slices of volumes with one value in every pixel, which are not judged: they show nothing.

@@ -74,8 +74,8 @@ def local_file(path: Path) -> Iterator[Path]:
             raise FileError(error.reason, str(error).replace(str(local), str(path))) from error
 
 
-def read_head(path: Path, count: int) -> bytes:
-    """The first bytes of a file or of one in an archive; none where it cannot be read."""
+def read_head(path: Path, count: int) -> bytes | None:
+    """The first bytes of a file or of one in an archive; None where it cannot be read."""
     archive = archive_of(path)
     try:
         if archive is None:
@@ -84,7 +84,7 @@ def read_head(path: Path, count: int) -> bytes:
         with _opened(archive).open(path.relative_to(archive).as_posix()) as file:
             return file.read(count)
     except (OSError, zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError, zlib.error):
-        return b""
+        return None
 
 
 def archive_of(path: Path) -> Path | None:
@@ -92,6 +92,12 @@ def archive_of(path: Path) -> Path | None:
     if ARCHIVE not in str(path).lower():
         return None
     return next((above for above in path.parents if is_archive(above) and above.is_file()), None)
+
+
+def unpacked_name(path: Path, root: Path) -> Path:
+    """A path as if the archives below `root` were folders: `root/p1.zip/a.png` → `root/p1/a.png`."""
+    parts = [part[: -len(ARCHIVE)] if part.lower().endswith(ARCHIVE) else part for part in path.relative_to(root).parts]
+    return root.joinpath(*parts)
 
 
 def when_changed(path: Path) -> int:

@@ -61,6 +61,7 @@ def read_header(path: Path, name: Path) -> Header:
     if not rows * columns and not _is_without_pixels(scan):
         raise FileError(Reason.DAMAGED, f"needed a readable image; {name} is damaged or not what its name says.")
     frames = max(1, int(scan.get("NumberOfFrames") or 1)) if rows and columns else 0
+    check_claim(path, (frames, rows, columns), 1)
     series, patient = scan.get("SeriesInstanceUID"), scan.get("PatientID")
     return Header(
         path=name,
@@ -69,11 +70,10 @@ def read_header(path: Path, name: Path) -> Header:
         series=str(series) if series else None,
         shape=(rows, columns),
         number=int(scan.get("InstanceNumber") or 0),
-        orientations=tuple(_numbers(scan, k, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
-                           for k in range(frames)),
-        positions=tuple(_numbers(scan, k, "PlanePositionSequence", "ImagePositionPatient", 3) for k in range(frames)),
+        orientations=_of_frames(scan, frames, "PlaneOrientationSequence", "ImageOrientationPatient", 6),
+        positions=_of_frames(scan, frames, "PlanePositionSequence", "ImagePositionPatient", 3),
         listed=tuple(_listed(scan)),
-    )  # fmt: skip
+    )
 
 
 def read_frames(path: Path) -> np.ndarray:
@@ -120,7 +120,9 @@ def _in_units(pixels: np.ndarray, scan: Any) -> np.ndarray:
 
     if "ModalityLUTSequence" in scan:
         return apply_modality_lut(pixels, scan)
-    lines = [_line(scan, frame) for frame in range(len(pixels))]
+    described = len(scan.get("PerFrameFunctionalGroupsSequence") or ())
+    lines = [_line(scan, frame) for frame in range(min(len(pixels), described))]
+    lines += [_line(scan, described)] * (len(pixels) - len(lines))
     if all(line == (1, 0) for line in lines):
         return pixels
     slopes, intercepts = np.array(lines, np.float32).T[..., None, None]
@@ -144,12 +146,19 @@ def _group(scan: Any, frame: int, name: str) -> Any:
     return None
 
 
+def _of_frames(scan: Any, frames: int, group: str, name: str, count: int) -> tuple[tuple[float, ...] | None, ...]:
+    """Some numbers of each frame; those beyond the frames that are described have what all share."""
+    described = min(frames, len(scan.get("PerFrameFunctionalGroupsSequence") or ()))
+    own = [_numbers(scan, k, group, name, count) for k in range(described)]
+    return (*own, *[_numbers(scan, frames, group, name, count)] * (frames - described))
+
+
 def _is_without_pixels(scan: Any) -> bool:
     """Whether it is an index, or of a class that holds no images, such as reports and plans."""
     from pydicom.uid import UID
 
-    kind = scan.get("SOPClassUID")
-    return "DirectoryRecordSequence" in scan or (kind is not None and "Image Storage" not in UID(kind).name)
+    kind = UID(scan.get("SOPClassUID") or "")
+    return "DirectoryRecordSequence" in scan or (kind.type == "SOP Class" and "Image Storage" not in kind.name)
 
 
 def _numbers(scan: Any, frame: int, group: str, name: str, count: int) -> tuple[float, ...] | None:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from mi_callback.arguments import integer
 from mi_callback.errors import DataError
 from mi_callback.images.files.accounts import Failure, FileAccount, FileError, in_words
+from mi_callback.images.files.archives import unpacked_name
 from mi_callback.images.files.kinds import ENDINGS, FileKind
 from mi_callback.images.files.manifests import read_manifests
 from mi_callback.images.files.pixels import VOLUMES, read_frame, read_series, read_slice, read_volume
@@ -90,11 +91,15 @@ class SliceFolder(Dataset[dict[str, Any]]):
                 "whose they are is told by their paths.",
                 stacklevel=3,
             )
-        return listed | dict(zip(others, attribute_files(others, self.root, gathered.patients.get), strict=True))
+        names = {path: unpacked_name(path, self.root) for path in others}
+        patients = {names[path]: patient for path, patient in gathered.patients.items() if path in names}
+        told = attribute_files([names[path] for path in others], self.root, patients.get)
+        return listed | dict(zip(others, told, strict=True))
 
     def _check(self, scans: Sequence[Scan], listing: Listing) -> FileAccount:
         """Read every scan, keep the slices that have content, and account for all files."""
         failed = {failure.path: failure for failure in listing.failed}
+        read: set[Path] = set()
         empty = 0
         for scan in scans:
             try:
@@ -104,13 +109,11 @@ class SliceFolder(Dataset[dict[str, Any]]):
                 continue
             self.slices += checked.kept
             failed |= checked.failed
+            read |= set(scan.files) - checked.failed.keys()
             empty += checked.empty
-        kept = {piece.path for piece in self.slices} | {
-            path for piece in self.slices if piece.volume in self._series for path in self._series[piece.volume].files
-        }
         left_out = {reason: tuple(paths) for reason, paths in listing.left_out.items() if paths}
-        return FileAccount(tuple(path for path in self._kinds if path in kept - failed.keys()), left_out,
-                           tuple(failed.values()), empty)  # fmt: skip
+        in_order = tuple(path for path in self._kinds if path in read)
+        return FileAccount(in_order, left_out, tuple(failed.values()), empty)
 
     def _say_files(self) -> None:
         """Refuse a folder of which nothing can be judged, and warn of what is not judged."""

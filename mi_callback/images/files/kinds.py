@@ -89,7 +89,7 @@ def _has_pages(path: Path) -> bool:
 
 def _by_content(path: Path) -> FileKind | None:
     # Scanners name files IM000001, or by numbers with dots, without an ending; archives leave out the preamble.
-    head = read_head(path, _PREAMBLE + 4)
+    head = read_head(path, _PREAMBLE + 4) or b""
     if head[_PREAMBLE:] == b"DICM":
         return FileKind.DICOM
     bare = len(head) > 8 and head[:2] in _FIRST_GROUPS and head[3] == 0 and not path.suffix.strip(".0123456789")

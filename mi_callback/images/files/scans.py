@@ -67,7 +67,7 @@ class Checked:
 
     Attributes:
         kept: Slices with content.
-        failed: Why a file cannot be judged.
+        failed: Why a file cannot be judged, by file.
         empty: Number of slices without content beside others that have some.
     """
 
@@ -91,7 +91,7 @@ def gather_scans(listing: Listing) -> Gathered:
 
 
 def check_scan(pieces: Sequence[Slice], read: Callable[[Slice], Tensor], fit: Callable[[Tensor], Tensor]) -> Checked:
-    """Read every slice of a scan, and keep what has content.
+    """Read every slice of a scan, and keep what has content; of a file that fails no slice is kept.
 
     Args:
         pieces: The slices.
@@ -101,6 +101,8 @@ def check_scan(pieces: Sequence[Slice], read: Callable[[Slice], Tensor], fit: Ca
     checked = Checked()
     blank = []
     for piece in pieces:
+        if piece.path in checked.failed:
+            continue
         try:
             image = read(piece)
             _check_content(image, piece.path)
@@ -112,6 +114,7 @@ def check_scan(pieces: Sequence[Slice], read: Callable[[Slice], Tensor], fit: Ca
                 blank.append(failure)
             else:
                 checked.failed.setdefault(piece.path, failure)
+    checked.kept = [piece for piece in checked.kept if piece.path not in checked.failed]
     if checked.kept:
         checked.empty = len(blank)
     else:

@@ -39,7 +39,7 @@ def needs(library: str, extra: str, path: Path) -> FileError:
 def _diagnose(path: Path) -> FileError | None:
     """What is wrong with files without content of their own; None for others."""
     head = read_head(path, len(POINTER))
-    if not head:
+    if head == b"":
         return FileError(Reason.NO_BYTES, f"needed a readable image; {path} is empty.")
     if head == POINTER:
         return FileError(Reason.NOT_FETCHED, f"needed a readable image; {path} is a pointer of Git-LFS: git lfs pull.")

@@ -16,6 +16,9 @@ known to a few per cent."""
 FILE_COLUMNS = ("side", "file", "state", "reason")
 """Columns of `files.csv`."""
 
+UNLISTED = "in no manifest: its path tells whose it is"
+"""Why a file that was read is worth a look."""
+
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -66,8 +69,9 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _rows(side: str, files: FileAccount) -> Iterable[tuple[str, str, str, str]]:
+    unlisted = set(files.unlisted)
     for path in files.read:
-        yield side, str(path), "read", ""
+        yield side, str(path), "read", UNLISTED if path in unlisted else ""
     for reason, paths in files.left_out.items():
         for path in paths:
             yield side, str(path), "left out", reason.value

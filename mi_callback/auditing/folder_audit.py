@@ -1,7 +1,7 @@
 """Folders in, scores and their files out: the library twin of `mi-audit`."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def audit(
     axis: int | None = None,
     volumes: Volumes | str | None = None,
     colour: bool = False,
+    columns: Mapping[str, str] | None = None,
     power: int | None = None,
     set_scores: bool = False,
     evidence: int | None = None,
@@ -70,6 +71,8 @@ def audit(
             many match one training volume in order (see `volumes.score_volumes`; needs held-out volumes). `whole`: each
             volume, registered in three dimensions; an encoder of images is applied slice by slice.
         colour: Read pictures with their colours, for an encoder of three channels.
+        columns: Names of the columns of manifests where they are not plain ones such as file and subject:
+            `{"file": "scan", "subject": "who"}`.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
             `clean` and the certificate rest on. 16 when None; volumes judged by their slices have no such test.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `summary.json` too.
@@ -89,7 +92,7 @@ def audit(
         >>> print(scores.verdict)  # doctest: +SKIP
     """
     known_options(detector, MemorizationDetector)
-    reader = FolderReader(size, axis, volumes, colour)
+    reader = FolderReader(size, axis, volumes, colour, columns)
     by_slices = reader.volumes == Volumes.SLICES
     for name, count in (("power", power), ("evidence", evidence)):
         if count is not None:

@@ -117,6 +117,7 @@ def test_every_file_is_a_row_and_no_count_names_one():
         "left_out": {"text or tables beside the images": 1},
         "failed": {"damaged, or not what its name says": 1},
         "empty_slices": 0,
+        "unlisted": 0,
     }
 
 
@@ -125,3 +126,17 @@ def test_no_cell_is_a_formula_and_numbers_stay_numbers():
     cells = list(csv.reader(text.splitlines(keepends=True)))
     assert [row[0] for row in cells[1:6]] == ["'=1+1", "'+x", "'-x", "'@x", "'\tx"]
     assert [row[1] for row in cells[1:6]] == ["-0.5", "1", "", "True", "a=1"]
+
+
+def test_columns_of_a_manifest_are_named_on_the_command_line(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    rows = [f"sub-{i:02}/a.png,person{i}" for i in range(30)]
+    (folders / "train" / "manifest.csv").write_text("\n".join(["scan,who", *rows]))
+    options = ["held_out=held", "detector.alpha=0.1", "power=0", "size=32", "detector.verify=false", "evidence=0"]
+    options += ["detector.encoder=pixels", "detector.views=false", "detector.poses=none", "generated=synthetic"]
+    assert COMMAND.execute(["train=train", *options]) == 1
+    assert "name yours by columns=" in capsys.readouterr().err
+    assert COMMAND.execute(["train=train", *options, "columns={file: scan, subject: who}", f"out={tmp_path}"]) == 2
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert {f"person{i}" for i in range(20)} <= {row["match_subject"] for row in rows}
+    (folders / "train" / "manifest.csv").unlink()

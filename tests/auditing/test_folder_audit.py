@@ -101,6 +101,7 @@ def test_values_of_no_use_are_refused(folders, option, value, said):
         ({"tail": "gpd", "volumes": "slices"}, "for tail"),
         ({"null": "cross_fit"}, "needed null='auto', null='held_out' or contrast=True for held_out"),
         ({"null": "train_halves"}, "for held_out"),
+        ({"columns": {"file": "scan"}}, "needed a manifest for columns"),
     ],
 )
 def test_an_option_without_effect_is_refused(folders, options, said):

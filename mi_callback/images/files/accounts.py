@@ -37,6 +37,7 @@ class LeftOut(Kind):
     OTHER_KIND = "no volume, where whole volumes are judged"
     NO_PIXELS = "DICOM without pixels, such as an index or a report"
     NESTED = "an archive within an archive"
+    ROW = "named by a manifest, and not there"
 
 
 class FileError(DataError):
@@ -64,12 +65,14 @@ class FileAccount:
         left_out: Files that were not tried, by reason.
         failed: Files that hold, or seem to hold, images, and that could not be judged.
         empty_slices: Slices of volumes with one value in every pixel, which are not judged: they show nothing.
+        unlisted: Files that are judged and that no manifest names, where there is one.
     """
 
     read: Sequence[Path] = ()
     left_out: Mapping[LeftOut, Sequence[Path]] = field(default_factory=dict)
     failed: Sequence[Failure] = ()
     empty_slices: int = 0
+    unlisted: Sequence[Path] = ()
 
     @property
     def failures(self) -> dict[str, int]:
@@ -90,6 +93,7 @@ class FileAccount:
             "left_out": left_out,
             "failed": self.failures,
             "empty_slices": self.empty_slices,
+            "unlisted": len(self.unlisted),
         }
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mi_callback.arguments import integer
-from mi_callback.errors import DataError
-from mi_callback.images.files.accounts import Failure, FileAccount, FileError, in_words
-from mi_callback.images.files.archives import unpacked_name
+from mi_callback.errors import DataError, OptionError
+from mi_callback.images.files.accounts import Failure, FileAccount, FileError, LeftOut, in_words
+from mi_callback.images.files.archives import archive_of, unpacked_name
 from mi_callback.images.files.kinds import ENDINGS, FileKind
 from mi_callback.images.files.manifests import read_manifests
 from mi_callback.images.files.pixels import VOLUMES, read_frame, read_series, read_slice, read_volume
-from mi_callback.images.files.scans import Gathered, Scan, Slice, check_scan, gather_scans
+from mi_callback.images.files.scans import Scan, Slice, check_scan, gather_scans
 from mi_callback.images.files.walking import Listing, find_files
 from mi_callback.images.resizing import letterbox
 from mi_callback.images.subjects.ids import normal_id
@@ -48,10 +48,16 @@ class SliceFolder(Dataset[dict[str, Any]]):
             already sliced.
         subject_of: Path → subject id; overrides every other rule.
         colour: Read all images as `(3, h, w)`, red, green and blue, grey ones repeated; by default colour is refused.
+        columns: Names of the columns of manifests where they are others than `manifests.NAMES`.
+
+    Attributes:
+        slices: Where each slice lies, in order.
+        files: What became of every file.
+        details: Session, site, sex and age of files, as manifests say them.
 
     Raises:
         DataError: If the folder does not exist, holds no image that can be judged, or a manifest in it cannot be read.
-        OptionError: If there is no such axis.
+        OptionError: If there is no such axis, or columns are named and there is no manifest.
     """
 
     KINDS: ClassVar[tuple[FileKind, ...]] = tuple(kind for kind in FileKind if kind is not FileKind.NOT_READ)
@@ -63,6 +69,7 @@ class SliceFolder(Dataset[dict[str, Any]]):
         axis: int = 2,
         subject_of: Callable[[Path], str] | None = None,
         colour: bool = False,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         self.root, self.size, self.axis, self.colour = Path(root), size, integer("axis", axis, 0, 2), colour
         if not self.root.is_dir():
@@ -71,19 +78,34 @@ class SliceFolder(Dataset[dict[str, Any]]):
         gathered = gather_scans(listing)
         self._kinds = listing.found
         self._series = {scan.path: scan.series for scan in gathered.scans if scan.series is not None}
-        self._told = self._attribute([file for scan in gathered.scans for file in scan.files], gathered, subject_of)
+        files = [file for scan in gathered.scans for file in scan.files]
+        self._told = self._attribute(files, gathered.patients, self._read_manifests(listing, columns), subject_of)
         self.slices: list[Slice] = []
         self.files = self._check(gathered.scans, listing)
         self._say_files()
 
+    def _read_manifests(self, listing: Listing, columns: Mapping[str, str] | None) -> dict[Path, str]:
+        """File → subject, by manifests; rows without a file are listed."""
+        manifest = read_manifests(self.root, [path for path in listing.found if archive_of(path) is not None], columns)
+        if columns and not manifest.read:
+            raise OptionError(f"needed a manifest in {self.root} for columns to have any effect; there is none.")
+        self.details = manifest.details
+        if manifest.missing:
+            listing.left_out[LeftOut.ROW] += manifest.missing
+        return manifest.subject_of
+
     def _attribute(
-        self, files: Sequence[Path], gathered: Gathered, subject_of: Callable[[Path], str] | None
+        self,
+        files: Sequence[Path],
+        patients: Mapping[Path, str],
+        manifest: Mapping[Path, str],
+        subject_of: Callable[[Path], str] | None,
     ) -> dict[Path, Attribution]:
         """The subject of each file, and what told it."""
         if subject_of is not None:
             return {path: Attribution(normal_id(subject_of(path)), Rule.FUNCTION) for path in files}
-        manifest = {path: normal_id(subject) for path, subject in read_manifests(self.root).items()}
-        listed = {path: Attribution(subject, Rule.MANIFEST) for path, subject in manifest.items() if subject}
+        ids = {path: normal_id(subject) for path, subject in manifest.items()}
+        listed = {path: Attribution(subject, Rule.MANIFEST) for path, subject in ids.items() if subject}
         others = [path for path in files if path not in listed]
         if listed and others:
             warnings.warn(
@@ -92,8 +114,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
                 stacklevel=3,
             )
         names = {path: unpacked_name(path, self.root) for path in others}
-        patients = {names[path]: patient for path, patient in gathered.patients.items() if path in names}
-        told = attribute_files([names[path] for path in others], self.root, patients.get)
+        known = {names[path]: patient for path, patient in patients.items() if path in names}
+        told = attribute_files([names[path] for path in others], self.root, known.get)
         return listed | dict(zip(others, told, strict=True))
 
     def _check(self, scans: Sequence[Scan], listing: Listing) -> FileAccount:
@@ -113,7 +135,9 @@ class SliceFolder(Dataset[dict[str, Any]]):
             empty += checked.empty
         left_out = {reason: tuple(paths) for reason, paths in listing.left_out.items() if paths}
         in_order = tuple(path for path in self._kinds if path in read)
-        return FileAccount(in_order, left_out, tuple(failed.values()), empty)
+        by_manifest = any(rule is Rule.MANIFEST for _, rule in self._told.values())
+        unlisted = [path for path in in_order if by_manifest and self._told[path].rule is not Rule.MANIFEST]
+        return FileAccount(in_order, left_out, tuple(failed.values()), empty, tuple(unlisted))
 
     def _say_files(self) -> None:
         """Refuse a folder of which nothing can be judged, and warn of what is not judged."""
@@ -208,6 +232,7 @@ class VolumeFolder(SliceFolder):
         size: `(d, h, w)` to which volumes are fitted with their proportions kept, or None to leave them as they are.
             Needed when sizes differ and volumes are to be batched.
         subject_of: Path → subject id; overrides every other rule.
+        columns: Names of the columns of manifests where they are others than `manifests.NAMES`.
 
     Raises:
         DataError: If the folder does not exist or holds no volume that can be judged.
@@ -220,8 +245,9 @@ class VolumeFolder(SliceFolder):
         root: str | Path,
         size: tuple[int, ...] | None = None,
         subject_of: Callable[[Path], str] | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(root, size, subject_of=subject_of)
+        super().__init__(root, size, subject_of=subject_of, columns=columns)
 
     def _pieces(self, scan: Scan) -> list[Slice]:
         return [Slice(scan.files[0], self._told[scan.files[0]].subject, None, scan.path)]

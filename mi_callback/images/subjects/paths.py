@@ -149,7 +149,7 @@ def count_rules(found: Sequence[Attribution]) -> str:
 
 
 class _Level(NamedTuple):
-    """The level of folders that are named like people, and whether all of them count: `t0` to `t29`, `t1` among them."""
+    """The level of folders that are named like people, and whether all of them count, `t1` among `t0` to `t29` too."""
 
     depth: int
     all_numbered: bool

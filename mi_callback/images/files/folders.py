@@ -195,7 +195,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
         if kind not in VOLUMES:
             return read_slice(piece.path, kind, self.colour)
         assert piece.position is not None
-        return np.rot90(np.take(read_volume(piece.path, kind), piece.position, axis=self.axis))
+        # A view: np.take would copy the whole volume for each slice.
+        return np.rot90(np.moveaxis(read_volume(piece.path, kind), self.axis, 0)[piece.position])
 
     @cached_property
     def _all_known(self) -> bool:

@@ -107,7 +107,7 @@ def audit(
     )
     if by_slices and held_out is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
-    folders = reader.read_all(train, generated, held_out)
+    folders = reader.read_all(train, generated, held_out, progress)
     fitted = MemorizationDetector(**_for_dims(detector, reader.dims))
     fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
     _measure_power(fitted, power, by_slices)

@@ -110,20 +110,24 @@ class FolderReader:
             return (SIDE[self.dims] if self.size is None else self.size,) * self.dims
         return tuple(self.size)
 
-    def read(self, root: str | Path) -> SliceFolder:
+    def read(self, root: str | Path, progress: bool = False) -> SliceFolder:
         """The slices of a folder, or its volumes whole."""
         columns = self.columns if find_manifests(Path(root)) else None  # those of other folders
         if self.dims == 3:
-            return VolumeFolder(root, self.sides, columns=columns)
+            return VolumeFolder(root, self.sides, columns=columns, progress=progress)
         axis = AXIAL if self.axis is None else self.axis
-        return SliceFolder(root, self.sides, axis, colour=self.colour, columns=columns)
+        return SliceFolder(root, self.sides, axis, colour=self.colour, columns=columns, progress=progress)
 
     def read_all(
-        self, train: str | Path, generated: str | Path | None = None, held_out: str | Path | None = None
+        self,
+        train: str | Path,
+        generated: str | Path | None = None,
+        held_out: str | Path | None = None,
+        progress: bool = False,
     ) -> Folders:
         """All folders, and a warning for each of real images that does not say whose they are."""
         self.check_columns([root for root in (train, generated, held_out) if root is not None])
-        read = [None if root is None else self.read(root) for root in (generated, train, held_out)]
+        read = [None if root is None else self.read(root, progress) for root in (generated, train, held_out)]
         assert read[1] is not None
         folders = Folders(read[1], read[0], read[2])
         self.check_effects(folders.slices)

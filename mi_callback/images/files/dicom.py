@@ -1,5 +1,6 @@
 """DICOM files → frames in the units that they stand for, and what orders them."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,19 @@ from typing import Any
 import numpy as np
 
 from mi_callback.images.files.accounts import FileError, Reason
+from mi_callback.images.files.archives import read_head
 from mi_callback.images.files.limits import check_claim
 from mi_callback.images.files.telling import needs
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 """Elements of which one holds the pixels."""
+
+MOST_BYTES = 1 << 31
+"""Bytes to which the elements of a deflated file may expand."""
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+_HEAD, _META = 1024, 144
+"""Bytes in which a file names its transfer syntax, and those before what its first element says that follows."""
 
 HEADER = ("SOPClassUID", "PatientID", "SeriesInstanceUID", "ImageOrientationPatient", "ImagePositionPatient", "Rows",
           "Columns", "InstanceNumber", "NumberOfFrames", "SharedFunctionalGroupsSequence",
@@ -181,6 +190,7 @@ def _read(path: Path, **options: Any) -> Any:
     import pydicom
     from pydicom.uid import ImplicitVRLittleEndian
 
+    _check_deflated(path)
     # Without a preamble, as some archives export them: read by force, and empty where it is no DICOM at all.
     scan = pydicom.dcmread(path, force=True, **options)
     if not len(scan):
@@ -192,6 +202,24 @@ def _read(path: Path, **options: Any) -> Any:
         # The default of the standard, unless it was found to be written with the types of its elements.
         scan.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     return scan
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a file whose elements are deflated and expand beyond what an image may hold."""
+    if DEFLATED not in (read_head(path, _HEAD) or b""):
+        return
+    from pydicom.filereader import read_file_meta_info
+
+    start = _META + int(read_file_meta_info(path).get("FileMetaInformationGroupLength") or 0)
+    expander, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        for part in iter(lambda: file.read(1 << 20), b""):
+            while part and count <= MOST_BYTES:
+                count += len(expander.decompress(part, 1 << 24))
+                part = expander.unconsumed_tail
+    if count > MOST_BYTES:
+        raise FileError(Reason.TOO_LARGE, f"needed at most {MOST_BYTES} bytes in {path}; it expands to more.")
 
 
 def _check_decoder(scan: Any, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from mi_callback.arguments import integer
 from mi_callback.errors import DataError, OptionError
@@ -49,6 +50,7 @@ class SliceFolder(Dataset[dict[str, Any]]):
         subject_of: Path → subject id; overrides every other rule.
         colour: Read all images as `(3, h, w)`, red, green and blue, grey ones repeated; by default colour is refused.
         columns: Names of the columns of manifests where they are others than `manifests.NAMES`.
+        progress: Show a progress bar while files are read.
 
     Attributes:
         slices: Where each slice lies, in order.
@@ -70,6 +72,7 @@ class SliceFolder(Dataset[dict[str, Any]]):
         subject_of: Callable[[Path], str] | None = None,
         colour: bool = False,
         columns: Mapping[str, str] | None = None,
+        progress: bool = False,
     ) -> None:
         self.root, self.size, self.axis, self.colour = Path(root), size, integer("axis", axis, 0, 2), colour
         if not self.root.is_dir():
@@ -81,7 +84,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
         files = [file for scan in gathered.scans for file in scan.files]
         self._told = self._attribute(files, gathered.patients, self._read_manifests(listing, columns), subject_of)
         self.slices: list[Slice] = []
-        self.files = self._check(gathered.scans, listing)
+        bar = tqdm(gathered.scans, desc=f"files of {self.root.name}", unit="scan", disable=not progress, leave=False)
+        self.files = self._check(bar, listing)
         self._say_files()
 
     def _read_manifests(self, listing: Listing, columns: Mapping[str, str] | None) -> dict[Path, str]:
@@ -118,7 +122,7 @@ class SliceFolder(Dataset[dict[str, Any]]):
         told = attribute_files([names[path] for path in others], self.root, known.get)
         return listed | dict(zip(others, told, strict=True))
 
-    def _check(self, scans: Sequence[Scan], listing: Listing) -> FileAccount:
+    def _check(self, scans: Iterable[Scan], listing: Listing) -> FileAccount:
         """Read every scan, keep the slices that have content, and account for all files."""
         failed = {failure.path: failure for failure in listing.failed}
         read: set[Path] = set()
@@ -234,6 +238,7 @@ class VolumeFolder(SliceFolder):
             Needed when sizes differ and volumes are to be batched.
         subject_of: Path → subject id; overrides every other rule.
         columns: Names of the columns of manifests where they are others than `manifests.NAMES`.
+        progress: Show a progress bar while files are read.
 
     Raises:
         DataError: If the folder does not exist or holds no volume that can be judged.
@@ -247,8 +252,9 @@ class VolumeFolder(SliceFolder):
         size: tuple[int, ...] | None = None,
         subject_of: Callable[[Path], str] | None = None,
         columns: Mapping[str, str] | None = None,
+        progress: bool = False,
     ) -> None:
-        super().__init__(root, size, subject_of=subject_of, columns=columns)
+        super().__init__(root, size, subject_of=subject_of, columns=columns, progress=progress)
 
     def _pieces(self, scan: Scan) -> list[Slice]:
         return [Slice(scan.files[0], self._told[scan.files[0]].subject, None, scan.path)]

@@ -17,6 +17,10 @@ LITTER = ("__MACOSX", "@eaDir", "#recycle", "Thumbs.db", "desktop.ini", "$RECYCL
 """What systems leave behind; as what begins with a dot."""
 
 
+FOLDERS = (".zarr", ".n5")
+"""Endings of folders that are one array in a format that is not read."""
+
+
 @dataclass
 class Listing:
     """What a folder holds.
@@ -82,9 +86,7 @@ def _list_kind(path: Path, kind: FileKind | None, kinds: Collection[FileKind], l
         beside = path.name.lower().endswith((*BESIDE, *DETACHED))
         listing.left_out[LeftOut.BESIDE if beside else LeftOut.UNKNOWN].append(path)
     elif kind is FileKind.NOT_READ:
-        listing.failed.append(
-            Failure(path, Reason.FORMAT, f"needed a format that is read; {path} is of another. Convert or unpack it.")
-        )
+        listing.failed.append(_not_read(path))
     elif kind in kinds:
         listing.found[path] = kind
     else:
@@ -125,9 +127,16 @@ def _walk(root: Path, listing: Listing) -> Iterator[Path]:
             below.clear()
             continue
         seen.add(real)
+        for name in [name for name in below if name.lower().endswith(FOLDERS)]:
+            below.remove(name)
+            listing.failed.append(_not_read(Path(folder) / name))
         listing.left_out[LeftOut.SYSTEM] += [Path(folder) / name for name in [*below, *files] if _is_litter(name)]
         below[:] = sorted(name for name in below if not _is_litter(name))
         yield from (Path(folder) / name for name in files if not _is_litter(name))
+
+
+def _not_read(path: Path) -> Failure:
+    return Failure(path, Reason.FORMAT, f"needed a format that is read; {path} is of another. Convert or unpack it.")
 
 
 def _is_litter(name: str) -> bool:

@@ -46,12 +46,12 @@ def test_files_of_no_image_ending_are_said(folder):
 
 def test_what_may_hold_images_and_is_not_read_fails(folder):
     (folder / "scans.h5").write_bytes(b"?")
+    (folder / "scans.zarr" / "0").mkdir(parents=True)
+    (folder / "scans.zarr" / "0" / "0.0").write_bytes(b"?")
     (folder / "scan.raw").write_bytes(b"?")  # no header beside it
     for i in range(3):
         (folder / f"n{i}.png").symlink_to("/nowhere/annex")
-    with pytest.warns(
-        UserWarning, match=r"5 of 7 files cannot be judged \(3 × a pointer or link .*, 2 × a format that"
-    ):
+    with pytest.warns(UserWarning, match=r"6 of 8 files cannot be judged \(3 × a .*, 3 × a .*\)"):
         files = SliceFolder(folder).files
     assert sorted(failure.path.name for failure in files.failed) == [
         "n0.png",
@@ -59,6 +59,7 @@ def test_what_may_hold_images_and_is_not_read_fails(folder):
         "n2.png",
         "scan.raw",
         "scans.h5",
+        "scans.zarr",
     ]
 
 

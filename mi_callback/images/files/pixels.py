@@ -7,13 +7,13 @@ import numpy as np
 
 from mi_callback.images.files.accounts import FileError, Reason
 from mi_callback.images.files.archives import local_file, when_changed
-from mi_callback.images.files.arrays import read_array
-from mi_callback.images.files.dicom import read_frames
+from mi_callback.images.files.formats.arrays import read_array
+from mi_callback.images.files.formats.dicom import read_frames
+from mi_callback.images.files.formats.pictures import read_picture, read_stack
+from mi_callback.images.files.formats.series import Series
+from mi_callback.images.files.formats.volumes import read_itk, read_nibabel, real_values, stack_to_ras, to_ras
 from mi_callback.images.files.kinds import FileKind, kind_of
-from mi_callback.images.files.pictures import read_picture, read_stack
-from mi_callback.images.files.series import Series
 from mi_callback.images.files.telling import told_by_name
-from mi_callback.images.files.volumes import read_itk, read_nibabel, real_values, stack_to_ras, to_ras
 
 VOLUMES = (FileKind.VOLUME, FileKind.ITK, FileKind.STACK)
 """Kinds of files that hold one volume each."""

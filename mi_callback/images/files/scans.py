@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mi_callback.images.files.accounts import Failure, FileError, LeftOut, Reason
 from mi_callback.images.files.archives import local_file
-from mi_callback.images.files.dicom import Header, read_header
+from mi_callback.images.files.formats.dicom import Header, read_header
+from mi_callback.images.files.formats.series import Series, gather_series
 from mi_callback.images.files.kinds import FileKind
-from mi_callback.images.files.series import Series, gather_series
 from mi_callback.images.files.telling import told_by_name
 from mi_callback.images.files.walking import Listing, natural_key
 

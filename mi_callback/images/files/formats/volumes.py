@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mi_callback.images.files.accounts import FileError, Reason
-from mi_callback.images.files.limits import check_claim
+from mi_callback.images.files.formats.limits import check_claim
 from mi_callback.images.files.telling import needs
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -92,8 +92,6 @@ def volume_sides(shape: Sequence[int], path: Path) -> tuple[int, ...]:
     sides = [int(side) for side in shape]
     while len(sides) > 3 and sides[-1] == 1:
         sides.pop()
-    while len(sides) > 3 and 1 in sides[2:]:
-        sides.remove(1) if 1 not in sides[:2] else sides.pop(2 + sides[2:].index(1))
     if len(sides) == 2:
         sides.append(1)
     if len(sides) != 3 or min(sides) < 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mi_callback.images.files.accounts import FileError, Reason
-from mi_callback.images.files.limits import check_claim
+from mi_callback.images.files.formats.limits import check_claim
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mi_callback.images.files.accounts import FileError, Reason
+from mi_callback.images.files.formats.limits import check_claim
 from mi_callback.images.files.kinds import TIFF
-from mi_callback.images.files.limits import check_claim
 from mi_callback.images.files.telling import needs
 
 

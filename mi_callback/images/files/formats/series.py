@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mi_callback.images.files.dicom import Header
-from mi_callback.images.files.volumes import LPS_TO_RAS
+from mi_callback.images.files.formats.dicom import Header
+from mi_callback.images.files.formats.volumes import LPS_TO_RAS
 from mi_callback.images.files.walking import natural_key
 
 DECIMALS = 2

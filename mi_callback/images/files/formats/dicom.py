@@ -10,7 +10,7 @@ import numpy as np
 
 from mi_callback.images.files.accounts import FileError, Reason
 from mi_callback.images.files.archives import read_head
-from mi_callback.images.files.limits import check_claim
+from mi_callback.images.files.formats.limits import check_claim
 from mi_callback.images.files.telling import needs
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")

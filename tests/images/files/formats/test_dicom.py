@@ -268,7 +268,7 @@ def test_a_file_that_claims_more_than_it_holds_is_refused_at_once(tmp_path):
 
 
 def test_a_deflated_file_that_expands_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("mi_callback.images.files.dicom.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("mi_callback.images.files.formats.dicom.MOST_BYTES", 1 << 20)
     write_dicom(tmp_path / "a.dcm", np.zeros((1100, 1000), np.uint8), uid.DeflatedExplicitVRLittleEndian)
     write_dicom(tmp_path / "b.dcm", VALUES, uid.DeflatedExplicitVRLittleEndian)
     with pytest.warns(UserWarning, match=r"1 of 2 files cannot be judged .*a\.dcm; it expands to more"):

@@ -112,7 +112,9 @@ def audit(
     fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
     _measure_power(fitted, power, by_slices)
     judged = _judge(fitted, folders, by_slices, progress)
-    judged = replace(judged, scores=replace(judged.scores, caveats=doubts_of_files(folders.files)))
+    judged = replace(
+        judged, scores=replace(judged.scores, caveats=[*judged.scores.caveats, *doubts_of_files(folders.files)])
+    )
     if out is not None:
         others = fitted.set_scores(folders.generated) if set_scores else {}
         write_report(judged.scores, judged.generated, judged.train, Path(out), others, folders.files)

@@ -98,6 +98,13 @@ def test_a_grey_picture_with_a_palette_gives_grey_values(tmp_path):
     assert np.array_equal(SliceFolder(tmp_path)[0]["image"].numpy(), 60.0 * values[None])
 
 
+@pytest.mark.parametrize(("mode", "name"), [("LA", "a.png"), ("RGBA", "a.png"), ("CMYK", "a.tif"), ("P", "a.bmp")])
+def test_grey_values_in_any_mode_are_those_that_are_shown(tmp_path, mode, name):
+    values = pixels().astype(np.uint8)
+    Image.fromarray(values).convert("L" if mode in ("P", "LA") else "RGB").convert(mode).save(tmp_path / name)
+    assert np.array_equal(SliceFolder(tmp_path)[0]["image"].numpy(), values[None])
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (1, 6, 5), (6, 5, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
 def test_an_array_with_or_without_a_channel_axis_is_a_slice(tmp_path, shape, dtype):

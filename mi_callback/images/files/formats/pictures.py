@@ -12,6 +12,10 @@ from mi_callback.images.files.kinds import TIFF
 from mi_callback.images.files.telling import needs
 
 
+NOT_PLAIN = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
+"""Modes of Pillow whose numbers are no intensities of grey, or of red, green and blue."""
+
+
 def read_picture(path: Path, colour: bool = False) -> np.ndarray:
     """Pixels of a picture, `(h, w)` or with its channels last; as `(h, w, 3)` where its colour is asked for.
 
@@ -42,7 +46,9 @@ def _pixels(picture, path: Path, colour: bool) -> np.ndarray:  # type: ignore[no
     check_claim(path, (picture.height, picture.width), 1)
     if colour:
         return np.asarray(picture.convert("RGB"))
-    return np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
+    if picture.mode == "LA":
+        return np.asarray(picture.getchannel(0))
+    return np.asarray(picture.convert("RGB") if picture.mode in NOT_PLAIN else picture)
 
 
 def read_stack(path: Path) -> np.ndarray:

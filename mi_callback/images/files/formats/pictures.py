@@ -11,7 +11,6 @@ from mi_callback.images.files.formats.limits import check_claim
 from mi_callback.images.files.kinds import TIFF
 from mi_callback.images.files.telling import needs
 
-
 NOT_PLAIN = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 """Modes of Pillow whose numbers are no intensities of grey, or of red, green and blue."""
 

@@ -1,7 +1,5 @@
 """What an audit found as files."""
 
-import csv
-import io
 import json
 import math
 import os
@@ -9,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mi_callback.images.files import Slice
+from mi_callback.auditing.accounting import csv_text, files_table
+from mi_callback.images.files import FileAccount, Slice
 from mi_callback.scores import Scores
 
 NUMBERS = ("mi", "oni", "p_value", "similarity", "verified", "copied_fraction", "consensus")
@@ -24,8 +23,9 @@ def write_report(
     train: Sequence[Slice],
     out: Path,
     set_scores: Mapping[str, float] | None = None,
+    files: Mapping[str, FileAccount] | None = None,
 ) -> None:
-    """`scores.csv` (patient data) and `summary.json` into a folder, each readable by its owner alone.
+    """`scores.csv`, `files.csv` (patient data) and `summary.json` into a folder, each readable by its owner alone.
 
     A file of an earlier report is replaced in one step, the summary last: a report that was cut short has none.
 
@@ -35,19 +35,20 @@ def write_report(
         train: Where each training image lies.
         out: The folder; made where it does not exist.
         set_scores: Set-level scores for the summary.
+        files: What became of the files of each side.
     """
+    files = files or {}
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     (out / "summary.json").unlink(missing_ok=True)
     _replace(out / "scores.csv", _table(scores, generated, train))
-    _replace(out / "summary.json", json.dumps(_summary(scores, set_scores or {}), indent=2) + "\n")
+    _replace(out / "files.csv", files_table(files))
+    summary = _summary(scores, set_scores or {}) | {"files": {side: account.counts for side, account in files.items()}}
+    _replace(out / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def _table(scores: Scores, generated: Sequence[Slice], train: Sequence[Slice]) -> str:
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(COLUMNS)
-    table.writerows(_row(scores, i, generated[i], train[int(scores.match[i])]) for i in range(len(scores)))
-    return text.getvalue()
+    rows = (_row(scores, i, generated[i], train[int(scores.match[i])]) for i in range(len(scores)))
+    return csv_text(COLUMNS, rows)
 
 
 def _row(scores: Scores, i: int, generated: Slice, match: Slice) -> list[Any]:

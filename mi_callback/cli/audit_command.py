@@ -45,7 +45,10 @@ def _lines(scores: Scores) -> list[str]:
 
 
 def _files(out: Path) -> list[str]:
-    lines = [f"every image with its match (patient data): {out / 'scores.csv'}"]
+    lines = [
+        f"every image with its match (patient data): {out / 'scores.csv'}",
+        f"every file, read or not and why (patient data): {out / 'files.csv'}",
+    ]
     gallery = out / "evidence" / "gallery.png"  # an audit removes that of an earlier one
     if gallery.is_file():
         lines.append(f"flagged images beside their matches (patient data): {gallery}")

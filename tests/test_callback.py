@@ -617,10 +617,10 @@ def test_a_logger_that_fails_costs_pictures_alone():
     class TensorBoardLogger(lp.loggers.logger.DummyLogger):
         @property
         def experiment(self) -> Any:
-            raise ConnectionError("no network")
+            return object()
 
     watch = callback()
-    with pytest.warns(UserWarning, match="TensorBoardLogger did not take pictures and tables: ConnectionError"):
+    with pytest.warns(UserWarning, match="TensorBoardLogger did not take pictures and tables: AttributeError"):
         trainer = fit(watch, logger=TensorBoardLogger())
     assert scalars(trainer)["scored"] == 1
 

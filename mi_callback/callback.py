@@ -75,8 +75,10 @@ class MemorizationCallback(Callback):
             among them, volumes get that of volumes.
         seed: Of the samples: the same latents at every validation, so that epochs can be compared.
         cache: File for the fitted state; used again when encoder, settings and every pixel are the same. Patient data.
-        on_bad_samples: What happens when samples are NaN, infinite or constant: `"raise"` ends training with the error,
-            `"warn"` says so and scores nothing at that validation.
+        on_error: What happens when something fails: the sampler, scoring, a logger; or samples are NaN or constant.
+            `"warn"` says so, logs the validation as not scored, and lets training go on; only what fails before
+            anything was scored, and is no fault of the samples, ends it, for then something is set up wrong. `"raise"`
+            ends training with the error.
         power: Training images copied for the power self-test at the start of `fit`, each changed in every way of
             `mi_callback.images.perturbations`; 0 for no test. A detector that does not find most of these copies never
             says clean.
@@ -110,7 +112,7 @@ class MemorizationCallback(Callback):
         detector: MemorizationDetector | Mapping[str, Any] | None = None,
         seed: int = 0,
         cache: str | Path | None = None,
-        on_bad_samples: Literal["raise", "warn"] = "raise",
+        on_error: Literal["warn", "raise"] = "warn",
         power: int = 4,
         set_scores: bool = False,
         log_images: bool = False,
@@ -124,7 +126,7 @@ class MemorizationCallback(Callback):
         self.seed = seed_number("seed", seed)
         self.set_scores = switch("set_scores", set_scores)
         self.log_images, self.log_subjects = switch("log_images", log_images), switch("log_subjects", log_subjects)
-        self.on_bad_samples = choice("on_bad_samples", on_bad_samples, ("raise", "warn"), OptionError)
+        self.on_error = choice("on_error", on_error, ("warn", "raise"), OptionError)
         self.sampler = checked_sampler(sampler)
         self.subject_key = checked_key("subject_key", subject_key)
         self.image_key = checked_key("image_key", image_key)
@@ -138,6 +140,7 @@ class MemorizationCallback(Callback):
         self._looks = 0
         self._alarmed = False
         self._scored = False
+        self._not_scored: list[str] = []
         self._reference: TrainingReference | None = None
         self._caveats: list[str] = []
         self._drawn: Tensor | None = None
@@ -221,15 +224,32 @@ class MemorizationCallback(Callback):
         if trainer.is_global_zero:
             problem = guarded(lambda: self._score(trainer, pl_module))
         self._drawn = None
-        skipped = self.on_bad_samples == "warn" and isinstance(problem, DataError)
-        if trainer.strategy.broadcast(skipped):
-            warn(f"nothing is scored or logged at this validation: {problem}")
-            return
-        raise_everywhere(trainer, problem)
+        if trainer.strategy.broadcast(self._forgiven(problem)):
+            self._skip(trainer, problem)
+        else:
+            raise_everywhere(trainer, problem)
         # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
         summary, self._looks, self._alarmed = trainer.strategy.broadcast((self._summary, self._looks, self._alarmed))
         scalars = {f"{PREFIX}{key}": value for key, value in summary.items()}
         pl_module.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def _forgiven(self, problem: Exception | None) -> bool:
+        """Whether training goes on in spite of a problem. The samples of a young generator may be NaN or constant."""
+        return problem is not None and self.on_error == "warn" and (self._looks > 0 or isinstance(problem, DataError))
+
+    def _skip(self, trainer: Any, problem: Exception | None) -> None:
+        """Say that a validation is not scored; it is no zero, which would read as clean."""
+        if problem is None:  # on other ranks
+            return
+        self._not_scored.append(f"epoch {trainer.current_epoch}: {type(problem).__name__}: {problem}")
+        warn(f"not scored at {self._not_scored[-1]}")
+        self._summary = {"scored": 0.0}
+        if self._fitted and self.detector is not None and self.detector.state.null.resolves(self.detector.rule.alpha):
+            self._summary["alarm"] = float(self._alarmed)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._not_scored:
+            warn(f"{len(self._not_scored)} validations were not scored, the last at {self._not_scored[-1]}")
 
     # What ----------------------------------------------------------------------------------------------------------
 
@@ -313,15 +333,26 @@ class MemorizationCallback(Callback):
         self._alarmed = before or self.scores.alarm(self._looks)
         # Loggers lose NaN without a word: a set-level score that is undefined for these samples is left out.
         self._summary = self.scores.summary() | {key: value for key, value in others.items() if value == value}
+        self._summary["scored"] = 1.0
         if self.scores.flagging.calibrated:
             self._summary["alarm"] = float(self._alarmed)
         self.history.append(Record(trainer.current_epoch, trainer.global_step, self.scores))
         say_scores(self.scores, trainer.current_epoch)
         if self.scores.flagging.calibrated and self._alarmed and not before:
             say(f"alarm raised at epoch {trainer.current_epoch}.")
+        self._log_media(trainer)
+
+    def _log_media(self, trainer: Any) -> None:
+        """Pictures and tables; what fails here costs nothing that was found."""
+        assert self.scores is not None
         pairs = self.closest_pairs(8) if self.log_images else None
         for logger in trainer.loggers:
-            log_media(logger, self.scores, logged_step(trainer), self.log_subjects, pairs)
+            try:
+                log_media(logger, self.scores, logged_step(trainer), self.log_subjects, pairs)
+            except Exception as error:
+                if self.on_error == "raise":
+                    raise
+                warn(f"{type(logger).__name__} did not take pictures and tables: {type(error).__name__}: {error}")
 
     def _find_sampler(self, pl_module: Any) -> FoundSampler:
         return find_sampler(pl_module, self.sampler)

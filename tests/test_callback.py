@@ -42,7 +42,7 @@ from mi_callback.encoders.pixels import Pyramid
 from mi_callback.errors import CalibrationError, DataError, OptionError, SamplerError, StateError
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS
 
-ALWAYS = {"mi_mean", "mi_median", "mi_p95", "mi_max", "oni_mean", "similarity_mean", "distinct"}
+ALWAYS = {"mi_mean", "mi_median", "mi_p95", "mi_max", "oni_mean", "similarity_mean", "distinct", "scored"}
 COUNTS = {"flagged", "flagged_expected", "rate", "rate_lower", "rate_upper", "matched_subjects", "alarm"}
 ALL = ALWAYS | COUNTS | {"verified_max", "power"}
 
@@ -79,7 +79,7 @@ def test_scores_samples_and_history_tell_what_was_seen():
     assert watch.samples.dtype == torch.float32
     rescored = watch.detector.score(watch.samples)
     assert torch.equal(rescored.mi, watch.scores.mi)
-    assert scalars(trainer) == pytest.approx(watch.scores.summary() | {"alarm": 0.0}, rel=1e-5)
+    assert scalars(trainer) == pytest.approx(watch.scores.summary() | {"alarm": 0.0, "scored": 1.0}, rel=1e-5)
 
 
 def test_without_verification_no_verified_similarity_is_logged():
@@ -541,26 +541,95 @@ def test_set_level_scores_are_logged_when_asked_for():
     assert all(math.isfinite(value) for value in logged.values())
 
 
-def test_bad_samples_end_training_or_are_said_and_skipped_as_asked():
-    def broken_later(module: Any, n: int) -> Tensor:
+def breaks(epoch: int, error: Exception | None = None) -> Callable[[Any, int], Tensor]:
+    """A sampler that fails, or draws NaN, at one epoch."""
+
+    def draw(module: Any, n: int) -> Tensor:
         drawn = images(n, 5)
-        if module.current_epoch == 1:
+        if module.current_epoch == epoch and n > 2:  # two are drawn to see whether it works
+            if error is not None:
+                raise error
             drawn[0] = math.nan
         return drawn
 
-    with pytest.raises(DataError, match="hold NaN"):
-        fit(callback(sampler=broken_later), max_epochs=3)
-    watch = callback(sampler=broken_later, on_bad_samples="warn")
-    with pytest.warns(UserWarning, match=r"nothing is scored or logged at this validation.*hold NaN"):
-        fit(watch, max_epochs=3)
+    return draw
+
+
+FAULTS = {
+    "NaN": None,
+    "out of memory": torch.OutOfMemoryError("out of memory"),
+    "the sampler": RuntimeError("shapes do not match"),
+    "the end of an iterator": StopIteration(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_training_goes_on_after_a_fault_with_the_same_weights(fault: str):
+    def train(*watches: Any) -> dict:
+        torch.manual_seed(0)
+        module = Tiny()
+        fit(*watches, module=module, max_epochs=3)
+        return module.state_dict()
+
+    watch = callback(sampler=breaks(1, FAULTS[fault]))
+    with pytest.warns(UserWarning, match="not scored at epoch 1"):
+        weights = train(watch)
     assert [record.epoch for record in watch.history] == [0, 2]
+    assert all(torch.equal(weights[key], value) for key, value in train().items())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_ends_training_where_that_was_asked_for(fault: str):
+    with pytest.raises((DataError, RuntimeError, SamplerError)):
+        fit(callback(sampler=breaks(1, FAULTS[fault]), on_error="raise"), max_epochs=3)
+
+
+def test_what_fails_before_anything_was_scored_ends_training():
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        fit(callback(sampler=breaks(0, RuntimeError("shapes do not match"))))
+
+
+def test_a_young_generator_of_constant_images_is_not_scored_and_trained_on():
+    def young(module: Any, n: int) -> Tensor:
+        return torch.zeros(n, 1, SIDE, SIDE) if module.current_epoch == 0 else images(n, 5)
+
+    watch = callback(sampler=young)
+    stop = EarlyStopping("memorization/alarm", mode="max", stopping_threshold=0.5, patience=100)
+    with pytest.warns(UserWarning, match="1 validations were not scored, the last at epoch 0"):
+        fit(watch, stop, max_epochs=2)
+    assert [record.epoch for record in watch.history] == [1]
+
+
+def test_a_validation_that_was_not_scored_is_logged_as_such_and_keeps_the_alarm():
+    watch = callback(sampler=breaks(1))
+    logged: list[dict] = []
+
+    class Reads(lp.Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            logged.append(scalars(trainer))
+
+    with pytest.warns(UserWarning, match="not scored at epoch 1"):
+        fit(watch, Reads(), max_epochs=3)
+    assert [values["scored"] for values in logged if "scored" in values] == [1, 0, 1]
+
+
+def test_a_logger_that_fails_costs_pictures_alone():
+    class TensorBoardLogger(lp.loggers.logger.DummyLogger):
+        @property
+        def experiment(self) -> Any:
+            return object()
+
+    watch = callback()
+    with pytest.warns(UserWarning, match="TensorBoardLogger did not take pictures and tables: AttributeError"):
+        trainer = fit(watch, logger=TensorBoardLogger())
+    assert scalars(trainer)["scored"] == 1
 
 
 def test_misspelled_options_are_refused_at_once():
     with pytest.raises(OptionError, match=r"it has no 'alhpa' \(alpha\?\)"):
         MemorizationCallback(detector={"alhpa": 0.1})
-    with pytest.raises(OptionError, match=r"on_bad_samples out of \['raise', 'warn'\]; 'ignore' came"):
-        MemorizationCallback(on_bad_samples="ignore")
+    with pytest.raises(OptionError, match=r"on_error out of \['warn', 'raise'\]; 'ignore' came"):
+        MemorizationCallback(on_error="ignore")
 
 
 def test_modes_of_submodules_are_as_without_the_callback():

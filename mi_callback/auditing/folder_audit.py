@@ -1,13 +1,16 @@
 """Folders in, scores and their files out: the library twin of `mi-audit`."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mi_callback.arguments import integer, known_options, switch
+from mi_callback.auditing.accounting import doubts_of_files
 from mi_callback.auditing.effects import Rule, refuse_without_effect
 from mi_callback.auditing.reading import FolderReader, Folders, Volumes
+from mi_callback.auditing.reports.contents import volume_of
 from mi_callback.auditing.reports.outputs import Outputs
 from mi_callback.auditing.reports.writing import Judged
 from mi_callback.auditing.volumes import score_volumes
@@ -32,6 +35,7 @@ def audit(
     axis: int | None = None,
     volumes: Volumes | str | None = None,
     colour: bool = False,
+    columns: Mapping[str, str] | None = None,
     power: int | None = None,
     set_scores: bool = False,
     evidence: int | None = None,
@@ -49,8 +53,8 @@ def audit(
         generated: Folder of synthetic images.
         held_out: Folder of real images of other subjects; without it the null is made from training subjects.
         out: Folder for `report.html` and `report.json` (aggregates alone, with power and certificate), `scores.csv` (a
-            row per synthetic image, with paths and patient ids of matches), `evidence/` and `log.jsonl`, the record of
-            audits and decisions; nothing is written when None.
+            row per synthetic image, with paths and patient ids of matches), `files.csv` (what became of every file),
+            `evidence/` and `log.jsonl`, the record of audits and decisions; nothing is written when None.
         size: Height and width to which images are fitted, their proportions kept, of whole volumes depth, height and
             width; or one number for all sides. 128 each when None, of whole volumes 96.
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial. Axial when None.
@@ -58,6 +62,8 @@ def audit(
             many match one training volume in order (see `volumes.score_volumes`; needs held-out volumes). `whole`: each
             volume, registered in three dimensions; an encoder of images is applied slice by slice.
         colour: Read pictures with their colours, for an encoder of three channels.
+        columns: Names of the columns of manifests where they are not plain ones such as file and subject:
+            `{"file": "scan", "subject": "who"}`.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
             `clean` and the certificate rest on. 16 when None; volumes judged by their slices have no such test.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `report.json` too.
@@ -72,7 +78,9 @@ def audit(
         detector: Arguments of `MemorizationDetector`.
 
     Raises:
-        DataError, CalibrationError: For broken images or values, as `SliceFolder` and `MemorizationDetector.fit`.
+        DataError, CalibrationError: If nothing in a folder can be judged, or as `MemorizationDetector.fit`. Single
+            files that cannot be judged end nothing: they are listed, and where they are more than
+            `accounting.UNJUDGED` nothing reads as clean.
         OptionError: If an option is unknown, of the wrong kind, or without effect beside the others.
         RecordError: If the log of an earlier report in `out` was changed.
         OutputError: If a file cannot be written.
@@ -82,7 +90,7 @@ def audit(
         >>> print(scores.verdict)  # doctest: +SKIP
     """
     known_options(detector, MemorizationDetector)
-    reader = FolderReader(size, axis, volumes, colour)
+    reader = FolderReader(size, axis, volumes, colour, columns)
     by_slices = reader.volumes == Volumes.SLICES
     for name, count in (("power", power), ("evidence", evidence)):
         if count is not None:
@@ -98,12 +106,14 @@ def audit(
     if by_slices and held_out is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
     outputs.prepare()
-    folders = reader.read_all(train, generated, held_out)
+    folders = reader.read_all(train, generated, held_out, progress)
     outputs.check_subgroups(folders)
     fitted = MemorizationDetector(**_for_dims(detector, reader.dims))
     fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
     _measure_power(fitted, power, by_slices)
     judged = _judge(fitted, folders, by_slices, progress)
+    scores = replace(judged.scores, caveats=[*judged.scores.caveats, *doubts_of_files(folders.files)])
+    judged = replace(judged, scores=scores)
     kind = None if reader.volumes is None else str(reader.volumes)
     options = {"size": list(reader.sides), "axis": axis, "volumes": kind, "colour": colour, "planted": power}
     outputs.write(fitted, folders, judged, options)
@@ -160,5 +170,5 @@ def _judge(fitted: MemorizationDetector, folders: Folders, by_slices: bool, prog
 
 
 def _volume_of(images: SliceFolder) -> list[Path]:
-    """The volume of each slice: its file, and for pictures the folder that they are in."""
-    return [piece.path if piece.position is not None else piece.path.parent for piece in images.slices]
+    """The volume of each slice: its file or DICOM series, and for pictures the folder that they are in."""
+    return [volume_of(piece) for piece in images.slices]

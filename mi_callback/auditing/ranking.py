@@ -58,6 +58,7 @@ def rank(
     axis: int | None = None,
     volumes: Volumes | str | None = None,
     colour: bool = False,
+    columns: Mapping[str, str] | None = None,
     power: int = 16,
     images: int | None = 500,
     **detector: Any,
@@ -79,6 +80,7 @@ def rank(
         axis: Of folders: slicing axis of volumes, 0 sagittal, 1 coronal, 2 axial. Axial when None.
         volumes: Of folders: `whole` for volumes, to rank encoders of volumes; their slices when None.
         colour: Of folders: read pictures with their colours, for encoders of three channels.
+        columns: Of folders: names of the columns of manifests, `{"file": "scan", "subject": "who"}`.
         power: Training images planted, each changed in every way.
         images: Training images at most, and held-out ones, drawn equally from every subject; None for all. Copies are
             harder to find among more images.
@@ -98,7 +100,7 @@ def rank(
         positive_integer("images", images)
     known_options(detector, MemorizationDetector)
     _refuse_of_detector(detector, held_out is not None)
-    reader = FolderReader(size, axis, volumes, colour)
+    reader = FolderReader(size, axis, volumes, colour, columns)
     plain = MemorizationDetector("pixels", **detector)  # a wrong setting is no fault of an encoder
     sides = _load_sides(reader, (train, held_out), (subjects, held_out_subjects), images, plain.seed)
     trial = _try_on(*sides, power, plain, detector)
@@ -143,6 +145,7 @@ def _load_sides(
     seed: int,
 ) -> tuple[LoadedImages, LoadedImages | None]:
     """Training images, and held-out ones where there are any."""
+    reader.check_columns([source for source in sources if isinstance(source, (str, Path))])
     read = [reader.read(source) if isinstance(source, (str, Path)) else source for source in sources]
     folders = [source for source in read if isinstance(source, SliceFolder)]
     slices = [piece for folder in folders for piece in folder.slices]
@@ -170,7 +173,7 @@ def _rules_of_folders(
         ),
         *(
             Rule(name, getattr(reader, name) not in (None, False), folders, "folders")
-            for name in ("size", "axis", "volumes", "colour")
+            for name in ("size", "axis", "volumes", "colour", "columns")
         ),
         Rule("volumes='slices'", reader.volumes == Volumes.SLICES, False, "an audit, not a ranking,"),
     ]

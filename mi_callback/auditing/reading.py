@@ -1,20 +1,31 @@
 """Folders of training, generated and held-out images, read alike."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mi_callback.arguments import integer, positive_integer, switch
 from mi_callback.auditing.effects import Rule, refuse_without_effect
 from mi_callback.errors import OptionError, choice
-from mi_callback.images.files import PICTURES, Slice, SliceFolder, VolumeFolder
+from mi_callback.images.files import (
+    ORIENTED,
+    PICTURES,
+    FileAccount,
+    Slice,
+    SliceFolder,
+    VolumeFolder,
+    find_manifests,
+)
 from mi_callback.types import Kind
 
 SIDE = {2: 128, 3: 96}
 """Sides to which images and volumes are fitted, by the number of dimensions, where none are asked for."""
 
 AXIAL = 2
+
+SLICED = (*ORIENTED, ".tif", ".tiff")
+"""Endings of volumes that are cut along an axis; DICOM files are slices already."""
 
 
 class Volumes(Kind):
@@ -41,7 +52,17 @@ class Folders:
     @property
     def slices(self) -> list[Slice]:
         """Every slice of all of them."""
-        return [piece for folder in (self.train, self.generated, self.held_out) if folder for piece in folder.slices]
+        return [piece for folder in self._sides.values() for piece in folder.slices]
+
+    @property
+    def files(self) -> dict[str, FileAccount]:
+        """What became of every file, by side."""
+        return {side: folder.files for side, folder in self._sides.items()}
+
+    @property
+    def _sides(self) -> dict[str, SliceFolder]:
+        sides = {"train": self.train, "generated": self.generated, "held_out": self.held_out}
+        return {side: folder for side, folder in sides.items() if folder is not None}
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,7 @@ class FolderReader:
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial; axial when None.
         volumes: What is judged where files are volumes: see `audit`.
         colour: Read pictures with their colours.
+        columns: Names of the columns of manifests, by what they hold: see `audit`.
 
     Raises:
         OptionError: If a value is none of these, or has no effect beside the others.
@@ -63,6 +85,7 @@ class FolderReader:
     axis: int | None = None
     volumes: Volumes | str | None = None
     colour: bool = False
+    columns: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.volumes is not None:
@@ -87,17 +110,24 @@ class FolderReader:
             return (SIDE[self.dims] if self.size is None else self.size,) * self.dims
         return tuple(self.size)
 
-    def read(self, root: str | Path) -> SliceFolder:
+    def read(self, root: str | Path, progress: bool = False) -> SliceFolder:
         """The slices of a folder, or its volumes whole."""
+        columns = self.columns if find_manifests(Path(root)) else None  # those of other folders
         if self.dims == 3:
-            return VolumeFolder(root, self.sides)
-        return SliceFolder(root, self.sides, AXIAL if self.axis is None else self.axis, colour=self.colour)
+            return VolumeFolder(root, self.sides, columns=columns, progress=progress)
+        axis = AXIAL if self.axis is None else self.axis
+        return SliceFolder(root, self.sides, axis, colour=self.colour, columns=columns, progress=progress)
 
     def read_all(
-        self, train: str | Path, generated: str | Path | None = None, held_out: str | Path | None = None
+        self,
+        train: str | Path,
+        generated: str | Path | None = None,
+        held_out: str | Path | None = None,
+        progress: bool = False,
     ) -> Folders:
         """All folders, and a warning for each of real images that does not say whose they are."""
-        read = [None if root is None else self.read(root) for root in (generated, train, held_out)]
+        self.check_columns([root for root in (train, generated, held_out) if root is not None])
+        read = [None if root is None else self.read(root, progress) for root in (generated, train, held_out)]
         assert read[1] is not None
         folders = Folders(read[1], read[0], read[2])
         self.check_effects(folders.slices)
@@ -108,7 +138,7 @@ class FolderReader:
 
     def check_effects(self, slices: Sequence[Slice]) -> None:
         """Refuse an axis where nothing is sliced, and colour where there are no pictures."""
-        sliced = any(piece.position is not None for piece in slices)
+        sliced = any(piece.position is not None and piece.path.name.lower().endswith(SLICED) for piece in slices)
         coloured = any(piece.path.name.lower().endswith(PICTURES) for piece in slices)
         refuse_without_effect(
             [
@@ -116,6 +146,11 @@ class FolderReader:
                 Rule("colour=True", self.colour, coloured, "pictures"),
             ]
         )
+
+    def check_columns(self, roots: Sequence[str | Path]) -> None:
+        """Refuse names of columns where no folder has a manifest."""
+        there = any(find_manifests(Path(root)) for root in roots)
+        refuse_without_effect([Rule("columns", self.columns is not None, there, "a manifest")])
 
     def _check_size(self) -> None:
         sides = self.sides

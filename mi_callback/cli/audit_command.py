@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_callback.auditing import audit
-from mi_callback.auditing.reports.writing import PAGE, TABLE
+from mi_callback.auditing.reports.writing import ACCOUNT, PAGE, TABLE
 from mi_callback.cli.command import GATE_CODES, Command
 from mi_callback.cli.options import below, options_of
 from mi_callback.detector import MemorizationDetector
@@ -76,7 +76,11 @@ def _lines(scores: Scores) -> list[str]:
 
 
 def _files(out: Path) -> list[str]:
-    lines = [f"report: {out / PAGE}", f"every image with its match (patient data): {out / TABLE}"]
+    lines = [
+        f"report: {out / PAGE}",
+        f"every image with its match (patient data): {out / TABLE}",
+        f"every file, read or not and why (patient data): {out / ACCOUNT}",
+    ]
     gallery = out / "evidence" / "gallery.png"  # an audit removes that of an earlier one
     if gallery.is_file():
         lines.append(f"flagged images beside their matches (patient data): {gallery}")

@@ -65,11 +65,12 @@ def test_the_number_of_flags_drawn_is_chosen_and_pictures_of_an_earlier_audit_go
 
 
 def test_files_are_readable_by_their_owner_alone_even_where_others_were(folders, tmp_path):
-    for name in ("scores.csv", "report.json"):
+    for name in ("scores.csv", "files.csv", "report.json"):
         (tmp_path / name).touch(mode=0o644)
     where = folders / "train", folders / "novel", folders / "held", tmp_path
     audit(*where, size=32, power=0, evidence=0, **OPTIONS)
-    assert {path.name for path in tmp_path.iterdir()} == {"scores.csv", "report.html", "report.json", "log.jsonl"}
+    names = {"scores.csv", "files.csv", "report.html", "report.json", "log.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
 
 
@@ -107,6 +108,7 @@ def test_values_of_no_use_are_refused(folders, option, value, said):
         ({"tail": "gpd", "volumes": "slices"}, "for tail"),
         ({"null": "cross_fit"}, "needed null='auto', null='held_out' or contrast=True for held_out"),
         ({"null": "train_halves"}, "for held_out"),
+        ({"columns": {"file": "scan"}}, "needed a manifest for columns"),
     ],
 )
 def test_an_option_without_effect_is_refused(folders, options, said):

@@ -17,7 +17,7 @@ from mi_callback.errors import OptionError, OutputError, RecordError
 from mi_callback.reporting.document import Release, build_report, render_page, report_schema
 from mi_callback.reporting.record import read_log, verify_record
 
-FILES = {"report.html", "report.json", "scores.csv", "log.jsonl", "evidence"}
+FILES = {"report.html", "report.json", "scores.csv", "files.csv", "log.jsonl", "evidence"}
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_members_against_non_members_are_shown_where_they_were_measured(report):
 
 
 def test_a_control_is_that_of_the_scores(written):
-    _, judged, context, _ = written
+    _, judged, context, *_ = written
     scores = judged.scores
     nobody = replace(scores.flagging, flagged=torch.zeros(len(scores), dtype=torch.bool))
     report = build_report(replace(scores, control=nobody), context)
@@ -268,7 +268,7 @@ def test_of_a_report_that_was_cut_short_nothing_old_is_left(
 ):
     """Wherever it is killed there is no report, and the next audit leaves no trace of that."""
     where = [people_folders / name for name in ("train", "synthetic", "held")]
-    for step in ("write_evidence", "append_entries", *range(3)):
+    for step in ("write_evidence", "append_entries", *range(4)):
         out = tmp_path / str(step)
         shutil.copytree(audited[0], out)
         with monkeypatch.context() as patch:

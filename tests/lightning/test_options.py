@@ -25,7 +25,7 @@ from mi_callback.errors import MemorizationError, OptionError
         ({"set_scores": "yes"}, "needed set_scores True or False; 'yes' came"),
         ({"log_images": 1}, "needed log_images True or False"),
         ({"log_subjects": None}, "needed log_subjects True or False"),
-        ({"on_bad_samples": "ignore"}, "needed on_bad_samples out of"),
+        ({"on_error": "ignore"}, "needed on_error out of"),
         ({"sampler": 3}, "needed a sampler as a function .* 3 came"),
         ({"sampler": ""}, "needed a sampler"),
         ({"subject_key": 1.5}, "needed subject_key as a key, a position"),

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from mi_callback.images.files import Slice, SliceFolder
+from mi_callback.images.files.archives import local_file
 from mi_callback.reporting.document import Side
 from mi_callback.reporting.record.files import sha256_of
 
@@ -13,15 +14,28 @@ KEY = 16
 """Hexadecimal digits of the key of a sample and its match."""
 
 
-class Contents:
-    """Hashes of files, each read once."""
+def volume_of(piece: Slice) -> Path:
+    """The volume of a slice: its file or DICOM series, and for pictures the folder that they are in."""
+    return piece.path.parent if piece.volume is None else piece.volume
 
-    def __init__(self) -> None:
+
+class Contents:
+    """Hashes of what is in folders, each file read once.
+
+    Args:
+        sides: The folders.
+    """
+
+    def __init__(self, sides: Iterable[SliceFolder]) -> None:
+        self._files: dict[Path, set[Path]] = {}
+        for piece in (piece for side in sides for piece in side.slices):
+            self._files.setdefault(piece.path, {piece.path})
+            self._files.setdefault(volume_of(piece), set()).add(piece.path)
         self._of = cache(_hash)
 
     def side(self, images: SliceFolder) -> Side:
         """What there is to say of a folder."""
-        files = sorted({piece.path for piece in images.slices})
+        files = set(images.files.read)
         people = None if images.subjects is None else len(set(images.subjects))
         return Side(len(images), people, len(files), self._together(files))
 
@@ -33,16 +47,13 @@ class Contents:
         ]
 
     def _name(self, piece: Slice) -> str:
-        return f"{self._of(piece.path)}:{piece.position}"
+        files = self._files[piece.path]
+        return f"{self._of(piece.path) if files == {piece.path} else self._together(files)}:{piece.position}"
 
     def _together(self, files: Iterable[Path]) -> str:
         return sha256("".join(sorted(self._of(path) for path in files)).encode()).hexdigest()
 
 
 def _hash(path: Path) -> str:
-    """Of a file; of a folder, which is a volume in pictures, of those in the order of their names."""
-    if path.is_dir():
-        return sha256(
-            "".join(sha256_of(part) for part in sorted(path.iterdir()) if part.is_file()).encode()
-        ).hexdigest()
-    return sha256_of(path)
+    with local_file(path) as local:  # it may be in an archive
+        return sha256_of(local)

@@ -55,8 +55,8 @@ def describe(
         set_scores: Set-level scores, by name.
         subgroups: Of each image that was judged, or None.
     """
-    contents = Contents()
     sides = {"train": folders.train, "held_out": folders.held_out, "generated": folders.generated}
+    contents = Contents(side for side in sides.values() if side is not None)
     rule = fitted.rule
     settings = {**options, "alpha": rule.alpha, "fdr": rule.fdr, "procedure": str(rule.procedure), **fitted.settings()}
     return Context(
@@ -67,9 +67,10 @@ def describe(
         settings=settings,
         versions=versions(COMPUTING),
         fingerprints={"settings": fingerprint(settings), "code": fingerprint_of_code(*ROOMS)},
-        null_mi=_null_mi(fitted, judged.scores) if judged.slices is judged.scores else None,
+        null_mi=_null_mi(fitted, judged.scores) if judged.slices.images is judged.scores.images else None,
         set_scores=set_scores,
         subgroups=subgroups,
+        files={name: account.counts for name, account in folders.files.items()},
         reviews=reviews_of(read_log(out)),
     )
 

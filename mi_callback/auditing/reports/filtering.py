@@ -1,7 +1,5 @@
 """The samples of an audit without those that are flagged, and how many copies may be left among them."""
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from mi_callback.auditing.reports.writing import PAGE, RELEASED, REPORT, TABLE, 
 from mi_callback.errors import CalibrationError
 from mi_callback.reporting.document import Row, read_table
 from mi_callback.reporting.record import Decision, change_record, open_record, read_log, reviews_of
+from mi_callback.reporting.tables import csv_text
 from mi_callback.statistics.conformal import at_most
 from mi_callback.statistics.rates.remainder import Remainder, certify_remainder
 
@@ -149,8 +148,5 @@ def _statement(found: Remainder | str, copies: int | None, left: int, by_decisio
 
 
 def _list_of(kept: Sequence[Row]) -> bytes:
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(("generated", "slice"))
-    table.writerows((row.generated, row.slice) for row in kept)
-    return text.getvalue().encode("utf-8", errors="surrogateescape")
+    text = csv_text(("generated", "slice"), ((row.generated, row.slice) for row in kept))
+    return text.encode("utf-8", errors="surrogateescape")

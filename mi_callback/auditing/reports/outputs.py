@@ -88,7 +88,8 @@ class Outputs:
             release = self.release or Release()
             context = describe(fitted, folders, judged, self.out, options, gate, release, others, groups)
             most = EVIDENCE if self.evidence is None else self.evidence
-            write_report(self.out, judged, context, collect_evidence(fitted, folders.generated, judged.slices, most))
+            proofs = collect_evidence(fitted, folders.generated, judged.slices, most)
+            write_report(self.out, judged, context, proofs, folders.files)
         if self.junit is not None:
             conditions = judge(judged.scores.findings, gate).conditions
             write_junit(self.junit, [Case(one.name, one.passed, one.said) for one in conditions])

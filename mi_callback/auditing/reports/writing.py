@@ -7,7 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mi_callback.images.files import Slice
+from mi_callback.auditing.accounting import files_table
+from mi_callback.images.files import FileAccount, Slice
 from mi_callback.reporting import Evidence, write_evidence
 from mi_callback.reporting.document import Context, build_report, render_page, write_table
 from mi_callback.reporting.record import append_entries, clear_unfinished, read_log
@@ -16,13 +17,13 @@ from mi_callback.reporting.record.log import LOG_FILE
 from mi_callback.reporting.record.verification import ANNEX, NEXT
 from mi_callback.scores import Scores
 
-REPORT, PAGE, TABLE, RELEASED = "report.json", "report.html", "scores.csv", "released.csv"
+REPORT, PAGE, TABLE, ACCOUNT, RELEASED = "report.json", "report.html", "scores.csv", "files.csv", "released.csv"
 """Files of a report beside its log and its annex: `released.csv` is written by `mi-audit filter`."""
 
 OLD = ("summary.json",)
 """Files that earlier versions wrote: they would pass for a part of this report."""
 
-NAMES = (REPORT, PAGE, TABLE, RELEASED, LOG_FILE, *OLD)
+NAMES = (REPORT, PAGE, TABLE, ACCOUNT, RELEASED, LOG_FILE, *OLD)
 """All files that may stand in the folder, beside the annex."""
 
 
@@ -59,7 +60,13 @@ def prepare_folder(out: Path) -> None:
     read_log(out)
 
 
-def write_report(out: Path, judged: Judged, context: Context, proofs: Sequence[Evidence]) -> str:
+def write_report(
+    out: Path,
+    judged: Judged,
+    context: Context,
+    proofs: Sequence[Evidence],
+    files: Mapping[str, FileAccount],
+) -> str:
     """All files of a report, each readable by its owner alone.
 
     The report of an earlier audit is removed first and this one written last, so that a run which is killed leaves a
@@ -70,6 +77,7 @@ def write_report(out: Path, judged: Judged, context: Context, proofs: Sequence[E
         judged: What was judged.
         context: What the report says beyond the scores.
         proofs: What flags are proved with, most certain first.
+        files: What became of the files of each folder.
 
     Returns:
         The seal: hash of the last line of the log.
@@ -81,17 +89,18 @@ def write_report(out: Path, judged: Judged, context: Context, proofs: Sequence[E
     report = build_report(judged.scores, context)
     contents = {
         TABLE: write_table(judged.scores, _places(judged.generated), _places(judged.train), context.keys),
+        ACCOUNT: files_table(files).encode("utf-8", errors="surrogateescape"),
         PAGE: page_bytes(report),
         REPORT: report_bytes(report),
     }
     for name in (REPORT, PAGE, RELEASED, *OLD):
         (out / name).unlink(missing_ok=True)
     pictures = write_evidence(proofs, out / ANNEX, left_out=judged.slices.flagging.count - len(proofs))
-    replace_file(out / TABLE, contents[TABLE])
-    replace_file(out / PAGE, contents[PAGE])
-    files = {f"{ANNEX}/{path.name}": sha256_of(path) for path in pictures}
-    files |= {name: sha256(data).hexdigest() for name, data in contents.items()}
-    entries = append_entries(out, [("audit", _logged(report) | {"files": files}), ("gate", report["gate"])])
+    for name in (TABLE, ACCOUNT, PAGE):
+        replace_file(out / name, contents[name])
+    digests = {f"{ANNEX}/{path.name}": sha256_of(path) for path in pictures}
+    digests |= {name: sha256(data).hexdigest() for name, data in contents.items()}
+    entries = append_entries(out, [("audit", _logged(report) | {"files": digests}), ("gate", report["gate"])])
     replace_file(out / REPORT, contents[REPORT])
     return entries[-1].sha256
 

@@ -2,30 +2,95 @@
 
 from pathlib import Path
 
-from mi_callback.images.subjects.paths import VOLUMES
+from mi_callback.images.files.archives import archive_of, is_archive, local_file, read_head
+from mi_callback.images.subjects.paths import ITK, NIBABEL
+from mi_callback.types import Kind
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-ARRAYS = (".npy",)
-DICOM = (".dcm", ".ima")
-ENDINGS = {"picture": PICTURES, "array": ARRAYS, "volume": VOLUMES, "dicom": DICOM}
+
+class FileKind(Kind):
+    """How a file is read."""
+
+    PICTURE = "picture"
+    STACK = "stack of pages"
+    ARRAY = "array"
+    VOLUME = "volume"
+    ITK = "itk"
+    DICOM = "dicom"
+    ARCHIVE = "archive"
+    NOT_READ = "not read"
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
+TIFF = (".tif", ".tiff")
+ARRAYS = (".npy", ".npz")
+DICOM = (".dcm", ".ima", ".dicom", ".dic")
+NOT_READ = (".h5", ".hdf5", ".mat", ".mnc", ".nc", ".zarr", ".par", ".svs", ".vti", ".gipl", ".tar", ".tar.gz", ".tgz",
+            ".rar", ".7z", ".tfrecord", ".tfrecords", ".lmdb", ".mdb", ".avi", ".mp4")  # fmt: skip
+"""Endings of what may well hold images, and is not read: it fails, as a damaged file does."""
+
+ENDINGS = {
+    FileKind.PICTURE: PICTURES,
+    FileKind.ARRAY: ARRAYS,
+    FileKind.VOLUME: NIBABEL,
+    FileKind.ITK: ITK,
+    FileKind.DICOM: DICOM,
+}
+"""Endings of what is read."""
+
+ORIENTED = (*NIBABEL, *ITK)
+"""Endings of volumes of which any axis can be sliced."""
+
+BESIDE = (".csv", ".tsv", ".json", ".txt", ".md", ".html", ".xml", ".yaml", ".yml", ".bval", ".bvec", ".pdf", ".log",
+          ".jsonl", ".py", ".part", ".sh", ".xlsx", ".xls", ".parquet")  # fmt: skip
+"""Endings of files that stand beside images and are none."""
+
+DETACHED = {".raw": (".mhd", ".nhdr"), ".zraw": (".mhd", ".nhdr"), ".img": (".hdr",), ".raw.gz": (".nhdr",)}
+"""Endings of data whose header is in another file, and the endings of that."""
 
 _PREAMBLE = 128
 """Bytes of a DICOM file before its mark."""
 
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+"""Groups with which DICOM elements begin where there is no preamble, as bytes."""
 
-def kind_of(path: Path) -> str | None:
-    """The kind of a file by its name, or, where that has no ending that is known, DICOM by its mark; else None."""
+
+def kind_of(path: Path) -> FileKind | None:
+    """The kind of a file by its name, or, where that has no ending that is known, DICOM by its content; else None."""
     name = path.name.lower()
+    if is_archive(path):
+        return FileKind.ARCHIVE
     kind = next((kind for kind, endings in ENDINGS.items() if name.endswith(endings)), None)
-    return "dicom" if kind is None and _may_be_dicom(path) else kind
+    if kind is FileKind.PICTURE and name.endswith(TIFF) and _has_pages(path):
+        return FileKind.STACK
+    if kind is not None:
+        return kind
+    if name.endswith(NOT_READ) or _lacks_its_header(path):
+        return FileKind.NOT_READ
+    return None if name.endswith((*BESIDE, *DETACHED)) else _by_content(path)
 
 
-def _may_be_dicom(path: Path) -> bool:
-    # Scanners name files IM000001, or by numbers with dots, without an ending.
-    if path.suffix and not path.suffix[1:].isdigit():
+def _lacks_its_header(path: Path) -> bool:
+    ending = next((ending for ending in DETACHED if path.name.lower().endswith(ending)), None)
+    if ending is None or archive_of(path) is not None:
         return False
+    stem = path.name[: -len(ending)]
+    return not any(path.with_name(stem + header).exists() for header in DETACHED[ending])
+
+
+def _has_pages(path: Path) -> bool:
+    from PIL import Image
+
     try:
-        with path.open("rb") as file:
-            return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
-    except OSError:
+        with local_file(path) as local, Image.open(local) as picture:
+            return getattr(picture, "n_frames", 1) > 1
+    except Exception:  # whoever reads it says what is wrong with it
         return False
+
+
+def _by_content(path: Path) -> FileKind | None:
+    # Scanners name files IM000001, or by numbers with dots, without an ending; archives leave out the preamble.
+    head = read_head(path, _PREAMBLE + 4) or b""
+    if head[_PREAMBLE:] == b"DICM":
+        return FileKind.DICOM
+    bare = len(head) > 8 and head[:2] in _FIRST_GROUPS and head[3] == 0 and not path.suffix.strip(".0123456789")
+    return FileKind.DICOM if bare else None

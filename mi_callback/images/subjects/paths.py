@@ -2,14 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mi_callback.images.subjects.ids import normal_id
 from mi_callback.types import Kind
 
-VOLUMES = (".nii", ".nii.gz")
+NIBABEL = (".nii", ".nii.gz", ".mgz", ".mgh", ".hdr")
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+VOLUMES = (*NIBABEL, *ITK)
+"""Endings of volumes, by who reads them."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -145,21 +148,37 @@ def count_rules(found: Sequence[Attribution]) -> str:
     return f"{known} subjects of {len(found)} images, by {said}"
 
 
-def _attribute(path: Path, below: Path, level: int | None, patient: Callable[[Path], str | None]) -> Attribution:
+class _Level(NamedTuple):
+    """The level of folders that are named like people, and whether all of them count, `t1` among `t0` to `t29` too."""
+
+    depth: int
+    all_numbered: bool
+
+
+def _attribute(path: Path, below: Path, level: _Level | None, patient: Callable[[Path], str | None]) -> Attribution:
     if label := bids_label(str(below)):
         return Attribution(label, Rule.BIDS)
     if found := normal_id(patient(path)):
         return Attribution(found, Rule.PATIENT)
     folders = below.parts[:-1]
-    if level is not None and level < len(folders) and not names_no_person(folders[level]):
-        return Attribution(folders[level], Rule.FOLDER)
+    if level is not None and level.depth < len(folders):
+        name = folders[level.depth]
+        if level.all_numbered or not names_no_person(name):
+            return Attribution(name, Rule.FOLDER)
     return attribute_path(str(below))
 
 
-def _level_of_people(folders: Sequence[tuple[str, ...]]) -> int | None:
+def _level_of_people(folders: Sequence[tuple[str, ...]]) -> _Level | None:
     """The first level of folders of whose names most are of people; None where there is none."""
-    for level in range(max(map(len, folders), default=0)):
-        names = {parts[level] for parts in folders if len(parts) > level}
-        if sum(names_no_person(name) for name in names) * 2 < len(names):
-            return level
+    for depth in range(max(map(len, folders), default=0)):
+        names = {parts[depth] for parts in folders if len(parts) > depth}
+        nobody = sum(names_no_person(name) for name in names)
+        alike = _numbered_alike(names) and nobody < len(names)
+        if alike or nobody * 2 < len(names):
+            return _Level(depth, alike)
     return None
+
+
+def _numbered_alike(names: Collection[str]) -> bool:
+    """Whether all names are one letter and a number: then `t1` is a person beside `t0`, and no sequence of MRI."""
+    return len({name[0] for name in names}) == 1 and all(re.fullmatch(r"[A-Za-z]\d+", name) for name in names)

@@ -42,6 +42,7 @@ def build_report(scores: Scores, context: Context) -> dict[str, Any]:
         "gate": _gate(context),
         "release": context.release.shown,
         "data": {name: None if side is None else _side(side) for name, side in context.sides.items()},
+        "files": {name: dict(counts) for name, counts in context.files.items()},
         "threat_model": threat_model(context.release),
         "attacks": attacks(scores),
         "criteria": criteria(scores, context),

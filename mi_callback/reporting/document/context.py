@@ -106,6 +106,7 @@ class Context:
         set_scores: Set-level scores, by name.
         subgroups: Name of the subgroup of each generated image; None where there are none.
         reviews: Decisions of people, by key.
+        files: What became of the files of each folder, in numbers: read, left out, failed, and why.
     """
 
     sides: Mapping[str, Side | None]
@@ -119,3 +120,4 @@ class Context:
     set_scores: Mapping[str, float] = field(default_factory=dict)
     subgroups: Sequence[str] | None = None
     reviews: Mapping[str, Review] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

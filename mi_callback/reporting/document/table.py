@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_callback.errors import RecordError
+from mi_callback.reporting.tables import csv_text, plain_text
 from mi_callback.scores import Scores
 
 NUMBERS = ("mi", "oni", "p_value", "similarity", "verified", "copied_fraction", "consensus")
@@ -15,9 +16,6 @@ NUMBERS = ("mi", "oni", "p_value", "similarity", "verified", "copied_fraction", 
 
 COLUMNS = ("generated", "slice", "flagged", *NUMBERS, "pose", "match", "match_slice", "match_subject", "group", "key")
 """`group`: number of the group of near-duplicates. `key`: of sample and match, by their contents."""
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of a cell that a spreadsheet computes: such a text gets an apostrophe in front."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,8 @@ def write_table(
         train: The same of each training image.
         keys: Of each row.
     """
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(COLUMNS)
-    for i in range(len(scores)):
-        table.writerow(_row(scores, i, generated[i], train[int(scores.match[i])], keys[i]))
-    return text.getvalue().encode("utf-8", errors="surrogateescape")
+    rows = (_row(scores, i, generated[i], train[int(scores.match[i])], keys[i]) for i in range(len(scores)))
+    return csv_text(COLUMNS, rows).encode("utf-8", errors="surrogateescape")
 
 
 def read_table(path: Path) -> list[Row]:
@@ -74,28 +68,22 @@ def read_table(path: Path) -> list[Row]:
 
 
 def _row(scores: Scores, i: int, generated: tuple[Path, Any], match: tuple[Path, Any], key: str) -> list[Any]:
-    subject = scores.match_subject[i]
     return [
-        _as_text(str(generated[0])),
+        generated[0],
         generated[1],
         bool(scores.flagged[i]),
         *(float(getattr(scores, column)[i]) for column in NUMBERS),
         scores.pose[i],
-        _as_text(str(match[0])),
+        match[0],
         match[1],
-        None if subject is None else _as_text(subject),
+        scores.match_subject[i],
         int(scores.flagging.group[i]),
         key,
     ]
 
 
 def _read_row(row: dict[str, str]) -> Row:
-    generated = row["generated"]
-    if generated[:1] == "'" and generated[1:].startswith(FORMULA):
-        generated = generated[1:]
     flagged = {"True": True, "False": False}[row["flagged"]]
-    return Row(generated, row["slice"], flagged, float(row["p_value"]), int(row["group"]), row["key"])
-
-
-def _as_text(value: str) -> str:
-    return f"'{value}" if value.startswith(FORMULA) else value
+    return Row(
+        plain_text(row["generated"]), row["slice"], flagged, float(row["p_value"]), int(row["group"]), row["key"]
+    )

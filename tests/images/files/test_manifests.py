@@ -1,11 +1,14 @@
 """A manifest that is there is used, however a spreadsheet wrote it, or an error says why not."""
 
+import zipfile
+
 import pytest
 import torch
 from PIL import Image
 
-from mi_callback.errors import DataError
+from mi_callback.errors import DataError, OptionError
 from mi_callback.images import SliceFolder
+from mi_callback.images.files.accounts import LeftOut
 
 ROWS = [("images/0.png", "p1"), ("images/1.png", "p1"), ("images/2.png", "Müller")]
 SUBJECTS = ["p1", "p1", "Müller"]
@@ -80,3 +83,89 @@ def test_a_manifest_of_no_use_is_refused(folder, text, said):
 def test_a_manifest_beside_the_folder_may_be_about_others(folder):
     (folder / "manifest.csv").write_text(table(header=("scan", "who")))
     assert len(SliceFolder(folder / "images")) == 3
+
+
+def parquet(path, **columns) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+def test_parquet_is_read_and_whole_numbers_stay_so(folder):
+    parquet(folder / "manifest.parquet", File=[file for file, _ in ROWS], patient=[1.0, 1.0, 2.0], age=[40, None, 50])
+    read = SliceFolder(folder)
+    assert read.subjects == ["1", "1", "2"]
+    assert [read.details[piece.path] for piece in read.slices] == [{"age": "40"}, {}, {"age": "50"}]
+
+
+def test_a_damaged_parquet_and_a_missing_library_are_said(folder, monkeypatch):
+    (folder / "manifest.parquet").write_bytes(b"x" * 100)
+    with pytest.raises(DataError, match=r"manifest\.parquet; it is damaged or no Parquet"):
+        SliceFolder(folder)
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"needed pyarrow to read .*pip install 'mi-callback\[formats\]'"):
+        SliceFolder(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_told_by_its_zeros(folder, encoding):
+    (folder / "manifest.tsv").write_bytes(table("\t").encode(encoding))
+    assert SliceFolder(folder).subjects == SUBJECTS
+
+
+def test_the_separator_that_a_spreadsheet_names_counts(folder):
+    (folder / "manifest.csv").write_text("sep=;\r\n" + table(";"))
+    assert SliceFolder(folder).subjects == SUBJECTS
+
+
+def test_sessions_sites_sex_and_age_are_kept(folder):
+    rows = [(file, subject, "1", "A", "f", "40") for file, subject in ROWS]
+    header = ("file", "subject", "Session ID", "Centre", "gender", "age")
+    (folder / "manifest.csv").write_text(table(header=header, rows=rows))
+    details = SliceFolder(folder).details
+    assert list(details.values()) == [{"session": "1", "site": "A", "sex": "f", "age": "40"}] * 3
+
+
+def test_columns_may_be_named(folder):
+    (folder / "manifest.csv").write_text(table(header=("scan", "who")))
+    assert SliceFolder(folder, columns={"file": "scan", "subject": "who"}).subjects == SUBJECTS
+    with pytest.raises(DataError, match=r"it has \['scan', 'who'\]\. Rename them, name yours by columns="):
+        SliceFolder(folder, columns={"file": "scan", "subject": "patient"})
+    with pytest.raises(OptionError, match=r"needed columns out of \['file', 'subject', .*; \['scan'\] came"):
+        SliceFolder(folder, columns={"scan": "file"})
+    (folder / "manifest.csv").unlink()
+    with pytest.raises(OptionError, match=r"needed a manifest in .* for columns to have any effect"):
+        SliceFolder(folder, columns={"file": "scan"})
+
+
+def test_files_in_an_archive_are_named_as_in_a_folder(folder):
+    with zipfile.ZipFile(folder / "more.zip", "w") as whole:
+        whole.write(folder / "images" / "0.png", "a/9.png")
+    rows = [*ROWS, ("more/a/9.png", "p9")]
+    (folder / "manifest.csv").write_text(table(rows=rows))
+    assert SliceFolder(folder).subjects == [*SUBJECTS, "p9"]
+
+
+def test_rows_without_files_and_files_without_rows_are_listed(folder):
+    (folder / "manifest.csv").write_text(table(rows=[*ROWS[:2], ("images/9.png", "p9")]))
+    with (
+        pytest.warns(UserWarning, match="1 of the 3 files that .* are not there"),
+        pytest.warns(UserWarning, match="1 of 3 files below .* are in no manifest"),
+    ):
+        files = SliceFolder(folder).files
+    assert files.left_out[LeftOut.ROW] == (folder / "images" / "9.png",)
+    assert files.unlisted == (folder / "images" / "2.png",)
+
+
+def test_two_subjects_of_one_file_are_refused(folder):
+    (folder / "manifest.csv").write_text(table(rows=[*ROWS, ("images/0.png", "p2")]))
+    with pytest.raises(DataError, match=r"needed one subject for each file in .*; 'images/0\.png' has two"):
+        SliceFolder(folder)
+
+
+@pytest.mark.parametrize("cell", ["x" * 200_000, '"' + "x\n" * 200_000, "a\0b"])
+def test_cells_of_no_sense_are_an_error_of_ours_or_no_matter(folder, cell):
+    (folder / "manifest.csv").write_text(table(rows=[*ROWS, ("images/0.png", "p1")]) + f"images/1.png,{cell}\n")
+    with pytest.raises(DataError, match=r"manifest\.csv"):
+        SliceFolder(folder)

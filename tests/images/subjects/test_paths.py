@@ -140,6 +140,15 @@ def test_a_folder_that_is_no_person_among_people_tells_nothing():
     assert told("p1/a.png", "p2/a.png", "images/a.png") == ["p1", "p2", None]
 
 
+def test_folders_that_are_all_one_letter_and_a_number_are_people_even_where_some_are_named_like_sequences():
+    names = [f"t{i}" for i in range(30)]
+    assert told(*(f"{name}/a.png" for name in names)) == names
+    assert told("T0/a.png", "T1/a.png", "T2/a.png") == ["T0", "T1", "T2"]
+    assert told("t1/a.png", "t2/a.png") == [None, None]
+    assert told("t1/a.png", "t2/a.png", "flair/a.png") == [None, None, None]
+    assert told("p1/t1/a.png", "p2/t2/a.png") == ["p1", "p2"]
+
+
 def test_what_lies_above_the_root_tells_nothing():
     assert told("IXI1.png", "IXI2.png") == [None, None]
     assert told("IXI1.nii.gz", "IXI2.nii.gz") == ["IXI1.nii.gz", "IXI2.nii.gz"]

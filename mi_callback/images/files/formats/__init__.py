@@ -1,0 +1,1 @@
+"""What each format holds → pixels: one module a family, each library imported when a file needs it."""

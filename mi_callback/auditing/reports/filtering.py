@@ -94,7 +94,7 @@ def _remainder(report: Mapping[str, Any], rows: Sequence[Row], copied: set[int],
         distinct = len({row.group for row in rows})
         return certify_remainder(len(copied), distinct, (power["found"], power["images"]), confidence)
     except CalibrationError as error:
-        return str(error)
+        return str(error).rstrip(".")
 
 
 def _in_report(

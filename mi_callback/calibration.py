@@ -15,7 +15,7 @@ from mi_callback.images.thumbnails import THUMBNAIL_SIDE, as_images, make_thumbn
 from mi_callback.retrieval.features import Features
 from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null, NullKind
-from mi_callback.statistics.tail import Tail
+from mi_callback.statistics.tails.tail import Tail
 from mi_callback.types import Images, Subjects, Thumbnails
 
 COMPARED = 200

@@ -25,7 +25,7 @@ from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null, NullKind
 from mi_callback.statistics.subjects import thin
-from mi_callback.statistics.tail import Tail, fit_tail
+from mi_callback.statistics.tails.tail import Tail, fit_tail
 from mi_callback.version import __version__
 
 DECIDING = ("images", "encoders", "retrieval", "registration", "detection")

@@ -24,7 +24,7 @@ def doubts_of_files(sides: Mapping[str, FileAccount]) -> list[str]:
     Training images with one value in every pixel do not count: there is nothing in them to copy.
 
     Args:
-        sides: What became of the files of each side: `train`, `generated`, `held_out`.
+        sides: What became of the files of each side: `train`, `generated`, `held_out`, `control`.
     """
     said = []
     generated, train = (sides.get(side, FileAccount()) for side in ("generated", "train"))

@@ -31,6 +31,7 @@ def audit(
     generated: str | Path,
     held_out: str | Path | None = None,
     out: str | Path | None = None,
+    control: str | Path | None = None,
     size: int | Sequence[int] | None = None,
     axis: int | None = None,
     volumes: Volumes | str | None = None,
@@ -55,6 +56,8 @@ def audit(
         out: Folder for `report.html` and `report.json` (aggregates alone, with power and certificate), `scores.csv` (a
             row per synthetic image, with paths and patient ids of matches), `files.csv` (what became of every file),
             `evidence/` and `log.jsonl`, the record of audits and decisions; nothing is written when None.
+        control: Folder of real images of subjects who were certainly not trained on, about as many as of those who
+            were: what resembles both alike is no copy. Doubles the time.
         size: Height and width to which images are fitted, their proportions kept, of whole volumes depth, height and
             width; or one number for all sides. 128 each when None, of whole volumes 96.
         axis: Slicing axis of volumes: 0 sagittal, 1 coronal, 2 axial. Axial when None.
@@ -99,6 +102,7 @@ def audit(
     refuse_without_effect(
         [
             *outputs.rules,
+            Rule("control", control is not None, not by_slices, "images judged one by one, not volumes='slices',"),
             Rule("power", bool(power), not by_slices, "images judged one by one, not volumes='slices',"),
             *_rules_of_detector(detector, held_out is not None, by_slices),
         ]
@@ -106,10 +110,12 @@ def audit(
     if by_slices and held_out is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
     outputs.prepare()
-    folders = reader.read_all(train, generated, held_out, progress)
+    folders = reader.read_all(train, generated, held_out, control, progress)
     outputs.check_subgroups(folders)
     fitted = MemorizationDetector(**_for_dims(detector, reader.dims))
     fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+    if folders.control is not None:
+        fitted.fit_control(folders.control, progress=progress)
     _measure_power(fitted, power, by_slices)
     judged = _judge(fitted, folders, by_slices, progress)
     scores = replace(judged.scores, caveats=[*judged.scores.caveats, *doubts_of_files(folders.files)])

@@ -43,11 +43,13 @@ class Folders:
         train: Training images.
         generated: Synthetic images; None where there are none to judge.
         held_out: Real images of other subjects; None where there are none.
+        control: Real images of subjects who were certainly not trained on; None where there are none.
     """
 
     train: SliceFolder
     generated: SliceFolder | None
     held_out: SliceFolder | None
+    control: SliceFolder | None = None
 
     @property
     def slices(self) -> list[Slice]:
@@ -61,7 +63,7 @@ class Folders:
 
     @property
     def _sides(self) -> dict[str, SliceFolder]:
-        sides = {"train": self.train, "generated": self.generated, "held_out": self.held_out}
+        sides = {name: getattr(self, name) for name in ("train", "generated", "held_out", "control")}
         return {side: folder for side, folder in sides.items() if folder is not None}
 
 
@@ -123,15 +125,18 @@ class FolderReader:
         train: str | Path,
         generated: str | Path | None = None,
         held_out: str | Path | None = None,
+        control: str | Path | None = None,
         progress: bool = False,
     ) -> Folders:
         """All folders, and a warning for each of real images that does not say whose they are."""
-        self.check_columns([root for root in (train, generated, held_out) if root is not None])
-        read = [None if root is None else self.read(root, progress) for root in (generated, train, held_out)]
+        roots = (generated, train, held_out, control)
+        self.check_columns([root for root in roots if root is not None])
+        read = [None if root is None else self.read(root, progress) for root in roots]
         assert read[1] is not None
-        folders = Folders(read[1], read[0], read[2])
+        folders = Folders(read[1], read[0], *read[2:])
         self.check_effects(folders.slices)
-        for name, images in (("training", folders.train), ("held-out", folders.held_out)):
+        real = (("training", folders.train), ("held-out", folders.held_out), ("control", folders.control))
+        for name, images in real:
             if images is not None:
                 warn_of_unknown_subjects(name, images)
         return folders

@@ -20,7 +20,7 @@ NO_OPTIONS = ("progress", "gate", "release")
 """Arguments of `audit` that are no options: the command always shows progress, gate and release are groups of them."""
 
 USAGE = """\
-mi-audit train=DIR generated=DIR [held_out=DIR] [out=DIR] [key=value ...]
+mi-audit train=DIR generated=DIR [held_out=DIR] [control=DIR] [out=DIR] [key=value ...]
 
 Looks for copies of training images in a folder of synthetic ones. Exit code 0: no evidence of memorization,
 2: memorized, 3: inconclusive, 1: an error. With limits, such as gate.rate_upper=.02, these decide: 0: kept, 2: not
@@ -97,6 +97,6 @@ COMMAND = Command(
         **below("release", options_of(Release)),
         **below("detector", options_of(MemorizationDetector)),
     },
-    paths=("train", "generated", "held_out", "out", "junit", *below("release", options_of(Release))),
+    paths=("train", "generated", "held_out", "control", "out", "junit", *below("release", options_of(Release))),
     run=run,
 )

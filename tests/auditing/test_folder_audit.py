@@ -260,3 +260,23 @@ def test_volumes_by_slices_are_judged_without_power_and_it_is_said(volume_folder
     with pytest.warns(UserWarning, match="clean rests on no measured power"):
         scores = audit(*where, size=(32, 32), volumes="slices", **OPTIONS)
     assert scores.power is None
+
+
+def test_a_control_folder_stands_beside_the_training_set(people_folders, quick, tmp_path):
+    rng = np.random.default_rng(1)
+    for i in range(30):
+        path = tmp_path / "control" / f"sub-c{i:02}" / "a.png"
+        path.parent.mkdir(parents=True)
+        coarse = Image.fromarray(rng.integers(0, 255, (6, 6), dtype=np.uint8))
+        coarse.resize((48, 48), Image.Resampling.BICUBIC).save(path)
+    folders = (people_folders / name for name in ("train", "synthetic", "held"))
+    scores = audit(*folders, tmp_path / "out", control=tmp_path / "control", size=32, power=0, evidence=0, **quick)
+    assert scores.verdict == "memorized"
+    assert scores.control is not None
+    assert scores.control.count < scores.n_flagged
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["data"]["control"]["people"] == 30
+    assert report["control"]["non_members_flagged"] == scores.control.count
+    with pytest.raises(OptionError, match="control"):
+        audit(*(people_folders / name for name in ("train", "synthetic", "held")), control=tmp_path / "control",
+              volumes="slices", **quick)  # fmt: skip

@@ -55,7 +55,7 @@ def describe(
         set_scores: Set-level scores, by name.
         subgroups: Of each image that was judged, or None.
     """
-    sides = {"train": folders.train, "held_out": folders.held_out, "generated": folders.generated}
+    sides = {name: getattr(folders, name) for name in ("train", "held_out", "generated", "control")}
     contents = Contents(side for side in sides.values() if side is not None)
     rule = fitted.rule
     settings = {**options, "alpha": rule.alpha, "fdr": rule.fdr, "procedure": str(rule.procedure), **fitted.settings()}

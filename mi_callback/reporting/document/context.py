@@ -95,7 +95,7 @@ class Context:
     """All that a report says beyond the scores.
 
     Attributes:
-        sides: Folders by their names: `train`, `held_out`, `generated`.
+        sides: Folders by their names: `train`, `held_out`, `generated`, `control`.
         keys: Of each generated image and its match, by their contents.
         gate: Whether it may be released.
         release: What is to be released.

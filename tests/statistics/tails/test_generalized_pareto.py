@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from scipy.integrate import quad
 
-from mi_callback.statistics.generalized_pareto import (
+from mi_callback.statistics.tails.generalized_pareto import (
     GeneralizedPareto,
     fit_p_value,
     upper_tail_anderson_darling,

@@ -9,7 +9,7 @@ from scipy import stats
 
 from mi_callback.errors import CalibrationError
 from mi_callback.statistics.null import Null
-from mi_callback.statistics.tail import CLOSEST, MIN_EXCEEDANCES, TINY, Tail, fit_tail
+from mi_callback.statistics.tails.tail import CLOSEST, MIN_EXCEEDANCES, TINY, Tail, fit_tail
 
 pytestmark = pytest.mark.numeric
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mi_callback.errors import CalibrationError
 from mi_callback.statistics.conformal import round_down, round_up
-from mi_callback.statistics.generalized_pareto import fit_p_value, log_survival, zhang_stephens
 from mi_callback.statistics.null import Null
+from mi_callback.statistics.tails.generalized_pareto import fit_p_value, log_survival, zhang_stephens
 from mi_callback.types import Similarity
 
 MIN_EXCEEDANCES = 20

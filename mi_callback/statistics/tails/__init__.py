@@ -1,0 +1,1 @@
+"""p-values beyond the null, extrapolated by a generalized-Pareto tail: for ranking alone."""

@@ -102,6 +102,14 @@ class Calibrator:
         self.last = self._calibration(self._null(found), found)
         return self.last
 
+    def behind(self, quality: str | None) -> Calibration:
+        """That which judged the samples scored last.
+
+        Args:
+            quality: What their null was given: `NullSummary.quality`.
+        """
+        return self.native if quality is None else self.last
+
     @property
     def _real(self) -> Features:
         """The images of which the null is made."""

@@ -19,6 +19,7 @@ from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError
 from mi_callback.images.files import Slice, SliceFolder
 from mi_callback.reporting.document import Release
+from mi_callback.retrieval.features import Features
 from mi_callback.scores import Scores
 from mi_callback.statistics.gate import Gate
 
@@ -116,8 +117,10 @@ def audit(
     fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
     if folders.control is not None:
         fitted.fit_control(folders.control, progress=progress)
-    _measure_power(fitted, power, by_slices)
-    judged = _judge(fitted, folders, by_slices, progress)
+    label = "generated features" if progress else None
+    samples = None if by_slices else fitted.features(folders.generated, label=label)
+    _measure_power(fitted, power, samples)
+    judged = _judge(fitted, folders, samples, progress)
     scores = replace(judged.scores, caveats=[*judged.scores.caveats, *doubts_of_files(folders.files)])
     judged = replace(judged, scores=scores)
     kind = None if reader.volumes is None else str(reader.volumes)
@@ -151,22 +154,23 @@ def _of_volumes(encoder: str | Encoder) -> Encoder:
     return built if len(built.size) == 3 else build_encoder("slices", encoder=built)
 
 
-def _measure_power(fitted: MemorizationDetector, power: int | None, by_slices: bool) -> None:
-    if by_slices and power is None:
+def _measure_power(fitted: MemorizationDetector, power: int | None, samples: Features | None) -> None:
+    """Of copies as sharp and noisy as the samples; of volumes judged by their slices, which are none, not at all."""
+    if samples is None and power is None:
         warnings.warn(
             "the power self-test plants single images: for volumes judged by their slices it is left out, and "
             "clean rests on no measured power. Leave it out yourself: power=0; or use volumes='whole'.",
             stacklevel=3,
         )
     elif power != 0:
-        fitted.power(POWER if power is None else power)
+        fitted.power(POWER if power is None else power, like=samples)
 
 
-def _judge(fitted: MemorizationDetector, folders: Folders, by_slices: bool, progress: bool) -> Judged:
+def _judge(fitted: MemorizationDetector, folders: Folders, samples: Features | None, progress: bool) -> Judged:
     generated, train, held_out = folders.generated, folders.train, folders.held_out
     assert generated is not None
-    if not by_slices:
-        scores = fitted.score(generated, progress=progress)
+    if samples is not None:
+        scores = fitted.score_features(samples)
         return Judged(scores, generated.slices, train.slices, scores)
     assert held_out is not None
     ours, theirs, others = (_volume_of(images) for images in (generated, train, held_out))

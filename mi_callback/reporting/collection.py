@@ -20,8 +20,8 @@ from mi_callback.registration.schedule import Alignment, register
 from mi_callback.reporting.evidence import Evidence, Measured, NovelReach
 from mi_callback.reporting.geometry import Change, Geometry
 from mi_callback.reporting.pictures import pictures_of, planes
+from mi_callback.retrieval.features import Features
 from mi_callback.scores import Scores
-from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null
 from mi_callback.types import SubjectKey, Thumbnails
 
@@ -69,7 +69,8 @@ def collect_evidence(
     if not rows:
         return []
     _, alignment = _align(detector, samples, scores)
-    return _evidence(detector.state, samples, scores, alignment)
+    null = detector.calibrator.behind(scores.flagging.null.quality).null
+    return _evidence(detector.state.train, null, samples, scores, alignment)
 
 
 def closest_pairs(
@@ -126,16 +127,16 @@ def _align(detector: MemorizationDetector, samples: _Samples, scores: Scores) ->
     return posed, register(posed, matches, window=window, by_edges=by_edges)
 
 
-def _evidence(state: FittedState, samples: _Samples, scores: Scores, alignment: Alignment) -> list[Evidence]:
-    train, rows = state.train, samples.rows
+def _evidence(train: Features, null: Null, samples: _Samples, scores: Scores, alignment: Alignment) -> list[Evidence]:
+    rows = samples.rows
     match = scores.match[rows]
     references = train.thumbnails[match]
     poses = [scores.pose[i] for i in rows]
-    measured = _measured(scores, rows, alignment, state.null)
+    measured = _measured(scores, rows, alignment, null)
     changes = _changes(references, alignment, poses)
     pictures = pictures_of(samples.thumbnails, references, alignment, poses, [one.copied_from for one in measured])
     files: Sequence[str | None] = train.sources or [None] * len(train)
-    novel = NovelReach.of(state.null)
+    novel = NovelReach.of(null)
     return [
         Evidence(row, int(m), scores.match_subject[row], samples.files[k], files[int(m)], change, one, novel, shown)
         for k, (row, m, change, one, shown) in enumerate(zip(rows, match, changes, measured, pictures, strict=True))

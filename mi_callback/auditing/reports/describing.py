@@ -106,6 +106,5 @@ def subgroups_of(slices: Sequence[Slice], root: Path) -> list[str]:
 
 def _null_mi(fitted: MemorizationDetector, scores: Scores) -> Tensor:
     """MI of the real images that the samples were compared with, on the scale of the samples."""
-    calibrator = fitted.calibrator
-    used = calibrator.native if scores.flagging.null.quality is None else calibrator.last
+    used = fitted.calibrator.behind(scores.flagging.null.quality)
     return memorization_index(used.null.similarity, fitted.null)

@@ -32,6 +32,7 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/docs.stamp  ## build the documentation into outputs/docs; warnings are errors
+	rm -rf docs/api
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs outputs/docs
 
 bench-statistics: $(VENV)/dev.stamp  ## measure false-flag rates on real slices, write examples/statistics/RESULTS.md (hours)

@@ -31,8 +31,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
     """All images below a folder as single-channel slices with their subject.
 
     Pictures, arrays, volumes (every slice along `axis`) and DICOM files (every frame, series in the order in which they
-    lie) are read, also within zip archives; docs/auditing.md lists all formats. An item is `{"image": float32 (1, h,
-    w), "subject": str, "filename_or_obj": str}`; the key `subject` is absent when the subject of any slice is unknown.
+    lie) are read, also within zip archives; docs/auditing.md lists all formats. An item is a dictionary of `image`,
+    float32 `(1, h, w)`, `subject` and `filename_or_obj`; `subject` is absent when that of any slice is unknown.
     The subject comes from, in this order: the function `subject_of`, the column `subject` of a `manifest.csv` beside
     the images (column `file`: path below the manifest), a BIDS `sub-…` in the path, the DICOM PatientID, the first
     folders below `root` that are not named like classes, splits or kinds of files (`NORMAL`, `train`, `images`,

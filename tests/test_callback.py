@@ -945,7 +945,7 @@ def test_an_error_in_one_process_ends_both(broken: dict):
 )
 def test_a_sampler_that_does_not_deliver_is_refused(sampler: Any, error: type, message: str):
     with pytest.raises(error, match=message):
-        fit(callback(sampler=sampler))
+        fit(callback(sampler=sampler, on_error="raise"))
 
 
 def test_a_module_without_sampler_is_refused_before_anything_is_encoded():

@@ -45,11 +45,11 @@ def load(argument: str) -> Slices:
 
 def _in_the_middle(folder: SliceFolder, i: int) -> bool:
     """Of a volume, every third slice of the middle half: the rest is empty or redundant."""
-    path, _, position = folder.slices[i]
-    if position is None:
+    piece = folder.slices[i]
+    if piece.position is None:
         return True
-    depth = sum(s.path == path for s in folder.slices[max(0, i - 400) : i + 400])
-    return depth / 4 <= position < 3 * depth / 4 and position % 3 == 0
+    depth = sum(s.path == piece.path for s in folder.slices[max(0, i - 400) : i + 400])
+    return depth / 4 <= piece.position < 3 * depth / 4 and piece.position % 3 == 0
 
 
 def keep(folder: Slices, mask: Tensor) -> Slices:

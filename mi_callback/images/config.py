@@ -133,6 +133,7 @@ class QualityConfig:
         empty: Brightness, in [0, 1], up to which it is empty.
         visible_gain: Change of the logarithm of the gain, weighted by the gain, that is a change of quality.
         visible_noise: Change of the standard deviation of noise that is one.
+        sure: Standard errors that do not count as a change.
     """
 
     rings: int = 24
@@ -146,6 +147,7 @@ class QualityConfig:
     empty: float = 0.15
     visible_gain: float = 0.25
     visible_noise: float = 0.01
+    sure: float = 2.0
 
 
 INTENSITY = IntensityConfig()

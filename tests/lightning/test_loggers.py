@@ -317,7 +317,7 @@ def test_the_csv_file_holds_finite_scalars_only(private: Run):
     header, *rows = (private.folder / "csv" / "metrics.csv").read_text().splitlines()
     (row,) = [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
     logged = {key: float(value) for key, value in row.items() if key.startswith("memorization/")}
-    assert set(logged) == {f"memorization/{key}" for key in (*private.callback.scores.summary(), "alarm")}
+    assert set(logged) == {f"memorization/{key}" for key in (*private.callback.scores.summary(), "alarm", "scored")}
     assert all(math.isfinite(value) for value in logged.values())
 
 

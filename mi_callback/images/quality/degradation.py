@@ -5,7 +5,8 @@ than sharp ones do. What is said of samples is therefore compared with real imag
 resolution, ringing and compression are, on average, a gain at each spatial frequency; noise is added.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,9 @@ from mi_callback.types import GreyImages, Thumbnails
 MEDIAN_TO_DEVIATION = 1.4826
 """Standard deviation of a normal variable over the median of its absolute values."""
 
+MEDIAN_ERROR = 1.2533
+"""Standard error of the median of a normal variable over that of the mean."""
+
 VISIBLE = 0.1
 """Mean change of the gain, from a third to half of the Nyquist frequency, that is put into words."""
 
@@ -30,10 +34,14 @@ class Degradation:
     Attributes:
         gain: Of the amplitude at each ring of spatial frequency (`spectrum.radial_spectrum`); 1 changes nothing.
         noise: Standard deviation of the noise that is added, on the scale of images in [0, 1].
+        gain_error: Standard error of the logarithm of the gain, for images differ among themselves.
+        noise_error: Standard error of the noise.
     """
 
     gain: Float[Tensor, " bins"]
     noise: float
+    gain_error: Float[Tensor, " bins"]
+    noise_error: float
 
     def __str__(self) -> str:
         """In words: what becomes of sharpness and of noise."""
@@ -55,7 +63,12 @@ class Degradation:
             config: Constants.
         """
         images, goal = _floats(real), _Quality.of(_floats(samples), config)
-        found = cls(torch.ones(config.rings, dtype=torch.float64), 0.0)
+        start = _Quality.of(images, config)
+        errors = (
+            0.5 * torch.hypot(start.power_error, goal.power_error),
+            math.hypot(start.noise_error, goal.noise_error),
+        )
+        found = cls(torch.ones(config.rings, dtype=torch.float64), 0.0, *errors)
         for _ in range(config.steps):
             found = found._nearer(images, goal, config)
         return found
@@ -67,20 +80,26 @@ class Degradation:
         return changed.mul(255).round().to(torch.uint8)
 
     def differs(self, other: "Degradation", config: QualityConfig = QUALITY) -> bool:
-        """Whether images changed by one are of visibly another quality than images changed by the other."""
-        change = (self.gain.log() - other.gain.log()).abs() * torch.minimum(self.gain, other.gain).clamp_max(1)
-        return float(change.max()) > config.visible_gain or abs(self.noise - other.noise) > config.visible_noise
+        """Whether images changed by one are of visibly another quality than images changed by the other, beyond how
+        images differ among themselves.
+        """
+        sure = config.sure
+        change = (self.gain.log() - other.gain.log()).abs() - sure * torch.hypot(self.gain_error, other.gain_error)
+        change = change * torch.minimum(self.gain, other.gain).clamp_max(1)
+        noise = abs(self.noise - other.noise) - sure * math.hypot(self.noise_error, other.noise_error)
+        return float(change.max()) > config.visible_gain or noise > config.visible_noise
 
     @classmethod
     def none(cls, config: QualityConfig = QUALITY) -> "Degradation":
         """The one that changes nothing."""
-        return cls(torch.ones(config.rings, dtype=torch.float64), 0.0)
+        one = torch.ones(config.rings, dtype=torch.float64)
+        return cls(one, 0.0, 0 * one, 0.0)
 
     def _nearer(self, images: Tensor, goal: "_Quality", config: QualityConfig) -> "Degradation":
         """This one, corrected by what images that it changed still lack."""
         filtered = filter_rings(images, self.gain)
         clean = _Quality.of(filtered.clamp(0, 1), config)
-        noisy = _noise(self._with_noise(filtered, _fixed()), config)
+        noisy = _Quality.of(self._with_noise(filtered, _fixed()), config).noise
         noise = max(0.0, self.noise**2 + goal.noise**2 - noisy**2) ** 0.5
         noise = noise if noise > config.least_noise else 0.0
         # Without the power of noise that is added, which is that of the window at every frequency.
@@ -92,7 +111,7 @@ class Degradation:
         seen = wanted > config.least_signal * goal.power
         ring = torch.where(seen, torch.arange(len(seen)), 0).cummax(dim=0).values
         gain = gain[ring]
-        return Degradation(gain, noise)
+        return replace(self, gain=gain, noise=noise)
 
     def _with_noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Floats in [0, 1]."""
@@ -109,23 +128,28 @@ class _Quality:
         power: In each ring of spatial frequency, relative to that of the lowest, which show the anatomy: the median.
         noise: Standard deviation of noise, the median.
         noise_power: What noise of standard deviation 1 adds to `power`.
+        power_error: Standard error of the logarithm of `power`.
+        noise_error: Standard error of `noise`.
     """
 
     power: Float[Tensor, " bins"]
     noise: float
     noise_power: float
+    power_error: Float[Tensor, " bins"]
+    noise_error: float
 
     @classmethod
     def of(cls, images: GreyImages, config: QualityConfig) -> "_Quality":
         spectrum = radial_spectrum(images, config.rings)
         lowest = spectrum[:, 1 : config.anatomy].sum(dim=1, keepdim=True).clamp_min(1e-12)
-        power = (spectrum / lowest).clamp_min(1e-12).median(dim=0).values
+        power, noise = (spectrum / lowest).clamp_min(1e-12), _noise(images, config)
         white = white_power(images.shape[1:])
-        return cls(power, _noise(images, config), float(white / lowest.median()))
+        errors = _error(power.log()), float(_error(noise))
+        return cls(power.median(dim=0).values, float(noise.median()), float(white / lowest.median()), *errors)
 
 
-def _noise(images: GreyImages, config: QualityConfig) -> float:
-    """Standard deviation of noise where images are not empty, the median of them.
+def _noise(images: GreyImages, config: QualityConfig) -> Float[Tensor, " n"]:
+    """Standard deviation of noise where an image is not empty; 0 for an image that is.
 
     Of differences along all axes the median size is looked at: edges are few.
     """
@@ -134,8 +158,14 @@ def _noise(images: GreyImages, config: QualityConfig) -> float:
         fine = fine.diff(dim=dim) / 2**0.5
     filled = gaussian_blur(images, config.around, dims) > config.empty
     filled = filled[(slice(None), *(slice(1, None),) * dims)]
-    sizes = [size[kept].median() for size, kept in zip(fine.abs(), filled, strict=True) if kept.any()]
-    return MEDIAN_TO_DEVIATION * float(torch.stack(sizes).median()) if sizes else 0.0
+    both = zip(fine.abs(), filled, strict=True)
+    sizes = [size[kept].median() if kept.any() else size.new_zeros(()) for size, kept in both]
+    return MEDIAN_TO_DEVIATION * torch.stack(sizes)
+
+
+def _error(values: Tensor) -> Tensor:
+    """Standard error of the median over images, as that of a normal variable."""
+    return MEDIAN_ERROR * values.std(dim=0, correction=0) / len(values) ** 0.5
 
 
 def _floats(thumbnails: Thumbnails) -> Tensor:

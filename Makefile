@@ -13,17 +13,17 @@ demo: $(VENV)/demo.stamp  ## watch a generator memorize, in about six minutes; p
 	$(BIN)/python examples/demo/main.py
 
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not statistics"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not statistics and not volumes"
 
 test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for several instruction sets, with one thread and with two
 	@set -e; for capability in default avx2 native; do for threads in 1 2; do \
 	  echo "numeric tests: instruction set $$capability, threads $$threads"; \
 	  if [ $$capability = native ]; then unset ATEN_CPU_CAPABILITY; else export ATEN_CPU_CAPABILITY=$$capability; fi; \
-	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m "numeric and not statistics" -n $$((3 - threads)); \
+	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m "numeric and not statistics and not volumes" -n $$((3 - threads)); \
 	done; done
 
-test-statistics: $(VENV)/dev.stamp  ## run the tests that measure at length: levels, error rates, coverage, copies of real slices
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m statistics
+test-statistics: $(VENV)/dev.stamp  ## run the tests that measure at length: levels, error rates, coverage, copies of real slices; whole volumes
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "statistics or volumes"
 
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .

@@ -21,6 +21,9 @@ from mi_callback.types import Images, Subjects, Thumbnails
 COMPARED = 200
 """Images of either side whose sharpness and noise are looked at, at most."""
 
+FEWEST = 8
+"""Samples whose quality can be told; fewer are judged against real images as they are."""
+
 RECALIBRATED = {2: 400, 3: 100}
 """Real images that are looked up again at the quality of samples, at most, by the number of dimensions: people count,
 not images."""
@@ -90,9 +93,11 @@ class Calibrator:
     def like(self, samples: Thumbnails) -> Calibration:
         """The calibration for samples of this quality.
 
-        Where features decide, unaligned, or the paper's null is used, that is the one of real images as they are.
+        Where features decide, unaligned, where the paper's null is used, or for fewer than `FEWEST` samples, that is
+        the one of real images as they are.
         """
-        if not self.fitter.match.verify or self.state.null.kind is NullKind.TRAIN_HALVES:
+        able = self.fitter.match.verify and self.state.null.kind is not NullKind.TRAIN_HALVES
+        if not able or len(samples) < FEWEST:
             return self.native
         real = self._real.thumbnails
         found = Degradation.between(_some(real, self.fitter.seed), _some(samples, self.fitter.seed))

@@ -106,3 +106,8 @@ def test_the_same_samples_give_the_same_after_another_quality(detector, smooth):
     images, scores = smooth
     detector.score(gaussian_blur(NOVEL, 1.0))
     assert torch.equal(detector.score(images).p_value, scores.p_value)
+
+
+def test_few_samples_tell_no_quality(detector, smooth):
+    images, _ = smooth
+    assert detector.score(images[:7]).flagging.null.quality is None

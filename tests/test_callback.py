@@ -149,6 +149,7 @@ def test_the_closest_pairs_show_copy_beside_original():
     assert (pairs[..., :96] - pairs[..., 96:]).abs().mean() < 0.02
 
 
+@pytest.mark.volumes
 def test_volumes_are_watched_and_their_planes_shown(tmp_path: Path):
     """Dictionaries of volumes as MONAI makes them; a generator that repeats training volumes, mirrored in the depth."""
     from lightning.pytorch.loggers import TensorBoardLogger

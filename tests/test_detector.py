@@ -71,8 +71,9 @@ def test_mi_is_what_the_formulas_say():
 # Promises
 
 
-@pytest.mark.parametrize("verify", [False, True])
-@pytest.mark.parametrize("whitening", ["shrunk", "standard", "none"])
+@pytest.mark.parametrize(
+    ("whitening", "verify"), [("shrunk", False), ("standard", False), ("none", False), ("shrunk", True)]
+)
 def test_copies_are_flagged_and_named(whitening, verify):
     detector = make(whitening=whitening, verify=verify)
     detector.fit(TRAIN, subjects=ids("a", 60, 2), held_out=HELD_OUT, held_out_subjects=ids("b", 40))
@@ -107,7 +108,7 @@ def test_verification_finds_a_moved_copy_and_says_how_much_is_copied():
     assert scores.copied_fraction.median() > 0.3
     assert (scores.copied_fraction > 0.2).all()
     assert (detector.score(TRAIN[:8]).copied_fraction > 0.7).all()  # of flat places none can be sure
-    assert (detector.score(people(120, 99)).copied_fraction == 0).double().mean() > 0.6
+    assert (detector.score(people(60, 99)).copied_fraction == 0).double().mean() > 0.6
 
 
 def test_novel_images_are_flagged_at_the_nominal_rate():
@@ -129,8 +130,8 @@ def test_fewer_training_images_than_features_are_no_problem():
 @pytest.mark.parametrize("verify", [False, True])
 def test_a_batch_equals_one_by_one_and_twice_is_the_same(verify):
     detector = make(verify=verify, poses="flips").fit(TRAIN, held_out=HELD_OUT)
-    together, again = detector.score(NOVEL[:6]), detector.score(NOVEL[:6])
-    alone = torch.cat([detector.score(NOVEL[i : i + 1]).mi for i in range(6)])
+    together, again = detector.score(NOVEL[:3]), detector.score(NOVEL[:3])
+    alone = torch.cat([detector.score(NOVEL[i : i + 1]).mi for i in range(3)])
     torch.testing.assert_close(together.mi, alone, atol=1e-4, rtol=1e-4)
     assert torch.equal(together.mi, again.mi)
 
@@ -548,6 +549,7 @@ def of_volumes():
     return options, detector.fit(train, subjects=ids("a", 16), held_out=held_out), train
 
 
+@pytest.mark.volumes
 def test_volumes_go_the_whole_way(of_volumes, tmp_path):
     options, detector, train = of_volumes
     assert detector.dims == 3
@@ -577,6 +579,7 @@ def test_volumes_go_the_whole_way(of_volumes, tmp_path):
     )
 
 
+@pytest.mark.volumes
 def test_copies_of_volumes_are_planted_and_found(of_volumes):
     _, detector, _ = of_volumes
     power = detector.power(2, ["exact", "flip_depth", "noise_0.02", "rotation_5", "quarter_pasted"])
@@ -587,6 +590,7 @@ def test_copies_of_volumes_are_planted_and_found(of_volumes):
         detector.power(2, ["rotation_30"])
 
 
+@pytest.mark.volumes
 def test_a_flipped_training_volume_among_the_held_out_ones_is_kept_out_of_the_null(of_volumes):
     options, _, train = of_volumes
     options = options | {"verify": False, "contrast": False}
@@ -596,6 +600,7 @@ def test_a_flipped_training_volume_among_the_held_out_ones_is_kept_out_of_the_nu
     assert torch.equal(leaked.null.similarity, clean.null.similarity)
 
 
+@pytest.mark.volumes
 def test_volumes_of_several_sizes_and_without_held_out_ones_are_scored(of_volumes):
     options, _, train = of_volumes
     options = options | {"contrast": False, "windows": False, "views": False, "null": "cross_fit", "alpha": 0.2}
@@ -607,9 +612,9 @@ def test_volumes_of_several_sizes_and_without_held_out_ones_are_scored(of_volume
     assert scores.flagged.all()
 
 
-def test_quarter_turns_are_refused_for_an_encoder_of_volumes(of_volumes):
+def test_quarter_turns_are_refused_for_an_encoder_of_volumes():
     with pytest.raises(DataError, match=r"needed poses for 3 dimensions out of \['none', 'flips'\]"):
-        MemorizationDetector(**(of_volumes[0] | {"poses": "dihedral"}))
+        MemorizationDetector(build_encoder("slices", encoder="pixels"), poses="dihedral")
 
 
 def test_windows_are_refused_for_an_encoder_that_cannot_look_at_them():

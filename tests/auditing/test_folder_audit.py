@@ -213,7 +213,10 @@ def volume_folders(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(("volumes", "size", "verify"), [("whole", 16, True), ("slices", (16, 16), False)])
+WHOLE = pytest.param("whole", 16, True, marks=pytest.mark.volumes)
+
+
+@pytest.mark.parametrize(("volumes", "size", "verify"), [WHOLE, ("slices", (16, 16), False)])
 def test_copied_volumes_are_named_in_the_files(volume_folders, tmp_path, volumes, size, verify):
     options = {
         "encoder": build_encoder("pixels", size=16),

@@ -104,6 +104,7 @@ def test_a_smooth_warp_of_volumes_is_undone(turned, generator):
     assert error[1] < 0.1 * error[0]
 
 
+@pytest.mark.volumes
 def test_elastic_copies_of_volumes_stand_out_and_strangers_gain_little(generator):
     bank, others = clouds(3, dims=3), clouds(3, seed=1, dims=3)
     copies = register(as_bytes(bent(bank, generator)), as_bytes(bank))

@@ -10,6 +10,8 @@ from mi_callback.images.windows import window_masks
 from mi_callback.registration.config import LNCC_LEVELS, registration_config
 from mi_callback.registration.schedule import register
 
+pytestmark = pytest.mark.volumes
+
 CONFIG = registration_config(3)
 
 MOVED = torch.tensor([[[0.94, -0.17, 0.1, 0.06], [0.18, 0.98, 0.0, -0.05], [-0.08, 0.02, 1.05, 0.04]]])

@@ -15,12 +15,13 @@ demo: $(VENV)/demo.stamp  ## watch a generator memorize, in about six minutes; p
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not statistics and not volumes"
 
-test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for several instruction sets, with one thread and with two
-	@set -e; for capability in default avx2 native; do for threads in 1 2; do \
+test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for other instruction sets, with one thread and with two
+	@set -e; for how in default:1 default:2 avx2:1 avx2:2 native:2; do \
+	  capability=$${how%:*}; threads=$${how#*:}; \
 	  echo "numeric tests: instruction set $$capability, threads $$threads"; \
 	  if [ $$capability = native ]; then unset ATEN_CPU_CAPABILITY; else export ATEN_CPU_CAPABILITY=$$capability; fi; \
 	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m "numeric and not statistics and not volumes" -n $$((3 - threads)); \
-	done; done
+	done  # native with one thread is make test
 
 test-statistics: $(VENV)/dev.stamp  ## run the tests that measure at length: levels, error rates, coverage, copies of real slices; whole volumes
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "statistics or volumes"

@@ -14,7 +14,7 @@ from mi_callback.retrieval.features import Features
 
 pytestmark = [pytest.mark.mri, pytest.mark.statistics]
 
-LIGHT = ("exact", "noise_0.01", "noise_0.02", "intensity_0.9", "intensity_1.1")
+LIGHT = ("exact", "noise_0.02", "intensity_1.1")
 SIZE = (96, 96)
 
 
@@ -47,7 +47,7 @@ def cohort(request, mri) -> Cohort:
     folder = SliceFolder(mri / request.param / "slices", size=SIZE)
     if request.param == "ixi_t1":  # half of its subjects trained the encoder (MODEL_CARD.md)
         folder = folder.where(~split_by_subject(folder.subjects, 0.5))
-    return read(folder, most=5)
+    return read(folder, most=3)
 
 
 def three_way(cohort: Cohort, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -77,7 +77,7 @@ def test_the_split_is_disjoint_by_subject(cohort):
 @pytest.mark.parametrize("change", LIGHT)
 def test_light_copies_are_found_and_traced_to_their_source(fitted, change, generator):
     detector, train, novel = fitted
-    rows = torch.randperm(len(train), generator=generator)[:50]
+    rows = torch.randperm(len(train), generator=generator)[:30]
     copies = detector.score(PERTURBATIONS[change](train[rows], generator))
     above = (copies.mi[:, None] > novel.mi).double() + 0.5 * (copies.mi[:, None] == novel.mi)
     assert above.mean() >= 0.999, f"AUC {above.mean():.4f}"
@@ -90,7 +90,7 @@ def test_novel_images_are_flagged_at_the_nominal_rate(cohort):
     # Every split has its own training set, null and novel subjects. Subjects are the unit: the error of a split comes
     # from its novel subjects and from its finite null.
     shares, null_sizes = [], []
-    for seed in range(4):
+    for seed in range(2):
         train, held_out, novel = three_way(cohort, seed)
         detector = MemorizationDetector(alpha=0.1)
         detector.fit_features(cohort.features.where(train), cohort.features.where(held_out))
@@ -109,7 +109,7 @@ def test_novel_images_are_flagged_at_the_nominal_rate(cohort):
 
 def test_a_flipped_turned_cropped_moved_or_warped_copy_is_found_in_spite_of_it(fitted, generator):
     detector, train, novel = fitted
-    rows = torch.randperm(len(train), generator=generator)[:40]
+    rows = torch.randperm(len(train), generator=generator)[:24]
     for change in ("flip_horizontal", "flip_vertical", "rotation_5", "crop_0.9", "combined", "shift_0.1", "elastic_2"):
         copies = detector.score(PERTURBATIONS[change](train[rows], generator))
         above = (copies.mi[:, None] > novel.mi).double().mean()
@@ -118,7 +118,7 @@ def test_a_flipped_turned_cropped_moved_or_warped_copy_is_found_in_spite_of_it(f
 
 def test_a_quarter_of_a_copy_in_another_image_is_found(cohort, fitted, generator):
     detector, train, novel = fitted
-    rows = torch.randperm(len(train), generator=generator)[:40]
+    rows = torch.randperm(len(train), generator=generator)[:24]
     others = cohort.images[three_way(cohort, seed=0)[2]]
     others = others[torch.randperm(len(others), generator=generator)[: len(rows)]]
     copies = detector.score(PASTES["quarter_pasted"](train[rows[: len(others)]], others, generator))

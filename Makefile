@@ -24,7 +24,7 @@ test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for other instructi
 	done  # native with one thread is make test
 
 test-statistics: $(VENV)/dev.stamp  ## run the tests that measure at length: levels, error rates, coverage, copies of real slices; whole volumes
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "statistics or volumes"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "statistics or volumes"
 
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .

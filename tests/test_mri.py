@@ -39,10 +39,7 @@ def read(folder: SliceFolder, most: int) -> Cohort:
     return Cohort(images, subjects, MemorizationDetector().features(images, subjects=subjects, views=True))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("ixi_t1", "spider_lumbar")],
-)
+@pytest.fixture(scope="module", params=["ixi_t1", "spider_lumbar"])
 def cohort(request, mri) -> Cohort:
     folder = SliceFolder(mri / request.param / "slices", size=SIZE)
     if request.param == "ixi_t1":  # half of its subjects trained the encoder (MODEL_CARD.md)
@@ -104,15 +101,17 @@ def test_novel_images_are_flagged_at_the_nominal_rate(cohort):
     error = (spread / len(shares) + spread / sum(null_sizes)) ** 0.5
     rate = float(shares_of_subjects.mean())
     assert rate <= 0.1 + 4 * error, f"false-flag rate {rate:.3f} at a nominal .1"
-    assert rate > 0, "nothing is ever flagged: the threshold cannot be the nominal one"
+    if 0.1 * len(shares) > 5:
+        assert rate > 0, "nothing is ever flagged: the threshold cannot be the nominal one"
 
 
 def test_a_flipped_turned_cropped_moved_or_warped_copy_is_found_in_spite_of_it(fitted, generator):
     detector, train, novel = fitted
     rows = torch.randperm(len(train), generator=generator)[:24]
-    for change in ("flip_horizontal", "flip_vertical", "rotation_5", "crop_0.9", "combined", "shift_0.1", "elastic_2"):
-        copies = detector.score(PERTURBATIONS[change](train[rows], generator))
-        above = (copies.mi[:, None] > novel.mi).double().mean()
+    changes = ("flip_horizontal", "flip_vertical", "rotation_5", "crop_0.9", "combined", "shift_0.1", "elastic_2")
+    copies = detector.score(torch.cat([PERTURBATIONS[change](train[rows], generator) for change in changes]))
+    for change, mi in zip(changes, copies.mi.split(len(rows)), strict=True):
+        above = (mi[:, None] > novel.mi).double().mean()
         assert above >= 0.95, f"{change}: AUC {above:.3f}"
 
 

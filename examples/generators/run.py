@@ -35,6 +35,7 @@ from mi_callback.images.perturbations import PERTURBATIONS
 from mi_callback.images.perturbations.acquisition import blur, gaussian_noise, k_space_truncation, low_resolution
 from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
+from mi_callback.statistics.conformal import at_most
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
 from latent_diffusion import LatentDiffusion
@@ -159,7 +160,7 @@ def fit(train: Side, held_out: Side, seed: int) -> MemorizationDetector:
 
 def row(detector: MemorizationDetector, scores: Scores) -> dict[str, Any]:
     """What was found, and what would have been against real images as they are."""
-    plain = detector.null.p_values(scores.verified.double()) <= ALPHA
+    plain = at_most(detector.null.p_values(scores.verified.double()), ALPHA)
     return {
         "flagged": float(scores.flagged.double().mean()),
         "plain": float(plain.double().mean()),
@@ -185,7 +186,7 @@ def measure(root: Path, data: Set, seed: int) -> dict[str, dict[str, Any]]:
         one["copies"] = row(detector, detector.score(change(copies, generator)))
         found[f"slices, {name}"] = one
     taught = strangers.thin(data.taught)
-    own = fit(taught, null, seed)
+    own = fit(taught, held_out.thin(data.taught), seed)  # slices of the same levels
     for name, sample in trained(taught.images, seed).items():
         torch.manual_seed(seed)
         samples = sample(SAMPLES)

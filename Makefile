@@ -16,7 +16,7 @@ test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not statistics and not volumes"
 
 test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for other instruction sets, with one thread and with two
-	@set -e; for how in default:1 default:2 avx2:1 avx2:2 native:2; do \
+	@set -e; for how in default:1 default:2 avx2:2 native:2; do \
 	  capability=$${how%:*}; threads=$${how#*:}; \
 	  echo "numeric tests: instruction set $$capability, threads $$threads"; \
 	  if [ $$capability = native ]; then unset ATEN_CPU_CAPABILITY; else export ATEN_CPU_CAPABILITY=$$capability; fi; \

@@ -28,6 +28,7 @@ from mi_callback.lightning.sampling import FoundSampler, draw, find_sampler, rng
 from mi_callback.lightning.sides import Sides, Source, fetch_validation_loaders, sides_of, training_sources
 from mi_callback.reporting import closest_pairs
 from mi_callback.scores import Scores
+from mi_callback.statistics.flagging import NullSummary
 from mi_callback.statistics.null import NullKind
 from mi_callback.types import SubjectKey
 
@@ -244,7 +245,10 @@ class MemorizationCallback(Callback):
         self._not_scored.append(f"epoch {trainer.current_epoch}: {type(problem).__name__}: {problem}")
         warn(f"not scored at {self._not_scored[-1]}")
         self._summary = {"scored": 0.0}
-        if self._fitted and self.detector is not None and self.detector.state.null.resolves(self.detector.rule.alpha):
+        if self.detector is None or not self.detector.fitted:
+            return
+        state = self.detector.state
+        if NullSummary.of(state.null, state.difference).calibrated(self.detector.rule.alpha):
             self._summary["alarm"] = float(self._alarmed)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -614,6 +614,15 @@ def test_a_validation_that_was_not_scored_is_logged_as_such_and_keeps_the_alarm(
     assert [values["scored"] for values in logged if "scored" in values] == [1, 0, 1]
 
 
+def test_no_alarm_is_logged_beside_what_is_not_scored_where_none_could_be_raised():
+    noisy = (HELD_OUT + 0.3 * torch.rand(HELD_OUT.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    watch = callback(sampler=breaks(0))
+    with pytest.warns(UserWarning, match="held-out and training images differ"):
+        trainer = fit(watch, val=loader(noisy))
+    assert watch.detector.state.difference is not None
+    assert scalars(trainer) == {"scored": 0.0}
+
+
 def test_a_logger_that_fails_costs_pictures_alone():
     class TensorBoardLogger(lp.loggers.logger.DummyLogger):
         @property

@@ -93,6 +93,10 @@ class NullSummary:
         """Whether p ≤ level can happen against this null."""
         return at_most(self.smallest_p, level)
 
+    def calibrated(self, level: float) -> bool:
+        """Whether p ≤ level can happen against this null, and then means what it says."""
+        return self.kind != NullKind.TRAIN_HALVES and self.difference is None and self.resolves(level)
+
 
 @dataclass(frozen=True)
 class Flagging:
@@ -151,11 +155,7 @@ class Flagging:
     @property
     def calibrated(self) -> bool:
         """Whether p ≤ alpha can happen against this null, and then means what it says."""
-        return (
-            self.null.kind != NullKind.TRAIN_HALVES
-            and self.null.difference is None
-            and self.null.resolves(self.rule.alpha)
-        )
+        return self.null.calibrated(self.rule.alpha)
 
     def at(self, level: float) -> tuple[int, int]:
         """Images with p ≤ level, and images."""

@@ -1,10 +1,13 @@
 """Images made for tests, `(n, 1, *spatial)` in [0, 1]: random anatomy of known structure, and what is done to it."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -63,6 +66,13 @@ def clouds(n: int, seed: int = 0, dims: int = 2) -> Tensor:
     space = tuple(range(2, dims + 2))
     low, high = image.amin(space, keepdim=True), image.amax(space, keepdim=True)
     return (image - low) / (high - low)
+
+
+def write_blocks(root: Path, names: Sequence[str], coarse: np.ndarray) -> None:
+    """People as pictures of 48 pixels below `root`: images `(n, 6, 6)` of bytes, magnified, each under its name."""
+    for name, image in zip(names, coarse, strict=True):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).resize((48, 48), Image.Resampling.BICUBIC).save(root / name)
 
 
 def as_bytes(images: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from factories import write_blocks
 
 from mi_callback import audit, build_encoder
 from mi_callback.reporting.document import Release
@@ -24,9 +24,7 @@ def people_folders(tmp_path_factory):
     names += [f"synthetic/<b>one/{i:02}.png" for i in range(12)]
     names[2] = "train/=1+1/a.png"
     copies = [f"synthetic/=two/copy<b>{i}.png" for i in range(8)]
-    for name, coarse in [*zip(names, people, strict=True), *zip(copies, people[[0, 0, 1, 2, 3, 4, 5, 6]], strict=True)]:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC).save(root / name)
+    write_blocks(root, [*names, *copies], np.concatenate([people[: len(names)], people[[0, 0, 1, 2, 3, 4, 5, 6]]]))
     return root
 
 

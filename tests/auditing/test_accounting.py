@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import write_blocks
 from PIL import Image
 
 from mi_callback import audit
@@ -31,9 +32,7 @@ def folders(tmp_path_factory):
     names = [f"train/sub-{i:02}/a.png" for i in range(30)] + [f"held/sub-{i:02}/a.png" for i in range(30, 60)]
     names += [f"novel/{i:02}.png" for i in range(40)] + [f"synthetic/{i:02}.png" for i in range(20)]
     copies = [f"synthetic/copy{i}.png" for i in range(20)]
-    for name, coarse in [*zip(names, people, strict=True), *zip(copies, people[:20], strict=True)]:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC).save(root / name)
+    write_blocks(root, [*names, *copies], np.concatenate([people[: len(names)], people[:20]]))
     return root
 
 

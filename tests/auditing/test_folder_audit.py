@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from factories import write_blocks
 
 from mi_callback import audit, build_encoder
 from mi_callback.auditing.reading import FolderReader
@@ -27,9 +27,7 @@ def folders(tmp_path_factory):
     names = [f"train/sub-{i:02}/a.png" for i in range(30)] + [f"held/sub-{i:02}/a.png" for i in range(30, 60)]
     names += [f"synthetic/{i:02}.png" for i in range(10)] + [f"novel/{i:02}.png" for i in range(10)]
     copies = [f"synthetic/copy{i}.png" for i in range(10)]
-    for name, coarse in [*zip(names, people, strict=False), *zip(copies, people[:10], strict=True)]:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC).save(root / name)
+    write_blocks(root, [*names, *copies], np.concatenate([people[: len(names)], people[:10]]))
     return root
 
 
@@ -266,12 +264,8 @@ def test_volumes_by_slices_are_judged_without_power_and_it_is_said(volume_folder
 
 
 def test_a_control_folder_stands_beside_the_training_set(people_folders, quick, tmp_path):
-    rng = np.random.default_rng(1)
-    for i in range(30):
-        path = tmp_path / "control" / f"sub-c{i:02}" / "a.png"
-        path.parent.mkdir(parents=True)
-        coarse = Image.fromarray(rng.integers(0, 255, (6, 6), dtype=np.uint8))
-        coarse.resize((48, 48), Image.Resampling.BICUBIC).save(path)
+    people = np.random.default_rng(1).integers(0, 255, (30, 6, 6), dtype=np.uint8)
+    write_blocks(tmp_path / "control", [f"sub-c{i:02}/a.png" for i in range(30)], people)
     folders = (people_folders / name for name in ("train", "synthetic", "held"))
     scores = audit(*folders, tmp_path / "out", control=tmp_path / "control", size=32, power=0, evidence=0, **quick)
     assert scores.verdict == "memorized"

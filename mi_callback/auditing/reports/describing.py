@@ -14,18 +14,19 @@ from mi_callback.auditing.reports.writing import Judged
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError
 from mi_callback.fingerprints import fingerprint, fingerprint_of_code
+from mi_callback.fitting import DECIDING
 from mi_callback.images.files import Slice
 from mi_callback.reporting.document import Context, Release
 from mi_callback.reporting.record import read_log, reviews_of
 from mi_callback.scores import Scores
-from mi_callback.statistics.gate import Gate, judge
+from mi_callback.statistics.gate import GateResult
 from mi_callback.statistics.indices import memorization_index
 from mi_callback.version import __version__
 
 COMPUTING = ("torch", "numpy", "scipy", "monai", "nibabel", "pydicom", "pillow")
 """Libraries on whose versions numbers may depend."""
 
-ROOMS = ("images", "encoders", "retrieval", "registration", "detection", "statistics")
+ROOMS = (*DECIDING, "statistics")
 """Rooms of this package on whose code numbers depend."""
 
 MOST_SUBGROUPS = 20
@@ -37,7 +38,7 @@ def describe(
     judged: Judged,
     out: Path,
     options: Mapping[str, Any],
-    gate: Gate,
+    gate: GateResult,
     release: Release,
     set_scores: Mapping[str, float],
     subgroups: Sequence[str] | None,
@@ -50,7 +51,7 @@ def describe(
         judged: What was judged.
         out: Folder of the report, whose log holds earlier decisions.
         options: Of the audit, by name.
-        gate: What is asked of a release.
+        gate: Whether it may be released.
         release: What is to be released.
         set_scores: Set-level scores, by name.
         subgroups: Of each image that was judged, or None.
@@ -62,7 +63,7 @@ def describe(
     return Context(
         sides={name: None if side is None else contents.side(side) for name, side in sides.items()},
         keys=contents.keys(judged.generated, judged.matches),
-        gate=judge(judged.scores.findings, gate),
+        gate=gate,
         release=release,
         settings=settings,
         versions=versions(COMPUTING),

@@ -80,7 +80,7 @@ class Outputs:
             RecordError: If the log of an earlier report was changed.
             OutputError: If something cannot be written.
         """
-        gate = self.gate or Gate()
+        gate = judge(judged.scores.findings, self.gate or Gate())
         if self.out is not None:
             assert folders.generated is not None
             others = fitted.set_scores(folders.generated) if self.set_scores else {}
@@ -91,5 +91,4 @@ class Outputs:
             proofs = collect_evidence(fitted, folders.generated, judged.slices, most)
             write_report(self.out, judged, context, proofs, folders.files)
         if self.junit is not None:
-            conditions = judge(judged.scores.findings, gate).conditions
-            write_junit(self.junit, [Case(one.name, one.passed, one.said) for one in conditions])
+            write_junit(self.junit, [Case(one.name, one.passed, one.said) for one in gate.conditions])

@@ -64,11 +64,11 @@ class Degradation:
         """
         images, goal = _floats(real), _Quality.of(_floats(samples), config)
         start = _Quality.of(images, config)
-        errors = (
-            0.5 * torch.hypot(start.power_error, goal.power_error),
-            math.hypot(start.noise_error, goal.noise_error),
+        found = replace(
+            cls.none(config),
+            gain_error=0.5 * torch.hypot(start.power_error, goal.power_error),
+            noise_error=math.hypot(start.noise_error, goal.noise_error),
         )
-        found = cls(torch.ones(config.rings, dtype=torch.float64), 0.0, *errors)
         for _ in range(config.steps):
             found = found._nearer(images, goal, config)
         return found
@@ -99,7 +99,7 @@ class Degradation:
         """This one, corrected by what images that it changed still lack."""
         filtered = filter_rings(images, self.gain)
         clean = _Quality.of(filtered.clamp(0, 1), config)
-        noisy = _Quality.of(self._with_noise(filtered, _fixed()), config).noise
+        noisy = float(_noise(self._with_noise(filtered, _fixed()), config).median())
         noise = max(0.0, self.noise**2 + goal.noise**2 - noisy**2) ** 0.5
         noise = noise if noise > config.least_noise else 0.0
         # Without the power of noise that is added, which is that of the window at every frequency.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from encoder_training.card import model_card
-from encoder_training.learning import Training
+from encoder_training.learning import EncoderTraining
 from encoder_training.measuring import ablate, compare, measure
 from encoder_training.slices import keep, load
 from safetensors.torch import save_file
@@ -51,7 +51,7 @@ def main() -> None:
             f"{len(set(part.subjects))} of {len(set(folder.subjects))} subjects"
         )
     options.state.parent.mkdir(parents=True, exist_ok=True)
-    training = Training(options)
+    training = EncoderTraining(options)
     training.run(trained)
     options.out.mkdir(parents=True, exist_ok=True)
     weights = {key: value.contiguous() for key, value in training.model.network.state_dict().items()}

@@ -15,6 +15,7 @@ from mi_callback.detection.matching import Matcher
 from mi_callback.detection.planting import PLANTED, Planted, measure_power
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
+from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS, copy_descriptor
 from mi_callback.encoders.protocol import check_windows
 from mi_callback.errors import CalibrationError, DataError, StateError, choice
 from mi_callback.fitting import Fitter, method
@@ -396,5 +397,7 @@ class MemorizationDetector(Fitted):
             keep=keep,
             windowed=self.windows and not plain,
             views=list(looked_at(self.dims)) if self.views and not plain else (),
+            descriptor=copy_descriptor().to(self.device) if self.views and self.dims == 2 and not plain else None,
+            looks=list(LOOKS) if views else [AS_IT_IS],
             **read,
         )

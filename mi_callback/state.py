@@ -239,6 +239,7 @@ def _side_header(images: Features) -> dict[str, Any]:
         "layers": list(images.layers),
         "windows": list(images.windows),
         "views": list(images.views),
+        "descriptors": list(images.descriptors),
     }
 
 
@@ -251,6 +252,7 @@ def _side_tensors(name: str, images: Features) -> dict[str, Tensor]:
         for kind, pooled in kinds.items()
         for layer, bank in pooled.items()
     }
+    features |= {f"{name}_described/{key}": found[0].contiguous() for key, found in images.descriptors.items()}
     return features | {f"{name}_thumbnails": images.thumbnails.contiguous()}
 
 
@@ -258,6 +260,7 @@ def _side(tensors: dict[str, Tensor], name: str, header: dict[str, Any]) -> Feat
     def pooled(kind: str, layers: list[str]) -> dict[str, Tensor]:
         return {layer: tensors[f"{name}/{kind}{layer}"][None] for layer in layers}
 
+    described = {look: tensors[f"{name}_described/{look}"][None] for look in header["descriptors"]}
     return Features(
         pooled("", header["layers"]),
         tensors[f"{name}_thumbnails"],
@@ -265,6 +268,7 @@ def _side(tensors: dict[str, Tensor], name: str, header: dict[str, Any]) -> Feat
         header["sources"],
         pooled("windows/", header["windows"]),
         {view: pooled(f"{view}/", header["layers"]) for view in header["views"]},
+        described,
     )
 
 

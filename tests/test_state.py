@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from mi_callback import MemorizationDetector, build_encoder
 from mi_callback.encoders import HookedEncoder
+from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.retrieval.extraction import extract
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.views import VIEWS, views_of_queries
 from mi_callback.scores import ImageScores
 from mi_callback.state import fingerprint
 from mi_callback.statistics.flagging import Flagging
@@ -116,21 +116,20 @@ def test_features_of_regions_come_back_and_find_the_same(tmp_path: Path):
     assert_equal(one, other)
 
 
-def test_views_come_back(tmp_path: Path):
+def test_descriptors_come_back(tmp_path: Path):
     options = {"verify": True, "candidates": 2}
     saved = fitted(**options)
     saved.save(tmp_path / "state")
     restored = unfitted(**options).load(tmp_path / "state")
     for one, other in ((saved.state.train, restored.state.train), (saved.state.held_out, restored.state.held_out)):
-        assert list(one.views) == list(other.views)
-        for name, view in one.views.items():
-            assert list(view) == list(other.views[name]) == list(one.layers)
-            for layer, features in view.items():
-                assert torch.equal(features[:1], other.views[name][layer])
-                assert not torch.equal(features[0], one.layers[layer][0])
-    assert list(restored.state.train.views) == list(VIEWS)
-    assert list(restored.state.held_out.views) == views_of_queries(2)
-    assert list(restored.state.reference.views) == list(saved.state.reference.views) == list(VIEWS)
+        assert list(one.descriptors) == list(other.descriptors)
+        for contrast, described in one.descriptors.items():
+            assert torch.equal(described[:1], other.descriptors[contrast])
+    assert list(restored.state.train.descriptors) == list(LOOKS)
+    assert list(restored.state.held_out.descriptors) == [AS_IT_IS]
+    for contrast, ours in saved.state.reference.descriptors.indexes.items():
+        theirs = restored.state.reference.descriptors.indexes[contrast]
+        assert torch.equal(*(index.vectors(torch.arange(len(index))) for index in (ours, theirs)))
 
 
 def test_a_state_without_regions_comes_back_without(tmp_path: Path):

@@ -32,7 +32,7 @@ def test_a_run_goes_on_where_it_stopped_and_writes_weights_and_a_card(folder, tm
     monkeypatch.syspath_prepend(str(EXAMPLES))
     learning, slices = (importlib.import_module(f"encoder_training.{name}") for name in ("learning", "slices"))
     state = tmp_path / "state.pt"
-    begun = learning.Training(Namespace(seed=0, widths=WIDTHS, state=state, steps=1))
+    begun = learning.EncoderTraining(Namespace(seed=0, widths=WIDTHS, state=state, steps=1))
     begun.run([slices.load(str(folder))])
     assert begun.step == 1
 

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class CopyEmbedding(nn.Module):
         return F.normalize(self.head(torch.cat(pooled, dim=1)), dim=1)
 
 
-class Training:
+class Training(ABC):
     """A run that goes on from where its state was saved.
 
     Attributes:
@@ -54,12 +55,20 @@ class Training:
     def __init__(self, options: argparse.Namespace) -> None:
         torch.manual_seed(options.seed)
         self.options = options
-        self.model = CopyEmbedding(tuple(options.widths)).to(memory_format=torch.channels_last)
+        self.model = self.build().to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=1e-2)
         self.generator = torch.Generator().manual_seed(options.seed)
         self.step, self.seconds, self.history = 0, 0.0, list[tuple[int, float]]()
         if options.state.is_file():
             self._resume(torch.load(options.state, weights_only=True))
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """What is trained, with random weights."""
+
+    @abstractmethod
+    def losses(self, folders: list[Slices]) -> tuple[Tensor, Tensor]:
+        """InfoNCE and KoLeo on a batch of two versions of the same slices."""
 
     def run(self, folders: list[Slices]) -> None:
         """All steps that are still to do; the state is saved every 100."""
@@ -80,12 +89,9 @@ class Training:
         self.model.eval()
 
     def _learn(self, folders: list[Slices]) -> tuple[float, float]:
-        """One step on two versions of the same slices: InfoNCE and KoLeo before it."""
+        """One step: InfoNCE and KoLeo before it."""
         self.optimiser.param_groups[0]["lr"] = RATE * one_cycle(self.step / self.options.steps)
-        batch = draw(folders, self.generator)
-        versions = [augment(batch, self.generator, strength) for strength in (0.2, 1.0)]
-        embedding = self.model(torch.cat(versions))
-        contrast, spread = info_nce(embedding), koleo(embedding)
+        contrast, spread = self.losses(folders)
         self.optimiser.zero_grad()
         (contrast + KOLEO_WEIGHT * spread).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -108,6 +114,19 @@ class Training:
             "used": self.seconds,
         }
         torch.save(state, self.options.state)
+
+
+class EncoderTraining(Training):
+    """The training of the bundled encoder."""
+
+    def build(self) -> CopyEmbedding:
+        return CopyEmbedding(tuple(self.options.widths))
+
+    def losses(self, folders: list[Slices]) -> tuple[Tensor, Tensor]:
+        batch = draw(folders, self.generator)
+        versions = [augment(batch, self.generator, strength) for strength in (0.2, 1.0)]
+        embedding = self.model(torch.cat(versions))
+        return info_nce(embedding), koleo(embedding)
 
 
 def one_cycle(progress: float) -> float:

@@ -1,6 +1,6 @@
-"""Poses in which a query is looked up: a flipped copy is a copy. What flips do not show, the views of retrieval do."""
+"""Poses in which a query is looked up: a flipped copy is a copy. What flips do not show, the descriptor does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -69,6 +69,17 @@ def orbit(name: Orbit | str, dims: int = 2) -> list[str]:
 def first_poses(count: int, dims: int) -> list[str]:
     """The poses of queries that were encoded in `count` of them: the first of the largest orbit."""
     return list(_ORBITS[dims].values())[-1][:count]
+
+
+def descriptor_poses(orbit: Sequence[str]) -> list[str]:
+    """The poses in which images are described where they are encoded in `orbit`: these, and each a quarter turn on.
+
+    Example:
+        >>> descriptor_poses(["identity"])
+        ['identity', 'rotation_270']
+    """
+    turned = [compose(pose, "rotation_270") for pose in orbit]
+    return list(dict.fromkeys([*orbit, *turned]))
 
 
 def undo(pose: str, images: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

@@ -13,6 +13,7 @@ class SearchConfig:
         per_subject: Candidates taken from one subject: eight slices of one patient are not eight candidates.
         by_window: Candidates that are looked up by a window, beside those of the whole image.
         by_edges: Candidates that are looked up by edges, or in a view of another contrast, beside these.
+        by_descriptor: Candidates that are looked up by the copy descriptor; aligned by grey values, and by edges.
         hits: Nearest neighbours asked of each index in each look, per candidate that is looked up.
         second_poses: How many of the best candidates are tried in a second pose too.
         second_pose_share: Similarity in the second pose, as a share of that in the first, from which it is tried: the
@@ -22,6 +23,7 @@ class SearchConfig:
     per_subject: int = 4
     by_window: int = 8
     by_edges: int = 24
+    by_descriptor: int = 12
     hits: int = 2
     second_poses: int = 3
     second_pose_share: float = 0.7

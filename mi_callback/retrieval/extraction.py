@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from mi_callback.encoders import Encoder
+from mi_callback.encoders.descriptor import AS_IT_IS, DescriptorNet, describe
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images.batches import Batch, read_batches
-from mi_callback.images.poses import POSES
+from mi_callback.images.poses import POSES, descriptor_poses
 from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids, settle
@@ -38,6 +39,8 @@ def extract(
     keep: Reservoir | None = None,
     windowed: bool = False,
     views: Sequence[str] = (),
+    descriptor: DescriptorNet | None = None,
+    looks: Sequence[str] = (AS_IT_IS,),
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
 
@@ -52,6 +55,8 @@ def extract(
         keep: Takes a sample of the images on the way.
         windowed: Pool over windows too, where the encoder can (`HookedEncoder.with_windows`).
         views: Encode every image in these views (`views.views_of`) too, in every pose those that are of both sides.
+        descriptor: Describes the thumbnails of images too, in `descriptor_poses` of the poses; on `device` already.
+        looks: Names out of `descriptor.LOOKS` in which they are described, those beside the first as they came.
 
     Volumes are encoded `VOLUMES_AT_ONCE` at most, whatever the size of a batch.
 
@@ -59,7 +64,8 @@ def extract(
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
             `check_images`), with the position of the batch.
     """
-    collector = _Collector(encoder, poses, windowed, views, torch.device(device))
+    described = _Described(descriptor, poses, looks)
+    collector = _Collector(encoder, poses, windowed, views, described, torch.device(device))
     for batch in read_batches(images, batch_size, subject_key, image_key, progress):
         try:
             checked = check_images(batch.images, encoder.channels, len(encoder.size))
@@ -75,11 +81,18 @@ class _Collector:
     """What one pass over the images has seen so far."""
 
     def __init__(
-        self, encoder: Encoder, poses: Sequence[str], windowed: bool, views: Sequence[str], device: torch.device
+        self,
+        encoder: Encoder,
+        poses: Sequence[str],
+        windowed: bool,
+        views: Sequence[str],
+        described: "_Described",
+        device: torch.device,
     ) -> None:
         self.encoder, self.windowed, self.device = encoder, windowed, device
         self.dims = len(encoder.size)
         self.poses = [POSES[pose] for pose in poses]
+        self.described = described
         self.views = {name: views_of(self.dims)[name] for name in views}
         self.pooled: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("layers", "windows", *views)}
         self.thumbnails: list[Tensor] = []
@@ -108,10 +121,13 @@ class _Collector:
         }
         whole, windows = joined.pop("layers"), joined.pop("windows")
         thumbnails = torch.cat(self.thumbnails)
-        return Features(whole, thumbnails, settle(found, thumbnails), self.sources, windows, joined)
+        described = self.described.features()
+        return Features(whole, thumbnails, settle(found, thumbnails), self.sources, windows, joined, described)
 
     def _encode(self, images: Tensor) -> None:
-        self.thumbnails.append(make_thumbnails(images, THUMBNAIL_SIDE[self.dims]).cpu())
+        thumbnails = make_thumbnails(images, THUMBNAIL_SIDE[self.dims])
+        self.thumbnails.append(thumbnails.cpu())
+        self.described.add(thumbnails)
         whole, windows = encode(images, self.encoder, self.poses, self.windowed)
         pooled = {"layers": whole, "windows": windows}
         for name, view in self.views.items():
@@ -120,6 +136,24 @@ class _Collector:
         for kind, found in pooled.items():
             for layer, features in found.items():
                 self.pooled[kind].setdefault(layer, []).append(features)
+
+
+class _Described:
+    """What a descriptor has said of thumbnails so far."""
+
+    def __init__(self, descriptor: DescriptorNet | None, poses: Sequence[str], looks: Sequence[str]) -> None:
+        self.descriptor, self.found = descriptor, dict[str, list[Tensor]]()
+        self.poses, self.looks = list(poses), looks
+
+    def add(self, thumbnails: Tensor) -> None:
+        if self.descriptor is None:
+            return
+        for look in self.looks:
+            poses = descriptor_poses(self.poses) if look == AS_IT_IS else self.poses[:1]
+            self.found.setdefault(look, []).append(describe(self.descriptor, thumbnails, poses, look))
+
+    def features(self) -> dict[str, Tensor]:
+        return {look: torch.cat(batches, dim=1) for look, batches in self.found.items()}
 
 
 @torch.no_grad()

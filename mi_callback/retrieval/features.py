@@ -23,6 +23,9 @@ class Features:
             no anatomy; empty where they were not asked for or the encoder has none.
         views: `{view: {layer: (poses, n, d)}}`, the images in other `views`, those of the training images alone as they
             came; empty where not asked for.
+        descriptors: `{look: (poses, n, d)}` float32, what the copy descriptor says of each image, in poses of its own
+            (`poses.descriptor_poses`), and of training images in all of its looks, as they came. Empty where it was
+            not asked.
     """
 
     layers: dict[str, Tensor]
@@ -31,6 +34,7 @@ class Features:
     sources: list[str] | None
     windows: dict[str, Tensor] = field(default_factory=dict)
     views: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    descriptors: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.thumbnails)
@@ -45,12 +49,12 @@ class Features:
         return {layer: features[position] for layer, features in self.layers.items()}
 
     def in_pose(self, position: int) -> "Features":
-        """The same images in one pose alone, in memory of their own; views of training images alone have but pose 0."""
+        """The same images in one pose alone, in memory of their own; what training images alone have is in pose 0."""
         return self._each(lambda features: features[position : position + 1].clone())
 
     def as_they_are(self) -> "Features":
-        """The same images without windows and views."""
-        return replace(self, windows={}, views={})
+        """The same images without windows, views and descriptors."""
+        return replace(self, windows={}, views={}, descriptors={})
 
     def seen_as(self, view: str) -> "Features":
         """The same images in one of their views alone."""
@@ -83,7 +87,8 @@ class Features:
             return {layer: change(features) for layer, features in pooled.items()}
 
         views = {view: changed(pooled) for view, pooled in self.views.items()}
-        return replace(self, layers=changed(self.layers), windows=changed(self.windows), views=views)
+        whole, windows, described = (changed(pooled) for pooled in (self.layers, self.windows, self.descriptors))
+        return replace(self, layers=whole, windows=windows, views=views, descriptors=described)
 
 
 def digest(thumbnail: Tensor) -> bytes:
@@ -92,8 +97,8 @@ def digest(thumbnail: Tensor) -> bytes:
 
 
 def concatenate(one: Features, other: Features) -> Features:
-    """The images of both, with the layers, windows and views that both have; of nobody, for ids of different sources
-    may coincide.
+    """The images of both, with what both have of layers, windows, views and descriptors; of nobody, for ids of
+    different sources may coincide.
     """
 
     def both(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,7 +106,8 @@ def concatenate(one: Features, other: Features) -> Features:
 
     views = {view: both(one.views[view], other.views[view]) for view in one.views if view in other.views}
     thumbs = torch.cat([one.thumbnails, other.thumbnails])
-    return Features(both(one.layers, other.layers), thumbs, None, None, both(one.windows, other.windows), views)
+    windows, described = both(one.windows, other.windows), both(one.descriptors, other.descriptors)
+    return Features(both(one.layers, other.layers), thumbs, None, None, windows, views, described)
 
 
 def join(one: Features, other: Features) -> Features:

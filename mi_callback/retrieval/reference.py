@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mi_callback.retrieval.aggregation import Aggregation, aggregate
+from mi_callback.retrieval.descriptor_index import DescriptorIndex
 from mi_callback.retrieval.engines import Backend, Index, build_index
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.whitening import Whitening, WhiteningKind, fit_whitening
@@ -31,6 +32,7 @@ class Reference:
         backend: Engine of the indexes.
         windows: Index of the windows of the images; None where there are none.
         views: The same images in other views (see `views`).
+        descriptors: Index of what the copy descriptor says of them; None where it was not asked.
     """
 
     whitenings: dict[str, Whitening]
@@ -39,6 +41,7 @@ class Reference:
     backend: Backend | str = Backend.AUTO
     windows: WindowIndex | None = None
     views: dict[str, "Reference"] = field(default_factory=dict)
+    descriptors: DescriptorIndex | None = None
 
     @classmethod
     def fit(
@@ -52,7 +55,8 @@ class Reference:
         whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}
         windows = WindowIndex.fit(features, whitening, backend, device)
         views = {name: cls.fit(features.seen_as(name), whitening, backend, device) for name in features.views}
-        return cls(whitenings, {}, None, backend, windows, views)._indexed(features)
+        descriptors = DescriptorIndex.fit(features, backend, device)
+        return cls(whitenings, {}, None, backend, windows, views, descriptors)._indexed(features)
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
@@ -64,7 +68,10 @@ class Reference:
             for name, reference in self.views.items()
             if name in features.views
         }
-        return replace(self, windows=windows, views=views)._indexed(features)
+        descriptors = None
+        if self.descriptors is not None and features.descriptors:
+            descriptors = DescriptorIndex.of(features, self.descriptors.whitenings, self.backend)
+        return replace(self, windows=windows, views=views, descriptors=descriptors)._indexed(features)
 
     def _indexed(self, features: Features) -> "Reference":
         indexes = {

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_callback.encoders.descriptor import AS_IT_IS
 from mi_callback.errors import StateError
-from mi_callback.images.poses import POSES, compose, first_poses
+from mi_callback.images.poses import POSES, descriptor_poses, first_poses
 from mi_callback.retrieval.aggregation import Aggregation, aggregate
 from mi_callback.retrieval.candidates import Candidates, choose
 from mi_callback.retrieval.config import SEARCH, SearchConfig
+from mi_callback.retrieval.descriptor_index import DescriptorIndex
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.views import views_of
@@ -51,12 +53,10 @@ class Look(NamedTuple):
     """Training images in one view beside queries as that view wants them.
 
     Attributes:
-        pose: The pose that a query has to take on in addition to its own.
         reference: Training images in the view.
         queries: Queries in theirs.
     """
 
-    pose: str
     reference: Reference
     queries: Features
 
@@ -102,7 +102,7 @@ def search(
     if list(queries.layers) != reference.layers:
         raise StateError(f"needed features of the layers {reference.layers}; {list(queries.layers)} came.")
     orbit = first_poses(len(next(iter(queries.layers.values()))), queries.dims)
-    looks = [Look("identity", reference, queries), *_looks(reference, queries, recoloured=False)]
+    looks = [Look(reference, queries), *_looks(reference, queries, recoloured=False)]
     hits, poses = _look(looks, orbit, aggregation, candidates * config.hits)
     aggregated = aggregate(hits.cosine, aggregation, reference.layers)
     best = aggregated.argmax(dim=0)
@@ -114,6 +114,8 @@ def search(
         kinds.append(_by_window(reference, reference.windows, queries, poses[: len(orbit)], config))
     if recoloured := _looks(reference, queries, recoloured=True):
         kinds.append(_by_edges(reference, recoloured, orbit, aggregation, config))
+    if reference.descriptors is not None and AS_IT_IS in queries.descriptors:
+        kinds += _by_descriptor(reference, reference.descriptors, queries.descriptors[AS_IT_IS], orbit, config)
     return Neighbours(
         similarity=aggregated[best, each],
         layer_similarity=hits.cosine[best, each],
@@ -129,7 +131,7 @@ def _looks(reference: Reference, queries: Features, recoloured: bool) -> list[Lo
     known = views_of(queries.dims)
     looks = [(known[name], seen) for name, seen in reference.views.items()]
     return [
-        Look(view.pose, seen, queries if view.beside is None else queries.seen_as(view.beside))
+        Look(seen, queries if view.beside is None else queries.seen_as(view.beside))
         for view, seen in looks
         if view.recoloured == recoloured and (view.beside is None or view.beside in queries.views)
     ]
@@ -153,14 +155,24 @@ def _by_edges(
     return Candidates.of_kind(found.row, found.pose, by_edges=True)
 
 
+def _by_descriptor(
+    reference: Reference, descriptors: DescriptorIndex, queries: Tensor, orbit: Sequence[str], config: SearchConfig
+) -> list[Candidates]:
+    """Candidates by what the copy descriptor says, to be aligned by their grey values, and the first by their edges."""
+    rows, cosines = descriptors.search(queries, config.by_descriptor * config.hits)
+    poses = torch.tensor([list(POSES).index(pose) for pose in descriptor_poses(orbit)]).repeat(len(descriptors.indexes))
+    found = choose(rows, cosines, poses, reference.subjects, config.by_descriptor, config)
+    return [Candidates.of_kind(found.row, found.pose), Candidates.of_kind(found.row, found.pose, by_edges=True)]
+
+
 def _look(looks: Sequence[Look], orbit: Sequence[str], aggregation: Aggregation, k: int) -> tuple[Hits, Tensor]:
-    """Hits in every look and pose, stacked, and the pose in which a query resembles an image there, `(looks,)`."""
+    """Hits in every look and pose, stacked, and the poses, `(looks,)`."""
     found = [
         _hits(look.reference, look.queries.pose(position), aggregation, k)
         for look in looks
         for position in range(len(orbit))
     ]
-    poses = torch.tensor([list(POSES).index(compose(pose, look.pose)) for look in looks for pose in orbit])
+    poses = torch.tensor([list(POSES).index(pose) for pose in orbit]).repeat(len(looks))
     cosine, nearest = (torch.stack([getattr(hits, part) for hits in found]) for part in ("cosine", "nearest"))
     rows, scores = (torch.stack([getattr(hits, part) for hits in found], dim=1) for part in ("rows", "scores"))
     return Hits(cosine, nearest, rows, scores), poses

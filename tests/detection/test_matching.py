@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mi_callback.detection.matching import MATCHING, Matcher
+from mi_callback.encoders.descriptor import AS_IT_IS
 from mi_callback.images.perturbations.geometric import affine
 from mi_callback.images.poses import POSES, orbit
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
@@ -194,14 +195,14 @@ def test_of_unknown_people_only_the_candidates_are_aligned(slices):
 
 @pytest.fixture(scope="module")
 def recoloured() -> tuple[torch.Tensor, Features, Features]:
-    """Eight training images with features of their edges, and a moved copy of row 5 in another contrast."""
+    """Eight training images with descriptors, and a moved copy of row 5 in another contrast."""
     generator = torch.Generator().manual_seed(3)
     labels = F.interpolate(torch.rand(8, 1, 10, 10, generator=generator), (SIDE, SIDE), mode="bicubic")
     images = labels.clamp(0, 1).mul(4).round() / 4
-    train = replace(features(images, torch.eye(8)[None]), views={"edges": {"all": torch.eye(8)[None]}})
+    train = replace(features(images, torch.eye(8)[None]), descriptors={AS_IT_IS: torch.eye(8)[None]})
     copy = affine(1 - (2 * images[5:6] - 1).abs(), rotation=4.0)
     vectors = torch.eye(8)[0].expand(1, 1, 8)
-    return images, train, replace(features(copy, vectors), views={"edges": {"all": torch.eye(8)[5].expand(1, 1, 8)}})
+    return images, train, replace(features(copy, vectors), descriptors={AS_IT_IS: torch.eye(8)[5].expand(2, 1, 8)})
 
 
 def test_a_copy_in_another_contrast_is_found_by_its_edges_and_compared_under_a_curve(recoloured):
@@ -209,7 +210,7 @@ def test_a_copy_in_another_contrast_is_found_by_its_edges_and_compared_under_a_c
     found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
     assert (int(found.row), bool(found.by_edges)) == (5, True)
     assert float(found.verified) > 0.95
-    plain = replace(train, views={})
+    plain = replace(train, descriptors={})
     without = matcher(candidates=1)(query, Reference.fit(plain, "none"), train.thumbnails)
     assert not without.by_edges.any()
     assert float(without.verified) < 0.9
@@ -222,9 +223,9 @@ def test_siblings_of_what_was_found_by_edges_are_compared_under_a_curve_too(reco
     train = replace(train, thumbnails=make_thumbnails(images, SIDE), subjects=[f"s{i // 4}" for i in range(8)])
     found_by = torch.eye(8)
     found_by[5] = -1.0
-    train = replace(train, views={"edges": {"all": found_by[None]}})
-    grey, drawn = ({"all": torch.eye(8)[row].expand(1, 1, 8)} for row in (5, 6))
-    query = replace(query, layers=grey, views={"edges": drawn})
+    train = replace(train, descriptors={AS_IT_IS: found_by[None]})
+    grey, described = torch.eye(8)[5].expand(1, 1, 8), torch.eye(8)[6].expand(2, 1, 8)
+    query = replace(query, layers={"all": grey}, descriptors={AS_IT_IS: described})
     found = matcher(candidates=1)(query, Reference.fit(train, "none"), train.thumbnails)
     assert (int(found.row), bool(found.by_edges)) == (5, True)
     assert float(found.verified) > 0.95

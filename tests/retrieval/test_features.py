@@ -9,18 +9,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from mi_callback.encoders import HookedEncoder, Layer, build_encoder
+from mi_callback.encoders.descriptor import AS_IT_IS, copy_descriptor, describe
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images.batches import read_batch
 from mi_callback.images.files import SliceFolder
 from mi_callback.images.finding import IMAGE_KEYS, SUBJECT_KEYS
-from mi_callback.images.poses import POSES, orbit
+from mi_callback.images.poses import POSES, descriptor_poses, orbit
 from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.thumbnails import make_thumbnails
 from mi_callback.images.windows import WINDOWS, structured_windows, window_weights
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, encode, extract
 from mi_callback.retrieval.features import Features, concatenate, join
-from mi_callback.retrieval.views import VIEWS, VOLUME_VIEWS
+from mi_callback.retrieval.views import VIEWS
 
 
 @pytest.fixture
@@ -91,29 +92,48 @@ def test_features_are_the_encoder_of_every_pose_of_every_image(images, encoder, 
                 assert torch.allclose(features[p, i], encoder(ready)[layer][0], atol=1e-6)
 
 
-@pytest.mark.parametrize("poses", [["identity"], orbit("flips"), orbit("dihedral")])
+@pytest.mark.parametrize("poses", [["identity"], orbit("flips", 3)])
 @pytest.mark.parametrize("name", VIEWS)
-def test_features_of_a_view_are_the_encoder_of_it_in_every_pose_where_queries_take_it_too(images, encoder, poses, name):
-    found = extract(images, encoder, poses, views=[name])
+def test_features_of_a_view_are_the_encoder_of_it_in_every_pose_where_queries_take_it_too(generator, poses, name):
+    volumes, encoder = torch.rand(5, 1, 6, 8, 7, generator=generator), Recorder()
+    found = extract(volumes, encoder, poses, views=[name])
     assert list(found.views) == [name]
-    seen, view = VIEWS[name].change(images, encoder.intensity), found.views[name]
+    seen, view = VIEWS[name].change(volumes, encoder.intensity), found.views[name]
     turned = poses if VIEWS[name].beside == name else poses[:1]
     alone = found.seen_as(name)
     assert alone.windows == alone.views == {}
     for position, pose in enumerate(turned):
         expected = encoder(preprocess(POSES[pose](seen), encoder.size, intensity=encoder.intensity))
         for layer, features in expected.items():
-            assert torch.allclose(view[layer][position], features, atol=1e-6)
+            assert torch.allclose(view[layer][position], features, atol=1e-5)
             assert len(view[layer]) == len(turned)
             assert torch.equal(alone.pose(position)[layer], view[layer][position])
-            if name != "softened":  # by a fifth of a pixel here
-                assert not torch.allclose(found.layers[layer][position], features, atol=1e-3)
+            assert not torch.allclose(found.layers[layer][position], features, atol=1e-3)
             assert torch.equal(found.in_pose(position).views[name][layer][0], view[layer][position])
     some = torch.tensor([4, 1])
     for layer, features in view.items():
         assert torch.equal(found.where(some).views[name][layer], features[:, some])
         assert torch.equal(concatenate(found, found.where(some)).views[name][layer][:, -2:], features[:, some])
-    assert concatenate(found, extract(images, encoder, poses)).views == {}
+    assert concatenate(found, extract(volumes, encoder, poses)).views == {}
+
+
+@pytest.mark.parametrize("poses", [["identity"], orbit("flips")])
+def test_descriptors_are_those_of_thumbnails_in_the_poses_and_a_quarter_turn_on(images, encoder, poses):
+    network = copy_descriptor()
+    found = extract(images, encoder, poses, descriptor=network, looks=[AS_IT_IS, "recoloured"], batch_size=3)
+    own, other = found.descriptors[AS_IT_IS], found.descriptors["recoloured"]
+    assert torch.allclose(own, describe(network, found.thumbnails, descriptor_poses(poses)), atol=1e-5)
+    assert torch.allclose(other, describe(network, found.thumbnails, ["identity"], "recoloured"), atol=1e-5)
+    assert not torch.allclose(other, own[:1], atol=1e-2)
+    some = torch.tensor([4, 1])
+    for contrast, described in found.descriptors.items():
+        assert torch.equal(found.in_pose(0).descriptors[contrast], described[:1])
+        assert torch.equal(found.where(some).descriptors[contrast], described[:, some])
+        assert torch.equal(concatenate(found, found.where(some)).descriptors[contrast][:, -2:], described[:, some])
+    query = extract(images, encoder, poses, descriptor=network)
+    assert list(query.descriptors) == list(concatenate(found, query).descriptors) == [AS_IT_IS]
+    without = extract(images, encoder, poses)
+    assert found.as_they_are().descriptors == without.descriptors == concatenate(found, without).descriptors == {}
 
 
 def test_thumbnails_are_those_of_the_image_as_it_came(images, encoder):
@@ -581,9 +601,7 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
     volumes = torch.rand(VOLUMES_AT_ONCE + 3, 1, 6, 8, 7, generator=generator)
     encoder, poses = Recorder(), orbit("flips", 3)
     keep = Reservoir(100)
-    found = extract(
-        volumes, encoder, poses, batch_size=batch_size, windowed=regional, views=list(VOLUME_VIEWS), keep=keep
-    )
+    found = extract(volumes, encoder, poses, batch_size=batch_size, windowed=regional, views=list(VIEWS), keep=keep)
     assert max(encoder.came) == min(batch_size, VOLUMES_AT_ONCE)
     assert found.dims == 3
     assert found.layers["mean"].shape == (8, len(volumes), 2)
@@ -597,7 +615,7 @@ def test_volumes_are_encoded_a_few_at_a_time_in_every_pose_and_view(generator, b
             assert torch.allclose(found.windows["mean"][position][there].float(), windows[there], atol=1e-3)
             assert found.windows["mean"][position][~there].isnan().all()
     assert bool(found.windows) == regional
-    for name, view in VOLUME_VIEWS.items():
+    for name, view in VIEWS.items():
         seen, turned = view.change(volumes, "minmax"), poses if view.beside == name else poses[:1]
         assert len(found.views[name]["mean"]) == len(turned)
         for position, pose in enumerate(turned):

@@ -72,6 +72,10 @@ def detector() -> MemorizationDetector:
     return MemorizationDetector(encoder=build_encoder("pixels", sides=(4, 8), size=32), verify=False, alpha=0.1)
 
 
+BESIDE = ("alarm", "scored", "n_scored", "mi_p05", "null_mi_p05", "null_mi_p95")
+"""Scalars that the callback adds to those of `Scores.summary`."""
+
+
 class Run(NamedTuple):
     """One training, logged to three loggers."""
 
@@ -224,8 +228,9 @@ def test_an_error_about_patients_does_not_name_them():
 
 def test_subjects_of_matches_leave_when_asked_and_nothing_else_does(shown: Run):
     table = shown.table()
-    assert table["columns"] == [*COLUMNS, "subject"]
-    assert {row[0]: row[-1] for row in table["data"]}[N - 1] == "JanssenA17"
+    assert table["columns"] == [*COLUMNS, "subject", "evidence"]
+    assert {row[0]: row[-2] for row in table["data"]}[N - 1] == "JanssenA17"
+    assert all(row[-1]["_type"] == "image-file" for row in table["data"][:8])
     assert places(shown, "JanssenA17")
     assert places(shown, "JanssenB") == []
     assert places(shown, "hospital") == []
@@ -317,7 +322,7 @@ def test_the_csv_file_holds_finite_scalars_only(private: Run):
     header, *rows = (private.folder / "csv" / "metrics.csv").read_text().splitlines()
     (row,) = [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
     logged = {key: float(value) for key, value in row.items() if key.startswith("memorization/")}
-    assert set(logged) == {f"memorization/{key}" for key in (*private.callback.scores.summary(), "alarm", "scored")}
+    assert set(logged) == {f"memorization/{key}" for key in (*private.callback.scores.summary(), *BESIDE)}
     assert all(math.isfinite(value) for value in logged.values())
 
 

@@ -55,8 +55,8 @@ class MemorizationCallback(Callback):
     enough subjects for `alpha`, `flagged`, `flagged_expected`, `rate`, `rate_lower`, `rate_upper`,
     `matched_subjects`. Where it has not, these are absent and the result is said to be inconclusive: a zero would
     read as clean. Beside them `alarm`, `scored`, `n_scored`, and the band of MI, `mi_p05` to `mi_p95`, with that of
-    the null, `null_mi_p05` to `null_mi_p95`. W&B, TensorBoard and MLflow also get distributions, tables and curves under
-    `memorization_media/`. Between scored validations `trainer.callback_metrics` keeps the last values.
+    the null, `null_mi_p05` to `null_mi_p95`. W&B, TensorBoard and MLflow also get distributions, tables and curves
+    under `memorization_media/`. Between scored validations `trainer.callback_metrics` keeps the last values.
 
     With `WeightAveraging` or another EMA callback, before or after this one, the averaged weights are sampled, as they
     are in place while validation batches are run.
@@ -79,8 +79,8 @@ class MemorizationCallback(Callback):
         seed: Of the samples: the same latents at every validation, so that epochs can be compared.
         cache: File for the fitted state; used again when encoder, settings and every pixel are the same. Patient data.
         on_error: What happens when something fails while training: the sampler, scoring, a logger, the cache; or
-            samples are NaN or constant. `"warn"` says so, logs the validation as not scored, and lets training go on; what
-            fails before training, for then something is set up wrong, ends it. `"raise"` ends it with any error.
+            samples are NaN or constant. `"warn"` says so, logs the validation as not scored, and lets training go on;
+            what fails before training ends it, for then something is set up wrong. `"raise"` ends it with any error.
         power: Training images copied for the power self-test at the start of `fit`, each changed in every way of
             `mi_callback.images.perturbations`; 0 for no test. A detector that does not find most of these copies never
             says clean.

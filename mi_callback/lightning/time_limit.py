@@ -24,8 +24,8 @@ class TimeLimit:
     """The time of one validation, for sampling first and scoring then.
 
     While samples are drawn, time is looked at between batches and whenever a network is called, so that a thousand
-    steps of diffusion end in time without being cut within one. While they are scored, it is looked at whenever torch is
-    called. How long scoring took tells how many samples can be scored next time.
+    steps of diffusion end in time without being cut within one. While they are scored, it is looked at whenever torch
+    is called. How long scoring took tells how many samples can be scored next time.
 
     Args:
         seconds: None for no limit.

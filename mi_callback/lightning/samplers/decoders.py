@@ -1,6 +1,6 @@
 """MONAI: autoencoders as generators, by what their decoder makes of random latents or codes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mi_callback.errors import SamplerError
 from mi_callback.lightning.samplers.averages import averaged_copy
-from mi_callback.lightning.samplers.found import FoundSampler, Setting, held, like
+from mi_callback.lightning.samplers.found import FoundSampler, Setting, held, like, shape_of
 
 KINDS = ("AutoencoderKL", "VQVAE", "VarAutoEncoder")
 
@@ -53,11 +53,11 @@ class DecoderSampler:
     def _draw(self, network: Any, setting: Setting, n: int) -> Tensor:
         decoded: Tensor
         if hasattr(network, "index_quantize"):
-            shape = self.shape or tuple(network.index_quantize(_batch(network, setting)).shape[1:])
+            shape = self.shape or _shape(network.index_quantize, network, setting)
             codes = torch.randint(network.num_embeddings, (n, *shape), device=like(network)["device"])
             decoded = network.decode_samples(codes)
         elif hasattr(network, "decode_stage_2_outputs"):
-            shape = self.shape or tuple(network.encode_stage_2_inputs(_batch(network, setting)).shape[1:])
+            shape = self.shape or _shape(network.encode_stage_2_inputs, network, setting)
             decoded = network.decode_stage_2_outputs(torch.randn(n, *shape, **like(network)))
         else:
             shape = self.shape or (network.latent_size,)
@@ -65,6 +65,5 @@ class DecoderSampler:
         return decoded
 
 
-def _batch(network: nn.Module, setting: Setting) -> Tensor:
-    """A batch of one real image."""
-    return setting.image("DecoderSampler")[None].to(**like(network))
+def _shape(encode: Callable[[Tensor], Tensor], network: nn.Module, setting: Setting) -> tuple[int, ...]:
+    return shape_of(encode, network, setting.image("DecoderSampler"))

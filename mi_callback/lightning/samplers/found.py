@@ -137,3 +137,10 @@ def like(network: nn.Module) -> dict[str, Any]:
     """Device and precision of a network's weights, for latents."""
     weight = next((each for each in network.parameters() if each.is_floating_point()), torch.empty(0))
     return {"device": weight.device, "dtype": weight.dtype}
+
+
+def shape_of(encode: Callable[[Tensor], Tensor], network: nn.Module, image: Tensor) -> tuple[int, ...]:
+    """The shape, without the batch, of what an encoder makes of a real image; no random number is spent on it."""
+    kind = like(network)
+    with torch.random.fork_rng(devices=[kind["device"]] if kind["device"].type == "cuda" else []):
+        return tuple(encode(image[None].to(**kind)).shape[1:])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mi_callback.arguments import positive_integer
 from mi_callback.errors import SamplerError
 from mi_callback.lightning.samplers.averages import averaged_copy
-from mi_callback.lightning.samplers.found import FoundSampler, Setting, held, like
+from mi_callback.lightning.samplers.found import FoundSampler, Setting, held, like, shape_of
 
 INFERERS = ("DiffusionInferer",)
 NETWORKS = ("DiffusionModelUNet", "DiffusionModelUNetMaisi")
@@ -89,14 +89,19 @@ class DiffusionSampler:
         return part
 
     def _in_steps(self, inferer: Any) -> str:
-        return f" in {self.steps or len(inferer.scheduler.timesteps)} steps"
+        return f" in {self._steps(inferer.scheduler) or len(inferer.scheduler.timesteps)} steps"
+
+    def _steps(self, scheduler: Any) -> int | None:
+        """How many to set; None where the scheduler has its time steps."""
+        own: int | None = None if hasattr(scheduler, "timesteps") else scheduler.num_train_timesteps
+        return self.steps or own
 
     def _draw(
         self, inferer: Any, network: Any, models: dict[str, Any], setting: Setting, n: int, condition: Any = None
     ) -> Tensor:
         scheduler = copy.deepcopy(inferer.scheduler)
-        if self.steps is not None:
-            scheduler.set_timesteps(self.steps)
+        if (steps := self._steps(scheduler)) is not None:
+            scheduler.set_timesteps(steps)
         noise = torch.randn(n, *self._shape(inferer, network, models, setting), **like(network))
         network, conditions = self._conditioned(network, models, noise, condition)
         drawn: Tensor = inferer.sample(
@@ -111,7 +116,7 @@ class DiffusionSampler:
         autoencoder = models.get("autoencoder_model")
         if autoencoder is None:
             return tuple(image.shape)
-        latent = tuple(autoencoder.encode_stage_2_inputs(image[None].to(**like(autoencoder))).shape[1:])
+        latent = shape_of(autoencoder.encode_stage_2_inputs, autoencoder, image)
         return (latent[0], *(inferer.ldm_latent_shape or latent[1:]))
 
     def _conditioned(

@@ -59,9 +59,11 @@ class Drawing:
 
         Raises:
             SamplerError: If it does not.
+            DataError: If there are no conditions to draw images for.
         """
         if self.condition_key is not None or isinstance(self.sampler, StepSampler):
             fetch_validation_loaders(trainer)
+        self._draw_conditions(trainer)
         if self._source(trainer, module).late:
             return
         self.limit.begin()
@@ -124,11 +126,14 @@ class Drawing:
         return find_sampler(module, self.sampler, setting)
 
     def _draw(self, trainer: Any, module: Any, n: int) -> Tensor:
+        self._draw_conditions(trainer)
+        found, context = self._source(trainer, module), trainer.precision_plugin.forward_context
+        return draw(module, found, n, self.batch_size, self.seed, context, self.conditions, self.limit)
+
+    def _draw_conditions(self, trainer: Any) -> None:
         if self.condition_key is not None and self.conditions is None:
             with rng_kept():
                 self.conditions = draw_conditions(trainer, self.condition_key, self.n, self.seed)
-        found, context = self._source(trainer, module), trainer.precision_plugin.forward_context
-        return draw(module, found, n, self.batch_size, self.seed, context, self.conditions, self.limit)
 
     def _image(self, trainer: Any) -> Tensor:
         if self._example is None:

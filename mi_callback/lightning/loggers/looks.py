@@ -58,6 +58,12 @@ def worst(looks: Sequence[Look]) -> Look | None:
     return max(scored, key=lambda look: (look.summary.get("flagged", 0.0), look.summary["mi_p95"]))
 
 
+def untested(scores: Scores) -> str:
+    """Which checks were not made, in words for people; empty where all were."""
+    made = {"power": scores.power, "contrast": scores.target_decoy, "control": scores.control}
+    return ", ".join(name for name, check in made.items() if check is None)
+
+
 def copied(scores: Scores) -> list[int]:
     """Flagged samples of each person that they match, or training image without ids; most copied first."""
     known, counts = scores.images.subjects_known, dict[object, int]()

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mi_callback.lightning.loggers.looks import Look
+from mi_callback.lightning.loggers.looks import Look, untested
 from mi_callback.lightning.loggers.tables import GROUPS, MEDIA, PREFIX, flagged_table, group_rows, markdown_table
 from mi_callback.scores import Scores
 
@@ -34,6 +34,8 @@ def log_look(
         return
     if len([look for look in looks if look.scored]) == 1:
         writer.add_custom_scalars(LAYOUT)
-    writer.add_text(f"{MEDIA}notes", "\n".join(f"- {each}" for each in [*scores.doubts, *scores.notes]), step)
+    missing = [f"not tested: {names}"] if (names := untested(scores)) else []
+    notes = [*scores.doubts, *scores.notes, *missing]
+    writer.add_text(f"{MEDIA}notes", "\n".join(f"- {each}" for each in notes), step)
     if looks[-1].groups:
         writer.add_text(f"{MEDIA}by_condition", markdown_table(GROUPS, group_rows(looks[-1], scores)), step)

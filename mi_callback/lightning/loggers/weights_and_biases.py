@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mi_callback.lightning.loggers.looks import Look, worst
+from mi_callback.lightning.loggers.looks import Look, untested, worst
 from mi_callback.lightning.loggers.tables import GROUPS, MEDIA, PREFIX, caption, flagged_table, group_rows, value_range
 from mi_callback.scores import Scores
 
@@ -89,6 +89,7 @@ def _summarise(run: Any, scores: Scores, looks: Sequence[Look]) -> None:
         run.summary[f"{PREFIX}worst/epoch"] = look.epoch
     run.summary[f"{PREFIX}verdict"] = str(scores.verdict)
     run.summary[f"{PREFIX}notes"] = " · ".join([*scores.doubts, *scores.notes])
+    run.summary[f"{PREFIX}untested"] = untested(scores)
 
 
 def _pictures(scores: Scores, pairs: Any) -> list[Any]:

@@ -41,7 +41,7 @@ class Conditions:
         appearance.
         """
         if isinstance(self.values, Tensor):
-            if self.values.ndim > 2 or self.values.flatten(1).shape[1:] not in ((), (1,)) or not len(self):
+            if self.values.numel() != len(self):
                 return None
             kinds: list[Any] = [_number(value) for value in self.values.flatten().tolist()]
         else:

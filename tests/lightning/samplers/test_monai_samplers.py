@@ -142,7 +142,7 @@ def test_a_decoder_decodes_normal_latents_and_a_codebook_uniform_codes():
     assert draw(book, found, 3, 3, seed=0).shape == (3, 1, SIDE, SIDE)
     flat = module(vae=alive(VarAutoEncoder(2, (1, SIDE, SIDE), 1, 3, channels=(2,), strides=(2,))))
     assert draw(flat, find_sampler(flat, "decoder", SETTING), 3, 3, seed=0).shape == (3, 1, SIDE, SIDE)
-    with pytest.raises(SamplerError, match="needed an autoencoder of MONAI .* in Mine; found none"):
+    with pytest.raises(SamplerError, match=r"needed an autoencoder of MONAI .* in Mine; found none"):
         find_sampler(module(), DecoderSampler())
 
 
@@ -171,7 +171,9 @@ def test_an_averaged_copy_of_the_network_is_preferred_and_named(name: str):
 
 
 def test_what_is_missing_is_said():
-    with pytest.raises(SamplerError, match=r"found no inferer. Say where: DiffusionSampler\(inferer='…', network='…'\)"):
+    with pytest.raises(
+        SamplerError, match=r"found no inferer. Say where: DiffusionSampler\(inferer='…', network='…'\)"
+    ):
         find_sampler(module(unet=unet()), "monai", SETTING)
     mine = module(inferer=DiffusionInferer(DDPMScheduler(2)), unet=unet())
     with pytest.raises(SamplerError, match=r"Mine\.diffuser; Mine has no 'diffuser'"):

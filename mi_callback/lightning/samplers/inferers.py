@@ -25,7 +25,10 @@ class DiffusionSampler:
     averaged copy of the network is preferred. The scheduler is copied, so that training keeps its own time steps.
 
     Args:
-        inferer, network, autoencoder, controlnet: Dotted names below the module; None to find them by their kind.
+        inferer: Dotted name below the module; None to find it by its kind.
+        network: The same, of the network that removes noise.
+        autoencoder: The same, of what decodes latents.
+        controlnet: The same, of what steers the network.
         steps: Time steps of the sampling; as the scheduler is set when None.
         shape: Of the noise, without the batch, `(c, h, w)`; that of real images, or of their latents, when None.
         mode: How a condition enters: `crossattn` as context, `concat` as further channels; None tells by its shape.

@@ -32,7 +32,10 @@ class DiffusersSampler:
     Averaged copies are preferred. Schedulers are copied, so that training keeps its own time steps.
 
     Args:
-        pipeline, network, scheduler, vae: Dotted names below the module; None to find them by their kind.
+        pipeline: Dotted name below the module; None to find it by its kind.
+        network: The same, of the network that removes noise.
+        scheduler: The same, of its scheduler.
+        vae: The same, of what decodes latents.
         steps: Time steps of the sampling; 50 for a network, what the pipeline is made for when None.
         shape: Of the noise, without the batch, for a network that does not tell its `sample_size`.
         call: Further arguments of the pipeline: `{"prompt": "a knee", "guidance_scale": 3}`.

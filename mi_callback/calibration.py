@@ -16,7 +16,7 @@ from mi_callback.retrieval.features import Features
 from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null, NullKind
 from mi_callback.statistics.tails.tail import Tail
-from mi_callback.types import Images, Subjects, Thumbnails
+from mi_callback.types import Images, Thumbnails
 
 COMPARED = 200
 """Images of either side whose sharpness and noise are looked at, at most."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mi_callback.lightning.closing import Report, in_words, report_folder, table
 from mi_callback.lightning.loggers import log_alarm, log_media, log_report, logged_step, sends
 from mi_callback.lightning.loggers.looks import Look, by_condition, copied
+from mi_callback.lightning.loggers.report import Report, in_words, report_folder, table
 from mi_callback.lightning.messages import say, warn
 from mi_callback.lightning.ranks import guarded
 from mi_callback.scores import Scores

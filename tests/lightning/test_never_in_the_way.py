@@ -33,8 +33,8 @@ from watching import (
 
 from mi_callback import MemorizationDetector
 from mi_callback.errors import OptionError
-from mi_callback.lightning.closing import table
 from mi_callback.lightning.loggers.looks import Look
+from mi_callback.lightning.loggers.report import table
 from mi_callback.lightning.time_limit import TimeLimit, TimeUp
 
 

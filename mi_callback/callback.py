@@ -208,8 +208,8 @@ class MemorizationCallback(Callback):
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self._watches(trainer) and (problem := guarded(lambda: self._drawing.take(outputs))) is not None:
-            self._drawing.refuse(problem)
+        if self._watches(trainer):
+            self._drawing.take(outputs)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.sanity_checking and not trainer.fast_dev_run and self._ready(trainer):
@@ -237,7 +237,7 @@ class MemorizationCallback(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if trainer.state.fn == "fit" and trainer.is_global_zero:
-            self._recording.end(trainer)
+            guarded(lambda: self._recording.end(trainer))  # the exception is what there is to say
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         self._acting.end(bool(self._summary.get("alarm")))
@@ -313,6 +313,7 @@ class MemorizationCallback(Callback):
         self._recording.sampled = self._drawing.described(trainer, pl_module)
         say(f"{self._recording.sampled}.")
         self._prepared.fit(trainer, pl_module, self.n_samples)
+        self._limit.expect(self._prepared.seconds_each)
 
     def _catch_up(self, trainer: Any) -> None:
         self._prepared.catch_up(trainer, self._validations + trainer.current_epoch)

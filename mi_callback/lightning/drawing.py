@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mi_callback.errors import DataError, SamplerError
 from mi_callback.lightning.loaders import evaluation_loader, named_loaders
+from mi_callback.lightning.ranks import guarded
 from mi_callback.lightning.samplers import FoundSampler, ReadySampler, Setting, StepSampler
 from mi_callback.lightning.samplers.averages import swaps_averages
 from mi_callback.lightning.samplers.conditions import Conditions, draw_conditions
@@ -78,19 +79,19 @@ class Drawing:
             self.sampler.begin()
 
     def draw_early(self, trainer: Any, module: Any) -> None:
-        """Draw while averaged weights are in place; what fails is drawn again where errors are raised on every rank."""
-        with suppress(Exception):
+        """Draw while averaged weights are in place; what fails is raised where the samples are asked for."""
+
+        def work() -> None:
             if not self._source(trainer, module).late:
                 self._early = self._draw(trainer, module, self.n)
 
-    def take(self, outputs: Any) -> None:
-        """See what `validation_step` returned."""
-        if isinstance(self.sampler, StepSampler) and self.sampler.late:
-            self.sampler.take(outputs, self.n)
+        self._refused = guarded(work)
 
-    def refuse(self, problem: Exception) -> None:
-        """What `validation_step` returned cannot be taken: that is raised where the samples are asked for."""
-        self._refused = self._refused or problem
+    def take(self, outputs: Any) -> None:
+        """See what `validation_step` returned; what cannot be taken is raised where the samples are asked for."""
+        sampler = self.sampler
+        if isinstance(sampler, StepSampler) and sampler.late and self._refused is None:
+            self._refused = guarded(lambda: sampler.take(outputs, self.n))
 
     def names(self, n: int) -> list[str] | None:
         """A name for what each of the first n samples was drawn for; see `Conditions.names`."""

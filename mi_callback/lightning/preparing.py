@@ -1,5 +1,6 @@
 """The detector of a run: made and fitted at the start of `fit`, and kept up with what is trained on."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Preparation:
     Attributes:
         detector: Fitted or not; None before it was made.
         caveats: Why the samples may copy what they are not compared with.
+        seconds_each: How long a planted copy took to look up, and so about what a sample will take; None where no copies
+            were planted.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Preparation:
         self.subject_key, self.image_key = subject_key, image_key
         self.cache, self.power, self.lenient = cache, power, lenient
         self.caveats: list[str] = []
+        self.seconds_each: float | None = None
         self._reference: TrainingReference | None = None
 
     @property
@@ -80,7 +84,7 @@ class Preparation:
             stored = self._reference.fit(sides, self.cache)
             self._fit_control(self.detector)
             if self.power:
-                self.detector.power(self.power)
+                self._measure_power(self.detector)
         say_randomness(self._reference, self.cache)
         say_fitted(self.detector, stored, n_samples)
 
@@ -121,7 +125,12 @@ class Preparation:
             self._fit_control(self.detector)
         if self.power and self.detector.measured_power is None and self.detector.state.planted is not None:
             with rng_kept():
-                self.detector.power(self.power)
+                self._measure_power(self.detector)
+
+    def _measure_power(self, detector: MemorizationDetector) -> None:
+        start = time.monotonic()
+        power = detector.power(self.power)
+        self.seconds_each = (time.monotonic() - start) / max(1, power.n * len(power.flagged))
 
     def _sides(self, trainer: Any) -> Sides:
         null = NullKind(self.detector.null_choice if self.detector else self.options.get("null", "auto"))

@@ -37,8 +37,10 @@ class Recording:
 
     def begin(self, trainer: Any, stage: str) -> None:
         """A run begins."""
-        if stage == "fit":
-            self.looks, self._report = [], Report(report_folder(self.asked, trainer))
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        self.looks, self._report = [], Report(None)
+        self._tried("the report", trainer, lambda: self._open(trainer))
 
     def last(self) -> dict[str, Any]:
         """What a checkpoint says of the last validation, in plain types."""
@@ -99,6 +101,9 @@ class Recording:
             return
         self._tried("the table", trainer, lambda: say(f"the run\n{table(self.looks)}"))
         self._tried("the report", trainer, lambda: self._write(trainer))
+
+    def _open(self, trainer: Any) -> None:
+        self._report = Report(report_folder(self.asked, trainer))
 
     def _write(self, trainer: Any) -> None:
         files = self._report.write(self.looks, self.sampled)

@@ -36,6 +36,10 @@ class TimeLimit:
         self._left = seconds or 0.0
         self._each: float | None = None
 
+    def expect(self, seconds: float | None) -> None:
+        """A sample takes about so long to score, as far as that is known before the first one was."""
+        self._each = seconds
+
     def begin(self) -> None:
         """A new validation has all the time."""
         self._left = self.seconds or 0.0

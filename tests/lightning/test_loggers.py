@@ -404,6 +404,31 @@ def test_scalars_and_media_of_one_validation_stand_at_the_same_step(tmp_path: Pa
     assert [event.step for event in events.Tensors("memorization_media/flagged/text_summary")] == scalars
 
 
+def test_steps_go_on_where_a_resumed_run_logs_into_the_same_folder(tmp_path: Path):
+    steps = []
+    for epochs in (1, 2):
+        logger = TensorBoardLogger(tmp_path, "tensorboard", "")
+        trainer = lp.Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            logger=logger,
+            callbacks=[MemorizationCallback(n_samples=N, detector=detector(), power=0)],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1000,
+        )
+        sides = DataLoader(Hospital(TRAIN, "A"), 8), DataLoader(Hospital(HELD_OUT, "B"), 8)
+        trainer.fit(Tiny(), *sides, ckpt_path=tmp_path / "1.ckpt" if epochs == 2 else None)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        logger.finalize("success")
+    events = Run(None, tmp_path, tmp_path, []).events()
+    for key in ("mi_max", "flagged", "null_mi_p95"):
+        steps.append([event.step for event in events.Scalars(f"memorization/{key}")])
+    assert steps == [[2, 5]] * 3
+    assert [event.step for event in events.Histograms("memorization_media/mi")] == [2, 5]
+
+
 # Any logger ----------------------------------------------------------------------------------------------------------
 
 

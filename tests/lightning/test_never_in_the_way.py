@@ -194,6 +194,14 @@ def test_how_long_scoring_took_tells_how_many_can_be_scored(clock: Clock):
         limit.affordable(1)
 
 
+def test_the_power_self_test_tells_how_long_a_sample_takes():
+    watch = callback(power=1, time_limit=1000, n_samples=3)
+    fit(watch)
+    assert 0 < watch._prepared.seconds_each < 10
+    assert watch._limit._each != watch._prepared.seconds_each  # measured anew
+    assert len(watch.samples) == 3
+
+
 def test_sampling_leaves_time_for_scoring(clock: Clock):
     limit = TimeLimit(1.0)
     limit.begin()

@@ -21,6 +21,9 @@ REPORT, CURVES, MATCHES, ERRORS = "report.json", "curves.png", "matches.csv", "e
 """Aggregates; curves; flagged samples with the people and files that they match; errors in full. The last two hold
 names of patients and files, and never leave this machine."""
 
+FOLDER = "memorization"
+"""Folder of the report, beside the logs."""
+
 HEADER = ("epoch", "verdict", "flagged", "expected", "MI median", "MI 95 %", "most copied")
 SHOWN = 20
 """Validations in the table at most: the worst, and the last ones."""
@@ -78,12 +81,14 @@ def report_folder(asked: Any, trainer: Any) -> Path | None:
     """Where the report goes: where the user says, else beside the logs; nowhere without a logger."""
     if asked is not None:
         return Path(asked)
-    if not trainer.loggers or trainer.log_dir is None or trainer.fast_dev_run:
+    if not trainer.loggers or trainer.fast_dev_run:
         return None
     first = trainer.loggers[0]
-    own = any(kind.__name__ in ("CSVLogger", "TensorBoardLogger") for kind in type(first).__mro__)
+    # Not trainer.log_dir, which all ranks must ask for together.
+    if any(kind.__name__ in ("CSVLogger", "TensorBoardLogger") for kind in type(first).__mro__):
+        return Path(first.log_dir, FOLDER)
     # Other loggers tell the folder of all their runs.
-    return Path(trainer.log_dir, "memorization", *([] if own else [str(first.version)]))
+    return None if first.save_dir is None else Path(first.save_dir, FOLDER, str(first.version))
 
 
 def table(looks: Sequence[Look]) -> str:

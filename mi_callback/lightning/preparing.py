@@ -31,8 +31,7 @@ class Preparation:
     Attributes:
         detector: Fitted or not; None before it was made.
         caveats: Why the samples may copy what they are not compared with.
-        seconds_each: How long a planted copy took to look up, and so about what a sample will take; None where no copies
-            were planted.
+        seconds_each: How long a planted copy took to look up, and so about what a sample will take; None without any.
     """
 
     def __init__(

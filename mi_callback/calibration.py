@@ -16,7 +16,7 @@ from mi_callback.retrieval.features import Features
 from mi_callback.state import FittedState
 from mi_callback.statistics.null import Null, NullKind
 from mi_callback.statistics.tails.tail import Tail
-from mi_callback.types import Images, Subjects, Thumbnails
+from mi_callback.types import Images, Thumbnails
 
 COMPARED = 200
 """Images of either side whose sharpness and noise are looked at, at most."""
@@ -28,7 +28,7 @@ RECALIBRATED = {2: 400, 3: 100}
 """Real images that are looked up again at the quality of samples, at most, by the number of dimensions: people count,
 not images."""
 
-Encode = Callable[[Images, Subjects | None], Features]
+Encode = Callable[..., Features]
 """Images, and whose they are → features in the poses of a query."""
 
 
@@ -130,7 +130,7 @@ class Calibrator:
 
         def degraded(rows: Tensor) -> Features:
             chosen = real.where(rows)
-            return self.encode(as_images(degradation.apply(chosen.thumbnails, fitter.seed)), chosen.subjects)
+            return self.encode(as_images(degradation.apply(chosen.thumbnails, fitter.seed)), subjects=chosen.subjects)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say of these people was said at fit

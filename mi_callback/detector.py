@@ -204,10 +204,7 @@ class MemorizationDetector(Fitted):
     def _take(self, state: FittedState) -> None:
         """Take on a fitted state: all of it, or when something raises, nothing."""
 
-        def encode(images: Tensor, subjects: Subjects | None) -> Features:
-            return self.features(images, subjects=subjects)
-
-        self.calibrator = Calibrator(state, self.fitter, encode, self.tail_choice is not None)
+        self.calibrator = Calibrator(state, self.fitter, self.features, self.tail_choice is not None)
         self._state = state
         self._pool, self._planting, self.control, self.measured_power = None, None, None, None
 

@@ -42,6 +42,10 @@ class OutputError(MemorizationError, OSError):
     """A file or folder that cannot be written."""
 
 
+class AlarmError(MemorizationError, RuntimeError):
+    """A generator that was watched copies its training set, and an error was asked for then."""
+
+
 class RecordError(MemorizationError, ValueError):
     """A report or its log that is not there, or not what was written."""
 

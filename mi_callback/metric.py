@@ -6,22 +6,27 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from mi_callback.arguments import switch
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import StateError
+from mi_callback.errors import OptionError, StateError
 from mi_callback.scores import Scores
 
 
 class MemorizationIndex(Metric):
     """Mean Memorization Index of all generated images seen; larger means closer to the training set.
 
-    The fitted detector is kept by `reset()`, as the real features of FID and KID are with
-    `reset_real_features=False`: only the generated images are forgotten.
+    Give it a fitted detector; or one that is not, and show it the training images by `update(images, real=True)`: then
+    it is fitted when that is first needed, with a null made of the training images. Images of several sizes may come,
+    each batch of one size; under DDP the images of all ranks count.
 
     Args:
-        detector: A fitted `MemorizationDetector`.
+        detector: A `MemorizationDetector`; one with default options when None.
+        reset_real_features: Whether `reset()` forgets the training images, too; as in FID and KID, but for its default:
+            they are kept. Without effect, hence refused, where the detector was fitted before.
 
     Raises:
-        StateError: If the detector is not fitted, or `compute` is called before `update`.
+        OptionError: For training images, or their being forgotten, where the detector was fitted before.
+        StateError: If there are no training images, or `compute` is called before `update`.
 
     Example:
         >>> metric = MemorizationIndex(MemorizationDetector().fit(train, held_out=held_out))  # doctest: +SKIP
@@ -33,26 +38,89 @@ class MemorizationIndex(Metric):
     higher_is_better = False
     full_state_update = False
 
-    images: list[Tensor]
+    pixels: list[Tensor]
+    shapes: list[Tensor]
+    real_pixels: list[Tensor]
+    real_shapes: list[Tensor]
 
-    def __init__(self, detector: MemorizationDetector, **kwargs: Any) -> None:
+    def __init__(
+        self, detector: MemorizationDetector | None = None, reset_real_features: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        if not detector.fitted:
-            raise StateError("needed a fitted detector; call detector.fit(train, held_out=…) first.")
-        self.detector = detector
-        self.add_state("images", default=[], dist_reduce_fx="cat")
+        self.detector = MemorizationDetector() if detector is None else detector
+        self.reset_real_features = switch("reset_real_features", reset_real_features)
+        self._given = self.detector.fitted
+        if self._given and self.reset_real_features:
+            raise OptionError(
+                "needed options that have an effect; reset_real_features has none: this detector is fitted."
+            )
+        self._fitted_on = -1
+        for name in ("pixels", "shapes", "real_pixels", "real_shapes"):
+            # Flat, so that images of several sizes can be gathered from all ranks.
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor) -> None:
-        """Add generated images `(n, 1, h, w)`."""
-        self.images.append(images.detach())
+    def update(self, images: Tensor, real: bool = False) -> None:
+        """Add generated images `(n, 1, h, w)`, volumes `(n, 1, d, h, w)`, or with `real` training images."""
+        if real and self._given:
+            raise OptionError(
+                "needed training images before the detector was fitted; this one is. Leave real=True out."
+            )
+        images = images.detach()
+        shapes = torch.tensor([images.shape[1:]] * len(images), device=images.device).view(len(images), -1)
+        (self.real_pixels if real else self.pixels).append(images.flatten())
+        (self.real_shapes if real else self.shapes).append(shapes)
 
     def scores(self) -> Scores:
         """Full scores of the images seen so far."""
-        if isinstance(self.images, list) and not self.images:
+        generated = _batches(self.pixels, self.shapes)
+        if not generated:
             raise StateError("needed generated images; call update(images) before compute().")
-        images = self.images if isinstance(self.images, Tensor) else torch.cat(self.images)
-        return self.detector.score(images)
+        if not self._given:
+            self._fit()
+        return self.detector.score(generated)
 
     def compute(self) -> Tensor:
         """Mean MI, a scalar tensor on the metric's device."""
         return self.scores().mi.mean().to(self.device, torch.float32)
+
+    def reset(self) -> None:
+        """Forget generated images, and training images where that was asked for."""
+        kept = list(self.real_pixels), list(self.real_shapes)
+        super().reset()
+        if not self.reset_real_features:
+            self.real_pixels, self.real_shapes = kept
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Figure and axes with this value, or with several of them, as torchmetrics draws them."""
+        return self._plot(val, ax)
+
+    def _fit(self) -> None:
+        train = _batches(self.real_pixels, self.real_shapes)
+        if not train:
+            raise StateError(
+                "needed a fitted detector, detector.fit(train, held_out=…), or training images: "
+                "update(images, real=True)."
+            )
+        count = sum(map(len, train))
+        if count != self._fitted_on:
+            self.detector.fit(train)
+            self._fitted_on = count
+
+
+def _batches(pixels: list[Tensor] | Tensor, shapes: list[Tensor] | Tensor) -> list[Tensor]:
+    """Images in batches of one size, in their order.
+
+    Args:
+        pixels: All of them, flat.
+        shapes: Of each image, `(n, axes)`.
+    """
+    if isinstance(pixels, list):  # not yet gathered from other ranks
+        found = zip(pixels, shapes, strict=True)
+        return [flat.view(-1, *shape[0].tolist()) for flat, shape in found if len(shape)]
+    batches: list[Tensor] = []
+    start = 0
+    for shape, n in zip(*torch.unique_consecutive(shapes, dim=0, return_counts=True), strict=True):
+        end = start + int(n) * int(shape.prod())
+        batches.append(pixels[start:end].view(int(n), *shape.tolist()))
+        start = end
+    return batches

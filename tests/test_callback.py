@@ -42,7 +42,8 @@ from mi_callback.encoders.pixels import Pyramid
 from mi_callback.errors import CalibrationError, DataError, OptionError, SamplerError, StateError
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS
 
-ALWAYS = {"mi_mean", "mi_median", "mi_p95", "mi_max", "oni_mean", "similarity_mean", "distinct", "scored"}
+ALWAYS = {"mi_mean", "mi_median", "mi_p95", "mi_max", "oni_mean", "similarity_mean", "distinct", "scored", "n_scored"}
+ALWAYS |= {"mi_p05", "null_mi_p05", "null_mi_p95"}
 COUNTS = {"flagged", "flagged_expected", "rate", "rate_lower", "rate_upper", "matched_subjects", "alarm"}
 ALL = ALWAYS | COUNTS | {"verified_max", "power"}
 
@@ -79,7 +80,10 @@ def test_scores_samples_and_history_tell_what_was_seen():
     assert watch.samples.dtype == torch.float32
     rescored = watch.detector.score(watch.samples)
     assert torch.equal(rescored.mi, watch.scores.mi)
-    assert scalars(trainer) == pytest.approx(watch.scores.summary() | {"alarm": 0.0, "scored": 1.0}, rel=1e-5)
+    band = {key: scalars(trainer)[key] for key in ("mi_p05", "null_mi_p05", "null_mi_p95")}
+    beside = {"alarm": 0.0, "scored": 1.0, "n_scored": 6.0} | band
+    assert scalars(trainer) == pytest.approx(watch.scores.summary() | beside, rel=1e-5)
+    assert band["null_mi_p05"] < 0 < band["null_mi_p95"]
 
 
 def test_without_verification_no_verified_similarity_is_logged():
@@ -585,9 +589,16 @@ def test_a_fault_ends_training_where_that_was_asked_for(fault: str):
         fit(callback(sampler=breaks(1, FAULTS[fault]), on_error="raise"), max_epochs=3)
 
 
-def test_what_fails_before_anything_was_scored_ends_training():
+def test_what_fails_before_training_ends_it_and_nothing_that_fails_later_does():
+    def broken(n: int) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        fit(callback(sampler=breaks(0, RuntimeError("shapes do not match"))))
+        fit(callback(sampler=broken))
+    watch = callback(sampler=breaks(0, RuntimeError("shapes do not match")))
+    with pytest.warns(UserWarning, match="not scored at epoch 0"):
+        fit(watch, max_epochs=2)
+    assert [record.epoch for record in watch.history] == [1]
 
 
 def test_a_young_generator_of_constant_images_is_not_scored_and_trained_on():
@@ -620,7 +631,7 @@ def test_no_alarm_is_logged_beside_what_is_not_scored_where_none_could_be_raised
     with pytest.warns(UserWarning, match="held-out and training images differ"):
         trainer = fit(watch, val=loader(noisy))
     assert watch.detector.state.difference is not None
-    assert scalars(trainer) == {"scored": 0.0}
+    assert scalars(trainer) == {"scored": 0.0, "n_scored": 0.0}
 
 
 def test_a_logger_that_fails_costs_pictures_alone():

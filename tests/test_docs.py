@@ -17,6 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from hydra import compose, initialize_config_dir
 from mi_callback import MemorizationDetector
 from mi_callback.cli import audit_command, encoders_command, first_steps, record_commands
 from mi_callback.cli.arguments import Grammar
+from mi_callback.lightning import samplers
+from mi_callback.lightning.loggers.looks import band
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -127,7 +130,7 @@ def test_comparison_sees_other_words_and_numbers():
 def test_every_block_has_a_language_that_is_checked_or_says_why_not():
     for page, blocks in BLOCKS.items():
         for block in blocks:
-            assert block.language in ("python", "console", "text"), page
+            assert block.language in ("python", "console", "text", "yaml"), page
             assert block.mark("illustration") != "", f"{page}: an illustration without a reason"
 
 
@@ -185,7 +188,8 @@ def test_commands_run(command, words, tmp_path):
 
 def test_every_logged_key_is_explained(first_example):
     names, _ = first_example
-    keys = {"alarm", *names["scores"].summary()}
+    keys = {"alarm", "scored", "n_scored", *names["scores"].summary()}
+    keys |= band(names["scores"], names["detector"].state.null).keys()
     people = torch.rand(45, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     detector = MemorizationDetector(contrast=True, verify=False).fit(people[:20], held_out=people[20:])
     detector.power(2, changes=["exact"])
@@ -194,6 +198,21 @@ def test_every_logged_key_is_explained(first_example):
     explained = (ROOT / "docs" / "numbers.md").read_text()
     for key in keys:
         assert f"`{key}`" in explained, key
+
+
+def test_every_integration_names_a_test_that_exists():
+    page = (ROOT / "docs" / "integrations.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ") and "`tests/" in line]
+    assert len(rows) > 35
+    for what, how, test in rows:
+        assert what.strip()
+        assert how.strip()
+        ((file, name),) = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", test)
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{what.strip()}: {file} has no {name}"
+    ready = {name for name in samplers.__all__ if name.endswith("Sampler")} - {"FoundSampler", "ReadySampler"}
+    assert ready <= set(re.findall(r"`(\w+)`", page))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"mi-callback\[(\w+)\]", page)) <= set(extras)
 
 
 def row(file: str, start: str, after: str = "") -> list[str]:

@@ -1,8 +1,10 @@
 """Every config composes, instantiates, and is found from a user's own Hydra app."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from pydoc import locate
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from mi_callback import MemorizationCallback, MemorizationDetector
 from mi_callback.encoders import Encoder, entry
+from mi_callback.lightning.samplers import ReadySampler
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "mi_callback" / "conf" / "mi_callback"
@@ -34,7 +37,7 @@ def folders(path: Path) -> set[str]:
 def test_only_the_group_of_callbacks_is_outside_the_namespace():
     # A group of a user's own app of the same name would be shadowed.
     assert folders(CONF.parent) == {"callbacks", "mi_callback"}
-    assert folders(CONF) == {"callback", "detector", "encoder"}
+    assert folders(CONF) == {"callback", "detector", "encoder", "index", "logger", "null", "preset", "sampler"}
 
 
 def of_the_hub(name: str) -> bool:
@@ -100,28 +103,23 @@ def test_every_callback_config_instantiates_with_overrides(name):
     assert callback.detector_options["alpha"] == 0.1
 
 
-@pytest.mark.parametrize("override", ["+callbacks=memorization", "callbacks=[default,memorization]"])
-def test_a_users_own_app_finds_the_callback(tmp_path, override):
-    (tmp_path / "conf" / "callbacks").mkdir(parents=True)
-    (tmp_path / "conf" / "callbacks" / "default.yaml").write_text("mine: {_target_: builtins.dict}\n")
-    exists = override.startswith("callbacks")
-    (tmp_path / "conf" / "config.yaml").write_text("defaults:\n  - callbacks: default\n" if exists else "lr: 1\n")
+def test_a_users_own_app_finds_the_callback_without_importing_torch(tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "config.yaml").write_text("lr: 1\n")
     (tmp_path / "app.py").write_text(
         "import hydra, sys\n"
         "@hydra.main(version_base='1.3', config_path='conf', config_name='config')\n"
         "def main(config):\n"
         "    assert 'torch' not in sys.modules\n"
-        "    made = hydra.utils.instantiate(config.callbacks)\n"
-        "    print(sorted(made), type(made.memorization).__name__, made.memorization.n_samples)\n"
+        "    print(sorted(config.callbacks), config.callbacks.memorization.n_samples)\n"
         "main()\n"
     )
     ran = subprocess.run(
-        [sys.executable, "app.py", override, "callbacks.memorization.n_samples=7"],
+        [sys.executable, "app.py", "+callbacks=memorization", "callbacks.memorization.n_samples=7"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    expected = ["memorization", "mine"] if exists else ["memorization"]
-    assert ran.stdout.strip() == f"{expected} MemorizationCallback 7"
+    assert ran.stdout.strip() == "['memorization'] 7"
 
 
 @pytest.mark.parametrize("group", ["detector", "encoder", "callback", "audit"])
@@ -135,6 +133,67 @@ def test_groups_of_a_users_own_app_are_its_own(tmp_path, group):
     assert config[group] == {"mine": True}
     assert choices == ["mine"]
     assert config.callbacks.memorization.detector.alpha == 0.05
+
+
+HOW = {"null": ".detector", "index": ".detector", "preset": "", "sampler": ".sampler"}
+"""Where the groups go, below the callback."""
+
+CHOICES = [(group, name) for group in HOW for name in names(group)]
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids=[f"{group}={name}" for group, name in CHOICES])
+def test_every_choice_of_a_group_has_an_effect_in_an_app_that_has_callbacks_of_its_own(tmp_path, group, name):
+    """An app of the shape of the well-known template of Lightning and Hydra."""
+    (tmp_path / "callbacks").mkdir()
+    (tmp_path / "callbacks" / "default.yaml").write_text(
+        "early: {_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: memorization/mi_max}\n"
+    )
+    (tmp_path / "train.yaml").write_text("defaults:\n  - _self_\n  - callbacks: default\nlogger: {}\n")
+    where = f"callbacks.memorization{HOW[group]}"
+    more = [f"{where}.config=bundle.json"] if name == "bundle" else []
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        chosen = compose("train", ["callbacks=[default,memorization]", f"+mi_callback/{group}@{where}={name}", *more])
+        plain = compose("train", ["callbacks=[default,memorization]"])
+    callbacks = instantiate(chosen.callbacks)
+    assert type(callbacks.memorization) is MemorizationCallback
+    assert type(callbacks.early).__name__ == "EarlyStopping"
+    if (group, name) != ("preset", "default"):
+        assert chosen.callbacks.memorization != plain.callbacks.memorization
+    if group == "sampler":
+        assert isinstance(callbacks.memorization._drawing.sampler, ReadySampler)
+
+
+@pytest.mark.parametrize("name", names("logger"))
+def test_every_logger_of_the_group_takes_what_its_config_says(name):
+    config = composed(f"+mi_callback/logger@logger={name}").logger
+    assert set(config) - {"_target_"} <= set(inspect.signature(locate(config._target_)).parameters)
+
+
+def test_every_option_of_a_sampler_is_in_its_config():
+    for name in names("sampler"):
+        config = composed(f"+mi_callback/sampler@sampler={name}").sampler
+        known = inspect.signature(locate(config._target_)).parameters
+        assert list(config)[1:] == list(known)
+        given = {key: value.default for key, value in known.items() if value.default is not inspect.Parameter.empty}
+        assert {key: config[key] for key in given} == given
+
+
+def test_presets_can_be_swept():
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    sweep = OverridesParser.create().parse_overrides(["+mi_callback/preset@callbacks.memorization=fast,strict"])
+    runs = [run for batch in BasicSweeper.split_arguments(sweep, max_batch_size=None) for run in batch]
+    counts = [composed("+callbacks=memorization", *run).callbacks.memorization.n_samples for run in runs]
+    assert counts == [64, 512]
+
+
+def test_hydra_zen_builds_a_callback_with_all_arguments():
+    zen = pytest.importorskip("hydra_zen")
+    config = zen.builds(MemorizationCallback, populate_full_signature=True)
+    known = inspect.signature(MemorizationCallback).parameters
+    assert set(known) <= set(vars(config()))
+    assert zen.instantiate(config(n_samples=5, act=["stop"])).n_samples == 5
 
 
 def test_an_encoder_of_the_group_goes_into_the_callback_as_the_readme_says():

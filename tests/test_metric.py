@@ -1,10 +1,12 @@
 """MemorizationIndex agrees with the detector and forgets only generated images."""
 
+import pickle
+
 import pytest
 import torch
 
 from mi_callback import MemorizationDetector, MemorizationIndex, build_encoder
-from mi_callback.errors import StateError
+from mi_callback.errors import OptionError, StateError
 
 
 @pytest.fixture
@@ -40,7 +42,55 @@ def test_copies_score_higher(detector):
 
 
 def test_what_is_missing_is_said(detector):
+    unfitted = MemorizationIndex(MemorizationDetector(build_encoder("pixels")))
+    unfitted.update(torch.rand(2, 1, 32, 32))
     with pytest.raises(StateError, match="fitted detector"):
-        MemorizationIndex(MemorizationDetector(build_encoder("pixels")))
+        unfitted.compute()
     with pytest.raises(StateError, match="update"), pytest.warns(UserWarning, match="before the ``update`` method"):
         MemorizationIndex(detector).compute()
+
+
+def test_training_images_can_come_by_update_as_real_features_do(generator):
+    images = torch.rand(40, 1, 32, 32, generator=generator)
+    plain = MemorizationDetector(build_encoder("pixels", size=32), verify=False)
+    metrics = [MemorizationIndex(plain), MemorizationIndex(plain, reset_real_features=True)]
+    values = []
+    for metric in metrics:
+        metric.update(images[:30], real=True)
+        metric.update(images[:5])
+        values.append(float(metric.compute()))
+        metric.reset()
+        metric.update(images[35:])
+    expected = MemorizationDetector(build_encoder("pixels", size=32), verify=False).fit(images[:30])
+    assert values == pytest.approx([float(expected.score(images[:5]).mi.mean())] * 2, rel=1e-4)
+    assert metrics[0].compute() < values[0]
+    with pytest.raises(StateError, match="or training images: update"):
+        metrics[1].compute()
+
+
+def test_what_would_have_no_effect_is_refused(detector):
+    with pytest.raises(OptionError, match="reset_real_features has none: this detector is fitted"):
+        MemorizationIndex(detector, reset_real_features=True)
+    with pytest.raises(OptionError, match=r"Leave real=True out"):
+        MemorizationIndex(detector).update(torch.rand(2, 1, 8, 8), real=True)
+
+
+def test_it_lives_in_collections_is_pickled_plotted_and_gathered(detector, generator):
+    from torchmetrics import MetricCollection
+
+    small, large = torch.rand(4, 1, 32, 32, generator=generator), torch.rand(3, 1, 40, 36, generator=generator)
+    collection = MetricCollection({"mi": MemorizationIndex(detector)})
+    collection.update(small)
+    collection.update(large)
+    value = float(collection.compute()["mi"])
+    expected = torch.cat([detector.score(small).mi, detector.score(large).mi]).mean()
+    assert value == pytest.approx(float(expected), rel=1e-4)
+    metric = pickle.loads(pickle.dumps(collection["mi"]))
+    assert float(metric.compute()) == pytest.approx(value)
+    figure, _ = metric.plot()
+    assert figure is not None
+    # As torchmetrics gathers a state from several ranks: this one twice.
+    ranks = metric.clone()
+    ranks.sync(dist_sync_fn=lambda state, group=None: [state, state], distributed_available=lambda: True)
+    assert len(ranks.scores()) == 14
+    assert float(ranks.scores().mi.mean()) == pytest.approx(value, rel=1e-4)

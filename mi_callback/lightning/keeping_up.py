@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mi_callback.detection.planting import PLANTED
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import StateError
+from mi_callback.errors import MemorizationError, StateError
 from mi_callback.images.batches import PROVENANCE, Batch, read_batch, read_batches
 from mi_callback.images.preprocessing import check_images
 from mi_callback.images.reservoir import Reservoir
@@ -34,13 +34,15 @@ class TrainingReference:
     Args:
         detector: Not fitted yet.
         progress: Show progress bars.
+        lenient: Whether a cache that cannot be written is said, and no error.
 
     Attributes:
+        not_stored: Why the cache was not written; None where it was, or none was asked for.
         not_loaded: Why a cache that exists was not used; None where it was.
     """
 
-    def __init__(self, detector: MemorizationDetector, progress: bool = False) -> None:
-        self.detector, self.progress = detector, progress
+    def __init__(self, detector: MemorizationDetector, progress: bool = False, lenient: bool = False) -> None:
+        self.detector, self.progress, self.lenient = detector, progress, lenient
         self._train: Features | None = None
         self._held_out: Features | None = None
         self._known: set[bytes] = set()
@@ -50,6 +52,7 @@ class TrainingReference:
         self._datasets: list[Any] = []
         self._poses: Sequence[str] = ()
         self.not_loaded: str | None = None
+        self.not_stored: str | None = None
 
     def fit(self, sides: Sides, cache: str | Path | None) -> bool:
         """Encode both sides and calibrate, or load what was fitted on the same data before. Whether it was loaded.
@@ -66,7 +69,7 @@ class TrainingReference:
         if not stored:
             self._extract_and_fit(sides)
             if cache is not None and data is not None:
-                self.detector.save(cache, data)
+                self._store(cache, data)
         train = self.detector.state.train
         self._known, self._told = set(train.digests()), _names(train.subjects, train.sources)
         self._sizes = [_size(source) for source in sides.train]
@@ -158,13 +161,21 @@ class TrainingReference:
                     found[key] = [values[i] for i in chosen]
             yield found
 
+    def _store(self, cache: str | Path, data: str) -> None:
+        try:
+            self.detector.save(cache, data)
+        except Exception as error:
+            if not self.lenient:
+                raise
+            self.not_stored = str(error) if isinstance(error, MemorizationError) else type(error).__name__
+
     def _load(self, cache: str | Path, data: str) -> bool:
         if not Path(cache).is_file():
             return False
         try:
             self.detector.load(cache, data)
-        except StateError as error:
-            self.not_loaded = str(error)
+        except Exception as error:
+            self.not_loaded = str(error) if isinstance(error, MemorizationError) else type(error).__name__
             return False
         return True
 

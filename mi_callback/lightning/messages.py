@@ -26,9 +26,11 @@ def warn(text: str) -> None:
     rank_zero_warn(f"memorization: {text}")
 
 
-def say_scores(scores: Scores, epoch: int) -> None:
+def say_scores(scores: Scores, epoch: int, asked: int) -> None:
     """The headline, and the doubts one a line; all that is known goes to `log`."""
     say(f"epoch {epoch}: {scores.headline}")
+    if len(scores) < asked:
+        say(f"epoch {epoch}: {len(scores)} of {asked} samples are scored, for there was no time for more, or no more.")
     for doubt in scores.doubts:
         rank_zero_info(f"  {doubt}")
     log.info("epoch %d: %s", epoch, scores)
@@ -60,6 +62,8 @@ def say_randomness(reference: TrainingReference, cache: object) -> None:
         )
     if reference.not_loaded:
         say(f"the cache is not used: {reference.not_loaded}")
+    if reference.not_stored:
+        warn(f"the cache was not written, and training goes on without it: {reference.not_stored}")
 
 
 def say_what_ranks_miss(trainer: Any, sides: Sides) -> list[str]:

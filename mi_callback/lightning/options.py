@@ -9,6 +9,7 @@ from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import build_encoder
 from mi_callback.errors import OptionError
 from mi_callback.lightning.messages import say
+from mi_callback.lightning.samplers import ReadySampler
 from mi_callback.lightning.sides import Sides
 from mi_callback.statistics.null import NullKind
 from mi_callback.types import SubjectKey
@@ -20,10 +21,15 @@ VOLUMES = "slices"
 """Encoder of volumes where none was asked for."""
 
 
-def checked_sampler(sampler: Any) -> str | Callable[..., Any] | None:
-    """A dotted name, something that can be called, or None."""
-    if sampler is None or callable(sampler) or (isinstance(sampler, str) and sampler):
-        return sampler
+def checked_sampler(sampler: Any) -> str | ReadySampler | Callable[..., Any] | None:
+    """A name, a ready sampler, something that can be called, or None."""
+    if (
+        sampler is None
+        or callable(sampler)
+        or isinstance(sampler, ReadySampler)
+        or (isinstance(sampler, str) and sampler)
+    ):
+        return sampler  # type: ignore[no-any-return]
     raise OptionError(f"needed a sampler as a function (module, n), a dotted name, or None; {sampler!r} came.")
 
 

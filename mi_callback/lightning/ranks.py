@@ -6,7 +6,7 @@ from typing import Any
 from mi_callback.errors import StateError
 
 
-def guarded(work: Callable[[], None]) -> Exception | None:
+def guarded(work: Callable[[], object]) -> Exception | None:
     """What the work raised; None where it went well."""
     try:
         work()

@@ -20,7 +20,12 @@ from mi_callback.errors import DataError
 from mi_callback.lightning.copying import private_copy
 
 EPOCHS, QUIET = 30, 3
-"""Epochs for which an unknown sampler is drawn at most, and those without a new row after which all rows are known."""
+"""Epochs for which an unknown sampler that shows all of its rows in each is drawn at most, and those without a new row
+after which all rows are known. One that shows a share of them in each is drawn for longer."""
+
+MISSED = 1e-5
+"""Probability at most that a row of such a sampler, which draws at random, did not come in any of the epochs without a
+new one."""
 
 PATIENCE, LEAST = 3, 1000
 """Draws without a new row, per known row and at least, after which a sampler without end has shown all of its rows."""
@@ -92,18 +97,28 @@ def _drawn(sampler: Any, n: int) -> list[Any]:
         copied = private_copy(sampler)
         found: dict[Any, None] = {}
         quiet = 0
-        for epoch in range(EPOCHS):
-            before = len(found)
+        epoch, most = 0, EPOCHS
+        while epoch < most:
+            drawn: dict[Any, None] = {}
             for share in _shares(copied):
-                _draw_epoch(share, epoch, n, found)
+                _draw_epoch(share, epoch, n, drawn)
+            before = len(found)
+            found |= drawn
             quiet = quiet + 1 if len(found) == before else 0
-            if quiet == QUIET:
+            if quiet >= _quiet_enough(len(drawn) / max(len(found), 1)):
                 return list(found)
+            most = max(most, EPOCHS * math.ceil(n / max(len(drawn), 1)))
+            epoch += 1
     except DataError:
         raise
     except Exception as error:
         raise _unknown(sampler, f"drawing from a copy of it failed ({type(error).__name__}: {error})") from error
-    raise _unknown(sampler, f"after {EPOCHS} epochs it still draws new ones")
+    raise _unknown(sampler, f"after {epoch} epochs it still draws new ones")
+
+
+def _quiet_enough(shown: float) -> int:
+    """Epochs without a new row after which there is none, for a sampler that shows this share of the rows in each."""
+    return QUIET if shown in (0, 1) else max(QUIET, math.ceil(math.log(MISSED) / math.log(1 - shown)))
 
 
 def _shares(sampler: Any) -> Iterator[Any]:

@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import lightning.pytorch as lp
@@ -14,14 +16,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from altered_scores import altered
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mi_callback import MemorizationCallback, MemorizationDetector, Scores, build_encoder
 from mi_callback.errors import DataError
-from mi_callback.lightning.loggers import COLUMNS, ROWS, flagged_table, log_media, markdown_table
+from mi_callback.lightning.loggers import COLUMNS, ROWS, flagged_table, log_alarm, log_media, markdown_table
+from mi_callback.lightning.loggers.looks import Look
 
 SIDE, N = 16, 12
 COPIED = (3, 17)
@@ -72,6 +75,10 @@ def detector() -> MemorizationDetector:
     return MemorizationDetector(encoder=build_encoder("pixels", sides=(4, 8), size=32), verify=False, alpha=0.1)
 
 
+BESIDE = ("alarm", "scored", "n_scored", "mi_p05", "null_mi_p05", "null_mi_p95")
+"""Scalars that the callback adds to those of `Scores.summary`."""
+
+
 class Run(NamedTuple):
     """One training, logged to three loggers."""
 
@@ -79,6 +86,7 @@ class Run(NamedTuple):
     folder: Path
     wandb_folder: Path
     records: list[dict[str, Any]]
+    loggers: Any = ()
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -92,11 +100,11 @@ class Run(NamedTuple):
         return EventAccumulator(str(self.folder / "tensorboard"), size_guidance=everything).Reload()
 
     def table(self) -> dict[str, Any]:
-        (row,) = [row for row in self.history if "memorization_media/flagged.path" in row]
+        *_, row = [row for row in self.history if "memorization_media/flagged.path" in row]
         return json.loads((self.wandb_folder / "files" / row["memorization_media/flagged.path"]).read_text())
 
 
-def train(folder: Path, **asked: bool) -> Run:
+def train(folder: Path, *more: Any, epochs: int = 1, **asked: bool) -> Run:
     import wandb
 
     with pytest.MonkeyPatch.context() as patch:
@@ -107,11 +115,12 @@ def train(folder: Path, **asked: bool) -> Run:
             WandbLogger(offline=True, save_dir=folder, project="test"),
             CSVLogger(folder, "csv", ""),
             TensorBoardLogger(folder, "tensorboard", ""),
+            *more,
         ]
         callback = MemorizationCallback(n_samples=N, detector=detector(), power=0, **asked)
         trainer = lp.Trainer(
             accelerator="cpu",
-            max_epochs=1,
+            max_epochs=epochs,
             logger=loggers,
             callbacks=[callback],
             enable_checkpointing=False,
@@ -125,13 +134,17 @@ def train(folder: Path, **asked: bool) -> Run:
         (log,) = folder.glob("wandb/offline-run-*/*.wandb")
         read = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
         lines = subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines()
-    return Run(callback, folder, log.parent, [json.loads(line) for line in lines])
+    return Run(callback, folder, log.parent, [json.loads(line) for line in lines], loggers)
 
 
 @pytest.fixture(scope="module")
 def private(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Logged with the defaults."""
-    return train(tmp_path_factory.mktemp("private"))
+    """Logged with the defaults, to MLflow too."""
+    folder = tmp_path_factory.mktemp("private")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        return train(folder, MLFlowLogger(save_dir=str(folder / "mlflow")), epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +175,14 @@ def places(run: Run, text: str) -> list[str]:
 
 
 def test_wandb_holds_every_scalar_of_the_summary(private: Run):
-    (row,) = [row for row in private.history if "memorization/mi_max" in row]
+    *_, row = [row for row in private.history if "memorization/mi_max" in row]
     summary = private.callback.scores.summary()
     assert len(summary) == 13
     assert {key: row[f"memorization/{key}"] for key in summary} == pytest.approx(summary, rel=1e-5)
 
 
 def test_wandb_holds_the_distribution_of_mi(private: Run):
-    (row,) = [row for row in private.history if "memorization_media/mi.values" in row]
+    *_, row = [row for row in private.history if "memorization_media/mi.values" in row]
     counts, edges = np.histogram(private.callback.scores.mi.numpy(), bins=64)
     assert row["memorization_media/mi._type"] == "histogram"
     assert row["memorization_media/mi.values"] == counts.tolist()
@@ -224,15 +237,16 @@ def test_an_error_about_patients_does_not_name_them():
 
 def test_subjects_of_matches_leave_when_asked_and_nothing_else_does(shown: Run):
     table = shown.table()
-    assert table["columns"] == [*COLUMNS, "subject"]
-    assert {row[0]: row[-1] for row in table["data"]}[N - 1] == "JanssenA17"
+    assert table["columns"] == [*COLUMNS, "subject", "evidence"]
+    assert {row[0]: row[-2] for row in table["data"]}[N - 1] == "JanssenA17"
+    assert all(row[-1] == "Image" for row in table["data"][:8])  # the pixels are in the table's artifact
     assert places(shown, "JanssenA17")
     assert places(shown, "JanssenB") == []
     assert places(shown, "hospital") == []
 
 
 def test_pictures_of_the_closest_pairs_leave_when_asked(shown: Run):
-    (row,) = [row for row in shown.history if "memorization_media/closest._type" in row]
+    *_, row = [row for row in shown.history if "memorization_media/closest._type" in row]
     files = sorted(name for name, _ in contents(shown.wandb_folder) if name.endswith(".png"))
     assert len(files) == 8
     pictures = [
@@ -248,6 +262,71 @@ def test_pictures_of_the_closest_pairs_leave_when_asked(shown: Run):
     }
 
 
+def wandb_summary(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for record in run.records:
+        if record["type"] == "summary":
+            found |= record["summary"].get("update", {})
+    return found
+
+
+def test_wandb_shows_the_worst_validation_the_verdict_and_what_was_not_tested_beside_the_last(private: Run):
+    summary, scores = wandb_summary(private), private.callback.scores
+    assert summary["memorization/worst/flagged"] == scores.n_flagged
+    assert summary["memorization/worst/epoch"] in (0, 1)
+    assert summary["memorization/verdict"] == "memorized"
+    assert "held_out null of 20 subjects" in summary["memorization/notes"]
+    assert summary["memorization/untested"] == "power, contrast, control"
+
+
+def test_wandb_alerts_people_to_an_alarm_and_other_loggers_are_left_alone():
+    told: list[dict[str, Any]] = []
+
+    class WandbLogger:
+        experiment = SimpleNamespace(alert=lambda **said: told.append(said))
+
+    look = Look(3, 9, {"flagged": 5.0, "flagged_expected": 1.2}, "memorized")
+    log_alarm(WandbLogger(), look)
+    log_alarm(object(), look)
+    (alert,) = told
+    assert alert["text"] == "Epoch 3: 5 samples flagged as copies, at most 1.2 expected by chance."
+
+
+def test_wandb_draws_bands_and_keeps_the_report_in_which_no_name_stands(private: Run):
+    *_, row = [row for row in private.history if "memorization_media/mi_band_table.path" in row]
+    table = json.loads((private.wandb_folder / "files" / row["memorization_media/mi_band_table.path"]).read_text())
+    lines = {line: [value for _, name, value in table["data"] if name == line] for _, line, _ in table["data"]}
+    assert set(lines) == {"mi_p05", "mi_median", "mi_p95", "null_mi_p05", "null_mi_p95"}
+    assert len(lines["mi_median"]) == 2
+    kept = [
+        record for record in private.records if record["type"] == "artifact" and "memorization-report" in str(record)
+    ]
+    assert len(kept) == 1
+    assert "report.json" in str(kept)
+    assert "matches.csv" not in str(kept)
+
+
+def test_mlflow_holds_metrics_figures_tables_and_the_report_and_no_names(private: Run):
+    from mlflow import MlflowClient
+
+    logger = next(one for one in private.loggers if type(one).__name__ == "MLFlowLogger")
+    client, run = MlflowClient(logger._tracking_uri), logger.run_id
+    values = client.get_metric_history(run, "memorization/mi_max")
+    assert [value.value for value in values] == pytest.approx([float(private.callback.scores.mi.max())] * 2)
+    names = {file.path.split("/")[1] for file in client.list_artifacts(run, "memorization")}
+    assert names >= {"curves.png", "report.json"}
+    assert len([name for name in names if name.startswith("flagged_")]) == 2
+    everything = b"".join(content for _, content in contents(private.folder / "mlflow"))
+    assert b"Janssen" not in everything
+
+
+def test_names_of_matches_are_in_a_file_that_stays_here(private: Run):
+    (file,) = private.folder.rglob("matches.csv")
+    assert "offline-run" not in str(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "JanssenA17" in file.read_text()
+
+
 # TensorBoard ---------------------------------------------------------------------------------------------------------
 
 
@@ -256,16 +335,31 @@ def test_tensorboard_holds_scalars_distribution_and_table(private: Run):
     logged = {key: events.Scalars(f"memorization/{key}")[0].value for key in scores.summary()}
     assert logged == pytest.approx(scores.summary(), rel=1e-5)
     assert all(math.isfinite(value) for value in logged.values())
-    (histogram,) = events.Histograms("memorization_media/mi")
+    *_, histogram = events.Histograms("memorization_media/mi")
     assert histogram.histogram_value.num == N
     assert histogram.histogram_value.max == pytest.approx(float(scores.mi.max()))
-    (text,) = events.Tensors("memorization_media/flagged/text_summary")
+    *_, text = events.Tensors("memorization_media/flagged/text_summary")
     assert text.tensor_proto.string_val[0].decode() == markdown_table(*flagged_table(scores, subjects=False))
+
+
+def test_tensorboard_draws_bands_and_says_what_was_not_tested(private: Run):
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    events = private.events()
+    layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    (band, *lines) = layout.category[0].chart
+    margin = band.margin.series[0]
+    logged = events.Tags()["scalars"]
+    assert {margin.value, margin.lower, margin.upper} <= set(logged)
+    for line in lines:
+        assert sum(any(re.match(tag, name) for tag in line.multiline.tag) for name in logged) in (2, 4)
+    *_, notes = events.Tensors("memorization_media/notes/text_summary")
+    assert b"- held_out null of 20 subjects" in notes.tensor_proto.string_val[0]
 
 
 def test_tensorboard_holds_pictures_and_subjects_when_asked(shown: Run):
     events = shown.events()
-    (text,) = events.Tensors("memorization_media/flagged/text_summary")
+    *_, text = events.Tensors("memorization_media/flagged/text_summary")
     assert "JanssenA17" in text.tensor_proto.string_val[0].decode()
     pictures = events.Images("memorization_media/closest")
     assert (pictures[0].height % 96, pictures[0].width % 192) == (0, 0)
@@ -310,14 +404,39 @@ def test_scalars_and_media_of_one_validation_stand_at_the_same_step(tmp_path: Pa
     assert [event.step for event in events.Tensors("memorization_media/flagged/text_summary")] == scalars
 
 
+def test_steps_go_on_where_a_resumed_run_logs_into_the_same_folder(tmp_path: Path):
+    steps = []
+    for epochs in (1, 2):
+        logger = TensorBoardLogger(tmp_path, "tensorboard", "")
+        trainer = lp.Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            logger=logger,
+            callbacks=[MemorizationCallback(n_samples=N, detector=detector(), power=0)],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1000,
+        )
+        sides = DataLoader(Hospital(TRAIN, "A"), 8), DataLoader(Hospital(HELD_OUT, "B"), 8)
+        trainer.fit(Tiny(), *sides, ckpt_path=tmp_path / "1.ckpt" if epochs == 2 else None)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        logger.finalize("success")
+    events = Run(None, tmp_path, tmp_path, []).events()
+    for key in ("mi_max", "flagged", "null_mi_p95"):
+        steps.append([event.step for event in events.Scalars(f"memorization/{key}")])
+    assert steps == [[2, 5]] * 3
+    assert [event.step for event in events.Histograms("memorization_media/mi")] == [2, 5]
+
+
 # Any logger ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_csv_file_holds_finite_scalars_only(private: Run):
     header, *rows = (private.folder / "csv" / "metrics.csv").read_text().splitlines()
-    (row,) = [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
+    *_, row = [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
     logged = {key: float(value) for key, value in row.items() if key.startswith("memorization/")}
-    assert set(logged) == {f"memorization/{key}" for key in (*private.callback.scores.summary(), "alarm", "scored")}
+    assert set(logged) == {f"memorization/{key}" for key in (*private.callback.scores.summary(), *BESIDE)}
     assert all(math.isfinite(value) for value in logged.values())
 
 

@@ -223,7 +223,7 @@ class Broken(Own):
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
-        (Wandering([0]), "Wandering does not tell: after 30 epochs it still draws new ones"),
+        (Wandering([0]), "Wandering does not tell: after 360 epochs it still draws new ones"),
         (Counting([0]), "without end"),
         (Locked([0]), "copying Locked failed"),
         (Broken([0]), "drawing from a copy of it failed .*not now"),

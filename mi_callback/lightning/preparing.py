@@ -1,0 +1,145 @@
+"""The detector of a run: made and fitted at the start of `fit`, and kept up with what is trained on."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mi_callback.detector import MemorizationDetector
+from mi_callback.errors import MemorizationError
+from mi_callback.lightning.keeping_up import TrainingReference
+from mi_callback.lightning.messages import say, say_fitted, say_randomness, say_what_ranks_miss, warn
+from mi_callback.lightning.options import build_detector
+from mi_callback.lightning.sampling import rng_kept
+from mi_callback.lightning.sides import Sides, Source, sides_of, training_sources
+from mi_callback.statistics.null import NullKind
+from mi_callback.types import SubjectKey
+
+
+class Preparation:
+    """Fits a detector to what the Trainer trains on.
+
+    Args:
+        detector: The user's, or None to make one.
+        options: To make one with.
+        train, held_out, control: The user's own images, or None.
+        subject_key, image_key: Where batches hold ids and images.
+        cache: File for the fitted state, or None.
+        power: Training images of the power self-test; 0 for none.
+        lenient: Whether what fails while training is said and training goes on.
+
+    Attributes:
+        detector: Fitted or not; None before it was made.
+        caveats: Why the samples may copy what they are not compared with.
+        seconds_each: How long a planted copy took to look up, and so about what a sample will take; None without any.
+    """
+
+    def __init__(
+        self,
+        detector: MemorizationDetector | None,
+        options: Mapping[str, Any],
+        train: Any,
+        held_out: Any,
+        control: Any,
+        subject_key: SubjectKey,
+        image_key: SubjectKey,
+        cache: str | Path | None,
+        power: int,
+        lenient: bool,
+    ) -> None:
+        self.detector, self.options = detector, options
+        self.train, self.held_out, self.control = train, held_out, control
+        self.subject_key, self.image_key = subject_key, image_key
+        self.cache, self.power, self.lenient = cache, power, lenient
+        self.caveats: list[str] = []
+        self.seconds_each: float | None = None
+        self._reference: TrainingReference | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a detector that can score."""
+        return self.detector is not None and self.detector.fitted
+
+    def fit(self, trainer: Any, module: Any, n_samples: int) -> None:
+        """Fit the detector, or use the one that was fitted by the user.
+
+        Raises:
+            MemorizationError: As `MemorizationDetector.fit`.
+        """
+        if self.fitted and self._reference is None:
+            self._use_fitted()
+            return
+        sides = self._sides(trainer)
+        if self.detector is None:
+            with rng_kept():  # an encoder may initialise weights at random before it loads others
+                self.detector = build_detector(self.options, sides, module.device)
+        with rng_kept():
+            say(f"{sides}.")
+        self.caveats = say_what_ranks_miss(trainer, sides)
+        shown = getattr(trainer, "progress_bar_callback", None) is not None
+        self._reference = TrainingReference(self.detector, shown, self.lenient)
+        with rng_kept():
+            sides.check_ends(self.detector.batch_size)
+            stored = self._reference.fit(sides, self.cache)
+            self._fit_control(self.detector)
+            if self.power:
+                self._measure_power(self.detector)
+        say_randomness(self._reference, self.cache)
+        say_fitted(self.detector, stored, n_samples)
+
+    def catch_up(self, trainer: Any, look: int) -> None:
+        """Search what is trained on now, too; where that cannot be, say so, and never say clean again."""
+        if self._reference is None or self.train is not None:
+            return
+        assert self.detector is not None
+        try:
+            with rng_kept():
+                found = Sides(training_sources(trainer), (), (), self.subject_key, self.image_key)
+                news = self._reference.catch_up(found, look)
+                if news and self.power:
+                    self.detector.power(self.power)
+        except Exception as error:
+            if not isinstance(error, MemorizationError) and not self.lenient:
+                raise
+            caveat = str(error) if isinstance(error, MemorizationError) else _unread(error)
+            if caveat not in self.caveats:
+                self.caveats.append(caveat)
+                warn(f"{caveat}. Until then nothing reads as clean.")
+            return
+        if news:
+            say(f"the training data changed: {news}.")
+
+    def _fit_control(self, detector: MemorizationDetector) -> None:
+        if self.control is None:
+            return
+        batches = Source("control=", self.control, shared=False).batches(detector.batch_size)
+        detector.fit_control(batches, subject_key=self.subject_key, image_key=self.image_key)
+        assert detector.control is not None
+        say(f"the control has {len(detector.control.state.train)} images.")
+
+    def _use_fitted(self) -> None:
+        assert self.detector is not None
+        say(f"using the fitted detector ({len(self.detector.state.train)} training images).")
+        with rng_kept():
+            self._fit_control(self.detector)
+        if self.power and self.detector.measured_power is None and self.detector.state.planted is not None:
+            with rng_kept():
+                self._measure_power(self.detector)
+
+    def _measure_power(self, detector: MemorizationDetector) -> None:
+        start = time.monotonic()
+        power = detector.power(self.power)
+        self.seconds_each = (time.monotonic() - start) / max(1, power.n * len(power.flagged))
+
+    def _sides(self, trainer: Any) -> Sides:
+        null = NullKind(self.detector.null_choice if self.detector else self.options.get("null", "auto"))
+        contrast = self.detector.contrast if self.detector else self.options.get("contrast", False)
+        wanted = contrast or null in (NullKind.AUTO, NullKind.HELD_OUT)
+        return sides_of(trainer, self.train, self.held_out, wanted, self.subject_key, self.image_key)
+
+
+def _unread(error: Exception) -> str:
+    """What failed while training data were read; its text may name a file."""
+    return (
+        f"the training data could not be read again ({type(error).__name__}): pass them, MemorizationCallback(train=…)"
+    )

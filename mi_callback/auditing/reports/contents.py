@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mi_callback.images.files import Slice, SliceFolder
 from mi_callback.images.files.archives import local_file
+from mi_callback.private_files import sha256_of
 from mi_callback.reporting.document import Side
-from mi_callback.reporting.record.files import sha256_of
 
 KEY = 16
 """Hexadecimal digits of the key of a sample and its match."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from mi_callback.auditing.accounting import files_table
 from mi_callback.images.files import FileAccount, Slice
+from mi_callback.private_files import PART, make_private, replace_file, sha256_of
 from mi_callback.reporting import Evidence, write_evidence
 from mi_callback.reporting.document import Context, build_report, render_page, write_table
 from mi_callback.reporting.record import append_entries, clear_unfinished, read_log
-from mi_callback.reporting.record.files import PART, make_private, replace_file, sha256_of
 from mi_callback.reporting.record.log import LOG_FILE
 from mi_callback.reporting.record.verification import ANNEX, NEXT
 from mi_callback.scores import Scores

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_callback.errors import RecordError
-from mi_callback.reporting.record.files import PART, replace_file, sha256_of
+from mi_callback.private_files import PART, replace_file, sha256_of
 from mi_callback.reporting.record.log import append_entries, read_log
 from mi_callback.reporting.record.verification import ANNEX, NEXT, files_dropped, files_recorded, verify_record
 

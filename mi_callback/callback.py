@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from mi_callback.arguments import integer, positive_integer, seed_number, switch
+from mi_callback.arguments import checked_cache, integer, positive_integer, seed_number, switch
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError, MemorizationError, OptionError, StateError, choice
 from mi_callback.lightning.keeping_up import TrainingReference
@@ -18,7 +18,6 @@ from mi_callback.lightning.loggers import PREFIX, log_media, logged_step
 from mi_callback.lightning.messages import say, say_fitted, say_randomness, say_scores, say_what_ranks_miss, warn
 from mi_callback.lightning.options import (
     build_detector,
-    checked_cache,
     checked_detector,
     checked_key,
     checked_sampler,

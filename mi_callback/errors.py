@@ -42,6 +42,10 @@ class OutputError(MemorizationError, OSError):
     """A file or folder that cannot be written."""
 
 
+class BusyError(OutputError):
+    """A folder into which another process is writing."""
+
+
 class RecordError(MemorizationError, ValueError):
     """A report or its log that is not there, or not what was written."""
 

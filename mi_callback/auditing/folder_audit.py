@@ -6,21 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mi_callback.arguments import integer, known_options, switch
+from mi_callback.arguments import checked_cache, integer, known_options, switch
 from mi_callback.auditing.accounting import doubts_of_files
 from mi_callback.auditing.effects import Rule, refuse_without_effect
 from mi_callback.auditing.reading import FolderReader, Folders, Volumes
 from mi_callback.auditing.reports.contents import volume_of
 from mi_callback.auditing.reports.outputs import Outputs
 from mi_callback.auditing.reports.writing import Judged
+from mi_callback.auditing.resuming import Kept, ResumableDetector, kept_in
 from mi_callback.auditing.volumes import score_volumes
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Encoder, build_encoder
-from mi_callback.errors import CalibrationError
+from mi_callback.errors import CalibrationError, StateError
 from mi_callback.images.files import Slice, SliceFolder
 from mi_callback.reporting.document import Release
 from mi_callback.retrieval.features import Features
 from mi_callback.scores import Scores
+from mi_callback.state import fingerprint
 from mi_callback.statistics.gate import Gate
 
 POWER = 16
@@ -45,6 +47,7 @@ def audit(
     junit: str | Path | None = None,
     gate: Gate | None = None,
     release: Release | None = None,
+    cache: str | Path | None = None,
     progress: bool = False,
     **detector: Any,
 ) -> Scores:
@@ -78,6 +81,8 @@ def audit(
         junit: File for the outcome of the gate as JUnit XML, for build servers.
         gate: Limits that a release has to keep, for the report and `junit`; the verdict decides when None.
         release: What is to be released and to whom, for the report.
+        cache: File for the fitted state, for audits of other samples against the same people; used again when encoder,
+            settings and every pixel are the same. Patient data.
         progress: Show progress bars.
         detector: Arguments of `MemorizationDetector`.
 
@@ -88,6 +93,9 @@ def audit(
         OptionError: If an option is unknown, of the wrong kind, or without effect beside the others.
         RecordError: If the log of an earlier report in `out` was changed.
         OutputError: If a file cannot be written.
+        BusyError: If another process is writing into `out`.
+
+    An audit with `out` that is cut short leaves `out/unfinished/`, patient data, and the same call goes on from there.
 
     Example:
         >>> scores = audit("train", "generated", held_out="held_out", out="report")  # doctest: +SKIP
@@ -110,11 +118,32 @@ def audit(
     )
     if by_slices and held_out is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
-    outputs.prepare()
-    folders = reader.read_all(train, generated, held_out, control, progress)
-    outputs.check_subgroups(folders)
-    fitted = MemorizationDetector(**_for_dims(detector, reader.dims))
-    fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+    state = checked_cache(cache)
+    kind = None if reader.volumes is None else str(reader.volumes)
+    options = {"size": list(reader.sides), "axis": axis, "volumes": kind, "colour": colour, "planted": power}
+    with outputs.opened(), kept_in(outputs.out) as kept:
+        folders = reader.read_all(train, generated, held_out, control, progress)
+        outputs.check_subgroups(folders)
+        fitted = _detector(_for_dims(detector, reader.dims), kept, progress)
+        judged = _audited(fitted, folders, _path(state), power, by_slices, progress)
+        outputs.write(fitted, folders, judged, options)
+    return judged.scores
+
+
+def _detector(options: dict[str, Any], kept: Kept | None, progress: bool) -> MemorizationDetector:
+    return MemorizationDetector(**options) if kept is None else ResumableDetector(kept, progress, **options)
+
+
+def _audited(
+    fitted: MemorizationDetector,
+    folders: Folders,
+    state: Path | None,
+    power: int | None,
+    by_slices: bool,
+    progress: bool,
+) -> Judged:
+    """What a detector that is fitted on these folders says of them."""
+    _fit(fitted, folders, state, progress)
     if folders.control is not None:
         fitted.fit_control(folders.control, progress=progress)
     label = "generated features" if progress else None
@@ -122,11 +151,25 @@ def audit(
     _measure_power(fitted, power, samples)
     judged = _judge(fitted, folders, samples, progress)
     scores = replace(judged.scores, caveats=[*judged.scores.caveats, *doubts_of_files(folders.files)])
-    judged = replace(judged, scores=scores)
-    kind = None if reader.volumes is None else str(reader.volumes)
-    options = {"size": list(reader.sides), "axis": axis, "volumes": kind, "colour": colour, "planted": power}
-    outputs.write(fitted, folders, judged, options)
-    return judged.scores
+    return replace(judged, scores=scores)
+
+
+def _fit(fitted: MemorizationDetector, folders: Folders, state: Path | None, progress: bool) -> None:
+    """Fit, or read a state that was fitted on the same images under the same settings."""
+    if state is None:
+        fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+        return
+    sides: list[Any] = [folders.train, folders.held_out]
+    data = fingerprint(*sides)
+    if state.is_file():
+        try:
+            fitted.load(state, data)
+        except StateError as error:
+            warnings.warn(f"the cache is not used: {error}", stacklevel=4)
+        if fitted.fitted and not (fitted.contrast and fitted.held_out is None):
+            return
+    fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+    fitted.save(state, data)
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -14,7 +14,8 @@ from mi_callback.reporting.record import read_log
 from mi_callback.scores import Scores
 from mi_callback.statistics.gate import Gate, judge
 
-NEEDED = ("train", "generated")
+FOLDERS = ("train", "generated", "held_out", "control")
+NEEDED = FOLDERS[:2]
 
 NO_OPTIONS = ("progress", "gate", "release")
 """Arguments of `audit` that are no options: the command always shows progress, gate and release are groups of them."""
@@ -97,6 +98,15 @@ COMMAND = Command(
         **below("release", options_of(Release)),
         **below("detector", options_of(MemorizationDetector)),
     },
-    paths=("train", "generated", "held_out", "control", "out", "junit", *below("release", options_of(Release))),
+    paths=(
+        "train",
+        "generated",
+        "held_out",
+        "control",
+        "out",
+        "junit",
+        "cache",
+        *below("release", options_of(Release)),
+    ),
     run=run,
 )

@@ -17,7 +17,7 @@ from mi_callback.errors import OptionError, OutputError, RecordError
 from mi_callback.reporting.document import Release, build_report, render_page, report_schema
 from mi_callback.reporting.record import read_log, verify_record
 
-FILES = {"report.html", "report.json", "scores.csv", "files.csv", "log.jsonl", "evidence"}
+FILES = {"report.html", "report.json", "scores.csv", "files.csv", "log.jsonl", "evidence", ".lock"}
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ def audit(
     volumes: Volumes | str | None = None,
     colour: bool = False,
     columns: Mapping[str, str] | None = None,
+    voi: Sequence[float] | str | None = None,
     power: int | None = None,
     set_scores: bool = False,
     evidence: int | None = None,
@@ -71,6 +72,9 @@ def audit(
         colour: Read pictures with their colours, for an encoder of three channels.
         columns: Names of the columns of manifests where they are not plain ones such as file and subject:
             `{"file": "scan", "subject": "who"}`.
+        voi: Values of interest of DICOM, NIfTI and ITK files of all sides, as the generator was trained on them: center
+            and width of a window outside of which values are cut off, such as `[40, 400]`; `file` for the VOI LUT or
+            window that each DICOM file names. All values when None, through the VOI LUT of a DICOM file that has one.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
             `clean` and the certificate rest on. 16 when None; volumes judged by their slices have no such test.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `report.json` too.
@@ -102,7 +106,7 @@ def audit(
         >>> print(scores.verdict)  # doctest: +SKIP
     """
     known_options(detector, MemorizationDetector)
-    reader = FolderReader(size, axis, volumes, colour, columns)
+    reader = FolderReader(size, axis, volumes, colour, columns, voi)
     by_slices = reader.volumes == Volumes.SLICES
     for name, count in (("power", power), ("evidence", evidence)):
         if count is not None:
@@ -120,7 +124,14 @@ def audit(
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
     state = checked_cache(cache)
     kind = None if reader.volumes is None else str(reader.volumes)
-    options = {"size": list(reader.sides), "axis": axis, "volumes": kind, "colour": colour, "planted": power}
+    options: dict[str, Any] = {
+        "size": list(reader.sides),
+        "axis": axis,
+        "volumes": kind,
+        "colour": colour,
+        "planted": power,
+    }
+    options |= {} if voi is None else {"voi": voi if isinstance(voi, str) else list(voi)}
     with outputs.opened(), kept_in(outputs.out) as kept:
         folders = reader.read_all(train, generated, held_out, control, progress)
         outputs.check_subgroups(folders)

@@ -118,6 +118,7 @@ def test_every_file_is_a_row_and_no_count_names_one():
         "failed": {"damaged, or not what its name says": 1},
         "empty_slices": 0,
         "unlisted": 0,
+        "missing_slices": 0,
     }
 
 

@@ -99,6 +99,8 @@ def test_values_of_no_use_are_refused(folders, option, value, said):
         ({"release": Release(purpose="teaching")}, "needed out=DIR for release"),
         ({"gate": Gate(fdr=0.1)}, "needed out=DIR or junit=FILE for gate"),
         ({"axis": 1}, "needed volumes to slice for axis"),
+        ({"voi": [40, 400]}, r"needed files with values in units \(dicom, volume, itk\) for voi"),
+        ({"voi": "file"}, r"needed files with values in units \(dicom\) for voi"),
         ({"axis": 1, "volumes": "whole"}, "needed images or slices, not volumes='whole', for axis"),
         ({"colour": True, "volumes": "whole"}, "for colour=True"),
         ({"power": 4, "volumes": "slices"}, "not volumes='slices', for power"),

@@ -37,6 +37,9 @@ ENDINGS = {
 }
 """Endings of what is read."""
 
+UNITS = (FileKind.DICOM, FileKind.VOLUME, FileKind.ITK)
+"""Kinds of files that hold values in units, such as Hounsfield units, of which a window can be cut out."""
+
 ORIENTED = (*NIBABEL, *ITK)
 """Endings of volumes of which any axis can be sliced."""
 

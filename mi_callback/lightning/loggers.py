@@ -63,7 +63,7 @@ def _log_wandb(run: Any, scores: Scores, step: int, subjects: bool, pairs: Tenso
     columns, rows = flagged_table(scores, subjects)
     media: dict[str, Any] = {
         f"{MEDIA}mi": wandb.Histogram(np_histogram=np.histogram(scores.mi.numpy(), bins=64, range=_range(scores.mi))),
-        f"{MEDIA}flagged": wandb.Table(columns=list[str | int](columns), data=rows),
+        f"{MEDIA}flagged": wandb.Table(columns=list[Any](columns), data=rows),
         "trainer/global_step": step,
     }
     if pairs is not None:

@@ -256,7 +256,17 @@ def _check_deflated(path: Path) -> None:
 
 def _check_decoder(scan: Any, path: Path) -> None:
     from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEGExtended12Bit
 
     syntax = scan.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
+    if not syntax.is_compressed or not syntax.is_encapsulated:
+        return
+    decoder = get_decoder(syntax)
+    if not decoder.is_available:
         raise needs(f"a decoder of {syntax.name}", "dicom", path)
+    if syntax == JPEGExtended12Bit and int(scan.BitsStored) > 8 and "pylibjpeg" not in decoder.available_plugins:
+        raise FileError(
+            Reason.LIBRARY,
+            f"needed a decoder of JPEG with losses and {scan.BitsStored} bits to read {path}; none is installed. "
+            "Convert it, or pip install pylibjpeg-libjpeg, which is under the GPL-3.0.",
+        )

@@ -78,6 +78,15 @@ def test_a_decoder_that_is_missing_is_named_with_what_installs_it(tmp_path, monk
         SliceFolder(tmp_path)
 
 
+def test_jpeg_with_losses_and_more_than_eight_bits_names_the_one_library_that_reads_it(tmp_path, monkeypatch):
+    path = write_dicom(tmp_path / "a.dcm", VALUES)
+    compress(path, uid.JPEGExtended12Bit, [jpeg(BYTES)])
+    decoder = type(get_decoder(uid.JPEGExtended12Bit))
+    monkeypatch.setattr(decoder, "available_plugins", property(lambda self: ("gdcm", "pillow")))
+    with pytest.raises(DataError, match=r"and 16 bits to read .*pylibjpeg-libjpeg, which is under the GPL-3\.0"):
+        SliceFolder(tmp_path)
+
+
 # Definition: what values stand for
 
 

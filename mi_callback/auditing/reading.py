@@ -17,7 +17,7 @@ from mi_callback.images.files import (
     VolumeFolder,
     find_manifests,
 )
-from mi_callback.images.files.kinds import UNITS, FileKind
+from mi_callback.images.files.kinds import ENDINGS, TIFF, UNITS, FileKind
 from mi_callback.images.files.pixels import checked_voi
 from mi_callback.types import Kind
 
@@ -26,7 +26,7 @@ SIDE = {2: 128, 3: 96}
 
 AXIAL = 2
 
-SLICED = (*ORIENTED, ".tif", ".tiff")
+SLICED = (*ORIENTED, *TIFF, *ENDINGS[FileKind.HDF5], *ENDINGS[FileKind.ZARR])
 """Endings of volumes that are cut along an axis; DICOM files are slices already."""
 
 

@@ -56,4 +56,7 @@ class Contents:
 
 def _hash(path: Path) -> str:
     with local_file(path) as local:  # it may be in an archive
-        return sha256_of(local)
+        if not local.is_dir():
+            return sha256_of(local)
+        names = sorted(file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file())
+        return sha256("".join(f"{name} {sha256_of(local / name)}\n" for name in names).encode()).hexdigest()

@@ -36,7 +36,6 @@ class LeftOut(Kind):
     UNKNOWN = "an ending that is no image's"
     OTHER_KIND = "no volume, where whole volumes are judged"
     NO_PIXELS = "DICOM without pixels, such as an index or a report"
-    NESTED = "an archive within an archive"
     ROW = "named by a manifest, and not there"
 
 

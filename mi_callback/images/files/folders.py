@@ -35,8 +35,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
     lie) are read, also within zip archives; docs/auditing.md lists all formats. An item is a dictionary of `image`,
     float32 `(1, h, w)`, `subject` and `filename_or_obj`; `subject` is absent when that of any slice is unknown.
     The subject comes from, in this order: the function `subject_of`, the column `subject` of a `manifest.csv` beside
-    the images (column `file`: path below the manifest), a BIDS `sub-…` in the path, the DICOM PatientID, the first
-    folders below `root` that are not named like classes, splits or kinds of files (`NORMAL`, `train`, `images`,
+    the images (column `file`: path below the manifest), a BIDS `sub-…` in the path, the PatientID in the file, the
+    first folders below `root` that are not named like classes, splits or kinds of files (`NORMAL`, `train`, `images`,
     `fold1`), and for a volume its own name; see `subject_rules`.
 
     Every file is read once when the folder is opened. What cannot be judged (damaged, NaN, one value in every pixel) is
@@ -260,7 +260,7 @@ class VolumeFolder(SliceFolder):
         DataError: If the folder does not exist or holds no volume that can be judged.
     """
 
-    KINDS = (FileKind.VOLUME, FileKind.ITK, FileKind.DICOM, FileKind.STACK)
+    KINDS = (*VOLUMES, FileKind.DICOM)
 
     def __init__(
         self,

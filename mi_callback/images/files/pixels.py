@@ -15,11 +15,12 @@ from mi_callback.images.files.formats.arrays import read_array
 from mi_callback.images.files.formats.dicom import Voi, read_frames
 from mi_callback.images.files.formats.pictures import read_picture, read_stack
 from mi_callback.images.files.formats.series import Series
+from mi_callback.images.files.formats.stores import read_store
 from mi_callback.images.files.formats.volumes import read_itk, read_nibabel, real_values, stack_to_ras, to_ras
 from mi_callback.images.files.kinds import FileKind, kind_of
 from mi_callback.images.files.telling import told_by_name
 
-VOLUMES = (FileKind.VOLUME, FileKind.ITK, FileKind.STACK)
+VOLUMES = (FileKind.VOLUME, FileKind.ITK, FileKind.STACK, FileKind.HDF5, FileKind.ZARR)
 """Kinds of files that hold one volume each."""
 
 
@@ -121,6 +122,8 @@ def _read_volume(path: Path, kind: FileKind, _changed: int) -> np.ndarray:
     with local_file(path) as local:
         if kind is FileKind.STACK:
             return stack_to_ras(real_values(read_stack(local), path).astype(np.float32))
+        if kind in (FileKind.HDF5, FileKind.ZARR):
+            return stack_to_ras(real_values(read_store(local), path).astype(np.float32))
         return read_itk(local) if kind is FileKind.ITK else read_nibabel(local)
 
 

@@ -67,7 +67,8 @@ def test_files_are_readable_by_their_owner_alone_even_where_others_were(folders,
         (tmp_path / name).touch(mode=0o644)
     where = folders / "train", folders / "novel", folders / "held", tmp_path
     audit(*where, size=32, power=0, evidence=0, **OPTIONS)
-    names = {"scores.csv", "files.csv", "report.html", "report.json", "log.jsonl", ".lock"}
+    names = {"scores.csv", "files.csv", "report.html", "report.json", "log.jsonl", ".lock", "scores.parquet",
+             "croissant.json"}  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == names
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
 

@@ -276,6 +276,14 @@ def test_what_was_not_measured_is_said_so(people_folders, quick, tmp_path):
     assert "Subgroups" not in page
 
 
+def test_the_page_of_an_audit_that_nothing_can_be_said_of_is_written(people_folders, quick, tmp_path):
+    where = people_folders / "train", people_folders / "synthetic", people_folders / "held"
+    scores = audit(*where, out=tmp_path, size=32, power=0, evidence=0, **quick | {"alpha": 0.01})
+    assert scores.verdict == "inconclusive"
+    assert "rate_upper" not in json.loads((tmp_path / "report.json").read_text())["numbers"]
+    assert "needs at least 99 held-out subjects" in (tmp_path / "report.html").read_text()
+
+
 def test_members_against_non_members_are_shown_where_they_were_measured(report):
     assert "not_run" not in render_page(report)
     control = {"members_flagged": 8, "members_rate": 0.8, "non_members_flagged": 1, "non_members_rate": 0.1,

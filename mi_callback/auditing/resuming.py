@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,8 +37,6 @@ from mi_callback.types import SubjectKey, Subjects, Thumbnails
 KINDS = (Features, Match, Neighbours, Candidates)
 """All that a block may hold beside tensors, texts and numbers: reading one runs no other code."""
 
-Part = TypeVar("Part", Features, Match)
-
 
 class Kept:
     """Blocks of what was computed, a file each, readable by their owner alone.
@@ -50,7 +48,7 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def part(self, key: str, compute: Callable[[], Part]) -> Part:
+    def part(self, key: str, compute: Callable[[], Any]) -> Any:
         """The block of a key: read where it is there and whole, else computed and kept.
 
         Raises:
@@ -89,7 +87,11 @@ def kept_in(out: Path | None) -> Iterator[Kept | None]:
                 stacklevel=3,
             )
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    except OSError as error:
+        warnings.warn(f"{folder} could not be removed ({error.strerror}): delete it, it is patient data.", stacklevel=3)
 
 
 class ResumableDetector(MemorizationDetector):

@@ -102,15 +102,12 @@ def test_a_killed_audit_goes_on_where_it_was_and_finds_the_same(where, encoder, 
 
 
 def test_of_a_killed_audit_nothing_is_taken_for_what_it_was_not(where, encoder, done, tmp_path):
-    whole = audit(*where, tmp_path / "whole", encoder=encoder, **SMALL | {"size": 24})
-    needed = done["encoded"]
     done["left"] = 6
     with pytest.raises(Killed), pytest.warns(UserWarning, match="is kept"):
         audit(*where, tmp_path, encoder=encoder, **SMALL)
     done.update(encoded=0, left=10**9)
-    found = audit(*where, tmp_path, encoder=encoder, **SMALL | {"size": 24})  # other pixels
-    assert done["encoded"] == needed
-    assert_same(found, whole)
+    audit(*where, tmp_path, encoder=encoder, **SMALL | {"size": 24})  # other pixels
+    assert done["encoded"] == 80  # all of them
     assert not (tmp_path / UNFINISHED).exists()
 
 
@@ -134,7 +131,8 @@ def test_a_hash_tells_what_looks_alike_apart():
 
 def test_blocks_give_what_the_whole_gives(where, encoder, done, tmp_path):
     """With views, windows, alignment and all: as when nothing is written."""
-    options = SMALL | {"verify": True, "candidates": 1}
+    options = SMALL | {"verify": True, "candidates": 1, "null_size": 10}
+    where[1] /= "=two"  # the copies alone
     assert_close(
         audit(*where, tmp_path, encoder=encoder, **options),
         audit(*where, encoder=encoder, **options | {"evidence": None}),

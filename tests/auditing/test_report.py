@@ -184,7 +184,7 @@ def test_the_metadata_of_the_samples_are_croissant(audited, report):
     assert ran.returncode == 0, ran.stderr
     errors, limitations, information = json.loads(ran.stdout)
     assert not errors
-    assert limitations == report["limits"]
+    assert limitations == report["limits"] + report["threat_model"]
     assert report["certificate"]["statement"] in information
     assert report["data"]["generated"]["sha256"] in json.loads(path.read_text())["identifier"]
 

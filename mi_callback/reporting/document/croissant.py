@@ -45,8 +45,7 @@ def croissant(report: Mapping[str, Any]) -> dict[str, Any]:
         or "Drawn from a generative model.",
         "rai:dataUseCases": _stated("{}", release["purpose"]),
         "rai:personalSensitiveInformation": _privacy(report),
-        "rai:dataLimitations": list(report["limits"]),
-        "rai:dataSocialImpact": " ".join(report["threat_model"]),
+        "rai:dataLimitations": [*report["limits"], *report["threat_model"]],
         "rai:dataReleaseMaintenancePlan": _plan(release),
     }
     return {key: value for key, value in described.items() if value is not None}

@@ -1,5 +1,6 @@
 """What was found, per generated image, and its aggregates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -289,7 +290,8 @@ class Scores:
         if flagging.calibrated:
             interval = self.rate_interval()
             assumed = "" if power else " if every copy is seen"
-            notes.insert(0, f"copies {interval.lower:.1%} to {interval.upper:.1%} (95 % CI{assumed})")
+            lower, upper = math.floor(1000 * interval.lower + 1e-9) / 10, math.ceil(1000 * interval.upper - 1e-9) / 10
+            notes.insert(0, f"copies {lower:.1f}% to {upper:.1f}% (95 % CI{assumed})")  # outward, as limits are
         if flagging.n_distinct < len(self) / 2:
             notes.append(f"the images are near-duplicates of one another: {flagging.n_distinct} distinct ones")
         if self.target_decoy is not None:

@@ -54,11 +54,11 @@ class MemorizationDetector(Fitted):
         verify: Align the best candidates to the generated image and let their local correlation decide.
         windows: Look windows of the image up too, so that a copied part pasted into another anatomy is a candidate.
             When None, as `verify`, which windows and views need.
-        views: Search among training images that were turned, magnified, blurred, framed or recoloured, and by edges,
-            too (see `retrieval.views`), so that copies far from where the encoder would know them are candidates: `fit`
-            encodes every training image twelve times instead of once, volumes four times. When None, as `verify`.
-        candidates: Training images aligned per generated image, the foremost of four times as many that it resembles as
-            a whole; beside them at most as many found by a window of it, and half as many again by edges.
+        views: Search by the copy descriptor too (`encoders.descriptor`), of volumes among them magnified, framed and by
+            edges (`retrieval.views`), so that copies far from where the encoder would know them are candidates. When
+            None, as `verify`.
+        candidates: Training images found by the whole image that are aligned per generated image; beside them at most
+            as many found by a window of it, and twice as many by edges.
         alpha: Level of each flag: the share of novel images that may be flagged.
         fdr: Flag at this false discovery rate instead.
         procedure: How: `bh` (Benjamini-Hochberg), or `by` (Benjamini-Yekutieli, under any dependence of the samples).

@@ -5,17 +5,21 @@ are. Parts of images and made-up anatomies stand among them, so that it is not h
 """
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from encoder_training.learning import TEMPERATURE, Training, koleo
-from encoder_training.slices import PAIRS, Slices
+from encoder_training.slices import PAIRS, Slices, keep, short_name
 from torch import Tensor, nn
 
-from mi_callback.encoders.descriptor import SIDE, DescriptorNet, recolour
+from mi_callback.encoders.descriptor import LOOKS, SIDE, DescriptorNet, copy_descriptor, describe, recolour
 from mi_callback.images import perturbations as change
+from mi_callback.images.files import split_by_subject
 from mi_callback.images.intensity import normalise_intensity
+from mi_callback.images.poses import orbit
 from mi_callback.images.resizing import resize
+from mi_callback.images.thumbnails import make_thumbnails
 
 RUN = 2
 """Neighbouring slices of one subject that enter a batch together."""
@@ -154,6 +158,38 @@ def patterned(images: Tensor, generator: torch.Generator) -> Tensor:
     grid = ((x % 6 == 0) | (y % 6 == 0)).float()
     pattern = torch.where(each(0, 1) < 0.5, each(0, 0.25) * wave, each(0, 0.5) * grid)
     return (images + pattern).clamp(0, 1)
+
+
+def recall(weights: Path, folder: Slices, copies: int = 100) -> list[list[str]]:
+    """Of changed copies of half of the subjects: how many find their own slice, and their person, among that half."""
+    known = keep(folder, split_by_subject(folder.subjects, 0.5, seed=1))
+    network, poses = copy_descriptor(weights), list(orbit("dihedral"))
+    looks = [describe(network, known.images, ["identity"], look)[0] for look in LOOKS]
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randperm(len(known.images), generator=generator)[:copies]
+    images = known.images[queries][:, None].float() / 255
+    others = images.roll(len(images) // 2, 0)
+    named = {name: one(images, generator) for name, one in change.PERTURBATIONS.items()}
+    named |= {name: one(images, others, generator) for name, one in change.PASTES.items()}
+    rows = []
+    for name, changed_images in named.items():
+        described = describe(network, make_thumbnails(changed_images, known.images.shape[-1]), poses)
+        alike = [_cosines(described, look) for look in looks]
+        order = torch.stack(alike).amax(dim=(0, 1)).argsort(dim=1, descending=True)[:, :16]
+        own = order == queries[:, None]
+        people = [known.subjects[i] for i in queries.tolist()]
+        person = [[known.subjects[j] == who for j in found] for found, who in zip(order.tolist(), people, strict=True)]
+        shares = [own[:, :k].any(dim=1).double().mean() for k in (1, 8, 16)]
+        shares.append(torch.tensor(person)[:, :8].any(dim=1).double().mean())
+        rows.append([short_name(folder.name), name, str(len(queries)), *(f"{float(share):.2f}" for share in shares)])
+    return rows
+
+
+def _cosines(queries: Tensor, known: Tensor) -> Tensor:
+    """Of queries in every pose with training images in one look, about the mean of these: `(poses, n, m)`."""
+    mean = known.mean(dim=0)
+    ours, theirs = (F.normalize(vectors - mean, dim=-1) for vectors in (queries, known))
+    return ours @ theirs.T
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

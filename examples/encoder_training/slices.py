@@ -1,5 +1,6 @@
 """Slices of folders in memory, and the batches that are drawn from them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from mi_callback.encoders.bundled import SIZE
 from mi_callback.images.files import SliceFolder
 from mi_callback.images.preprocessing import check_images, preprocess
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 
 PAIRS = 64
 """Slices of a step, each in two versions."""
@@ -20,7 +22,7 @@ RUN = 4
 
 @dataclass
 class Slices:
-    """Slices of one folder in memory: uint8 (n, SIZE, SIZE), subject by subject and in slice order."""
+    """Slices of one folder in memory: uint8 (n, side, side), subject by subject and in slice order."""
 
     name: str
     images: Tensor
@@ -29,18 +31,23 @@ class Slices:
 
 def load(argument: str) -> Slices:
     """The slices of a folder, or of the volumes of `folder:axis`, as the encoder sees them."""
+    return _load(argument, lambda image: preprocess(image, (SIZE, SIZE))[:, 0].mul(255).round().to(torch.uint8))
+
+
+def load_thumbnails(argument: str) -> Slices:
+    """The same as thumbnails, which the descriptor sees."""
+    return _load(argument, lambda image: make_thumbnails(image, THUMBNAIL_SIDE[2]))
+
+
+def _load(argument: str, see: Callable[[Tensor], Tensor]) -> Slices:
     root, _, axis = argument.rpartition(":") if argument[-2:-1] == ":" else (argument, "", "2")
     folder = SliceFolder(root, axis=int(axis))
     if folder.subjects is None:
         raise SystemExit(f"{root}: the subject of some slices is unknown; add a manifest.csv (file, subject).")
     order = sorted(range(len(folder)), key=lambda i: (folder.slices[i].subject, str(folder.slices[i].path)))
     order = [i for i in order if _in_the_middle(folder, i)]
-    images = [
-        preprocess(check_images(folder[i]["image"][None]), (SIZE, SIZE))
-        for i in tqdm(order, desc=argument, leave=False)
-    ]
-    pixels = torch.cat(images)[:, 0].mul(255).round().to(torch.uint8)
-    return Slices(argument, pixels, [folder.slices[i].subject for i in order])
+    images = [see(check_images(folder[i]["image"][None])) for i in tqdm(order, desc=argument, leave=False)]
+    return Slices(argument, torch.cat(images), [folder.slices[i].subject for i in order])
 
 
 def _in_the_middle(folder: SliceFolder, i: int) -> bool:

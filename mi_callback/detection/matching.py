@@ -29,17 +29,18 @@ class MatchingConfig:
 
     Attributes:
         at_once: Images, or volumes, whose candidates are aligned in one go; bounds the memory.
-        looked_up: Training images found by the whole image for which a map is searched, per one that is aligned.
+        looked_up: Training images found by the whole image for which a map is searched, per one that is aligned: one
+            of images, which have a descriptor too.
         siblings: Other images of the best candidate's person that are looked at, where that one lies: of a copy that
             was blended with something else, retrieval may find the person but not the slice.
     """
 
     at_once: int
-    looked_up: int = 4
+    looked_up: int
     siblings: int = 16
 
 
-MATCHING = {2: MatchingConfig(at_once=64), 3: MatchingConfig(at_once=8)}
+MATCHING = {2: MatchingConfig(at_once=64, looked_up=1), 3: MatchingConfig(at_once=8, looked_up=4)}
 """By the number of spatial dimensions."""
 
 

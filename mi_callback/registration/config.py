@@ -189,7 +189,8 @@ class Quota:
 
     Attributes:
         aligned: Aligned on the coarsest level after the search of maps, times `candidates` of `register`.
-        kept: Refined on the middle level, by their correlation on the coarsest; the first of them is always kept.
+        kept: Refined on the middle level: so many by their correlation on the coarsest, the first of them always, and
+            so many by their LNCC on the middle one before it.
         finalists: Compared on the finest level, by their LNCC on the middle one.
     """
 
@@ -210,9 +211,9 @@ class ScheduleConfig:
 
     coarse_batch: int
     fine_batch: int
-    whole: Quota = Quota(aligned=1.0, kept=4, finalists=2)
-    window: Quota = Quota(aligned=1.0, kept=4, finalists=1)
-    edges: Quota = Quota(aligned=1.5, kept=3, finalists=1)
+    whole: Quota = Quota(aligned=1.0, kept=2, finalists=1)
+    window: Quota = Quota(aligned=1.0, kept=1, finalists=1)
+    edges: Quota = Quota(aligned=2.0, kept=2, finalists=1)
 
     @property
     def quotas(self) -> tuple[Quota, ...]:
@@ -261,7 +262,13 @@ REGISTRATION = {
     3: RegistrationConfig(
         search=AffineSearchConfig(rotations=(20.0,), reach=4),
         free_form=FreeFormConfig(side=24, controls=7, stiffness=0.1),
-        schedule=ScheduleConfig(coarse_batch=8, fine_batch=8),
+        schedule=ScheduleConfig(
+            coarse_batch=8,
+            fine_batch=8,
+            whole=Quota(aligned=1.0, kept=3, finalists=2),
+            window=Quota(aligned=1.0, kept=3, finalists=1),
+            edges=Quota(aligned=1.5, kept=2, finalists=1),
+        ),
     ),
 }
 """The constants of images (2) and of volumes (3)."""

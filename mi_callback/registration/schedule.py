@@ -158,13 +158,16 @@ def _search_and_refine(pairs: _CandidatePairs, candidates: int, config: Registra
     """Maps of all pairs after the middle level, as far as each came, `(p, …)`, and the positions of the finalists."""
     size, quotas = config.schedule.coarse_batch, config.schedule.quotas
     starts, agreement = _search(pairs, config)
-    theta = starts[:, 0].clone()
+    theta, compared = starts[:, 0].clone(), torch.zeros_like(agreement)
     aligned = _limit(pairs, [int(quota.aligned * candidates) for quota in quotas])
     rows = select_foremost(agreement.cpu(), pairs.rivals, aligned)
     for some, images in pairs.batches(rows, size):
         theta[some], agreement[some] = refine_coarse(images, starts[some], config)
-    kept = _limit(pairs, [quota.kept for quota in quotas])
-    rows = rows[select_first_and_best(agreement[rows].cpu(), pairs.rivals[rows], kept[rows])]
+        compared[some] = compare_middle(images, theta[some], config)
+    # Moved copies in another contrast correlate best where the maps are coarse; unmoved ones agree best by LNCC.
+    kept = _limit(pairs, [quota.kept for quota in quotas])[rows]
+    ours = select_first_and_best(agreement[rows].cpu(), pairs.rivals[rows], kept)
+    rows = rows[torch.cat([ours, select_best(compared[rows].cpu(), pairs.rivals[rows], kept)]).unique()]
     for some, images in pairs.batches(rows, size):
         theta[some], agreement[some] = refine_middle(images, theta[some], config)
     finalists = _limit(pairs, [quota.finalists for quota in quotas])

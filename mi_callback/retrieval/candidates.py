@@ -1,6 +1,6 @@
 """Which of the hits of a search are worth aligning: each training image once, few of one subject."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,6 +37,22 @@ class Candidates:
         kinds = (self, *others)
         return Candidates(*(torch.cat([getattr(kind, f.name) for kind in kinds], dim=1) for f in fields(self)))
 
+    def by_their_edges(self) -> "Candidates":
+        """The same rows and poses, to be aligned as whole images by their edges."""
+        return Candidates.of_kind(self.row, self.pose, by_edges=True)
+
+    def first(self, most: int) -> "Candidates":
+        """The first of each query."""
+        return Candidates(*(getattr(self, field.name)[:, :most] for field in fields(self)))
+
+    def once(self) -> "Candidates":
+        """Without those that an earlier one equals; their places hold −1."""
+        same = torch.stack(
+            [value[:, :, None] == value[:, None] for value in (getattr(self, f.name) for f in fields(self))]
+        )
+        earlier = same.all(dim=0).tril(diagonal=-1).any(dim=2)
+        return replace(self, row=self.row.masked_fill(earlier, -1))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -60,6 +76,7 @@ def choose(
     subjects: Subjects | None,
     candidates: int,
     config: SearchConfig = SEARCH,
+    second_poses: int | None = None,
 ) -> Choice:
     """The best of k hits in each look: each training image once, at most `config.per_subject` of one subject.
 
@@ -68,13 +85,14 @@ def choose(
         scores: How similar it is; larger is closer, −inf for no hit.
         poses: The pose of the query in each look.
         subjects: Subject of each training image; without them every image is its own subject.
-        candidates: How many are chosen. The first `config.second_poses` of them come again at the end, in the second
-            best pose, where they are about as similar in it.
+        candidates: How many are chosen.
+        second_poses: How many of the first come again at the end, in the second best pose, where they are about as
+            similar in it; `config.second_poses` when None.
     """
     _, _, k = rows.shape
     rows, scores, poses = rows.flatten(1), scores.flatten(1), poses.repeat_interleave(k)
     chosen, place = _best_rows(rows, scores, subjects, candidates, config.per_subject)
-    first = slice(config.second_poses)
+    first = slice(config.second_poses if second_poses is None else second_poses)
     again, elsewhere = _in_second_pose(rows, scores, poses, chosen[:, first], place[:, first], config.second_pose_share)
     chosen, place = torch.cat([chosen, again], dim=1), torch.cat([place, elsewhere], dim=1)
     return Choice(chosen, poses[place], place // k)

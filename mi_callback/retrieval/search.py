@@ -115,14 +115,17 @@ def search(
     if recoloured := _looks(reference, queries, recoloured=True):
         kinds.append(_by_edges(reference, recoloured, orbit, aggregation, config))
     if reference.descriptors is not None and AS_IT_IS in queries.descriptors:
-        kinds += _by_descriptor(reference, reference.descriptors, queries.descriptors[AS_IT_IS], orbit, config)
+        found = _by_descriptor(reference, reference.descriptors, queries.descriptors[AS_IT_IS], orbit, config)
+        # What was found in any way may be in another contrast.
+        others = [kind.first(config.by_edges_too) for kind in kinds]
+        kinds += [found.first(config.by_grey_values), *(kind.by_their_edges() for kind in (found, *others))]
     return Neighbours(
         similarity=aggregated[best, each],
         layer_similarity=hits.cosine[best, each],
         match=hits.rows[each, best, top],
         pose=poses[best],
         nearest=hits.nearest,
-        candidates=kinds[0].beside(*kinds[1:]),
+        candidates=kinds[0].beside(*kinds[1:]).once(),
     )
 
 
@@ -157,12 +160,13 @@ def _by_edges(
 
 def _by_descriptor(
     reference: Reference, descriptors: DescriptorIndex, queries: Tensor, orbit: Sequence[str], config: SearchConfig
-) -> list[Candidates]:
-    """Candidates by what the copy descriptor says, to be aligned by their grey values, and the first by their edges."""
+) -> Candidates:
+    """Candidates by what the copy descriptor says, whose poses are not sure: many are tried in a second one."""
     rows, cosines = descriptors.search(queries, config.by_descriptor * config.hits)
     poses = torch.tensor([list(POSES).index(pose) for pose in descriptor_poses(orbit)]).repeat(len(descriptors.indexes))
-    found = choose(rows, cosines, poses, reference.subjects, config.by_descriptor, config)
-    return [Candidates.of_kind(found.row, found.pose), Candidates.of_kind(found.row, found.pose, by_edges=True)]
+    second = config.described_second_poses
+    found = choose(rows, cosines, poses, reference.subjects, config.by_descriptor, config, second)
+    return Candidates.of_kind(found.row, found.pose)
 
 
 def _look(looks: Sequence[Look], orbit: Sequence[str], aggregation: Aggregation, k: int) -> tuple[Hits, Tensor]:

@@ -52,8 +52,8 @@ def copies_of(bank: Tensor, rows: list[int]) -> Tensor:
 # Definition
 
 
-@pytest.mark.parametrize(("candidates", "expected"), [(4, [4, 4, 6]), (1, [1, 1, 1]), (50, [9, 9, 9])])
-def test_as_many_are_aligned_as_candidates_are_asked_for_and_half_as_many_again_by_edges(candidates, expected):
+@pytest.mark.parametrize(("candidates", "expected"), [(4, [4, 4, 8]), (1, [1, 1, 2]), (50, [9, 9, 9])])
+def test_as_many_are_aligned_as_candidates_are_asked_for_and_twice_as_many_by_edges(candidates, expected):
     bank = as_bytes(texture(27, side=SMALL))
     kind, window, by_edges = three_kinds(27)
     everyone = scheduled(SMALL, **quotas(kept=ALL, finalists=ALL))
@@ -68,7 +68,9 @@ def test_of_every_kind_its_own_number_goes_on_after_the_coarsest_level():
     everyone = scheduled(SMALL, **quotas(finalists=ALL))
     group = torch.zeros(45, dtype=torch.long)
     found = register(bank[44:].expand_as(bank), bank, group, window, by_edges, config=everyone)
-    assert counts(found.compared, kind) == [quota.kept for quota in QUOTAS] == [4, 4, 3]
+    # As many by correlation and as many by LNCC, which may be the same.
+    for count, quota in zip(counts(found.compared, kind), QUOTAS, strict=True):
+        assert quota.kept <= count <= 2 * quota.kept
     assert {0, 1, 2} <= set(found.compared.tolist())  # the first of each
     assert int(found.lncc.argmax()) == 44
 
@@ -82,7 +84,7 @@ def test_wholes_windows_and_edges_compete_with_their_like(groups):
     found = register(bank[:1].expand_as(bank), bank, group, window, by_edges, config=scheduled(SMALL))
     for member in range(groups):
         rows = found.compared[group[found.compared] == member]
-        assert counts(rows, kind) == [quota.finalists for quota in QUOTAS] == [2, 1, 1]
+        assert counts(rows, kind) == [quota.finalists for quota in QUOTAS] == [1, 1, 1]
 
 
 def test_what_was_not_compared_says_so():
@@ -90,9 +92,9 @@ def test_what_was_not_compared_says_so():
     found = register(bank[:1].expand_as(bank), bank, group, config=scheduled(SMALL))
     assert found.compared.tolist() == (found.lncc > -1).nonzero().flatten().tolist()
     others = found.lncc == -1
-    assert others.sum() == 4
+    assert others.sum() == 5
     assert (found.shares[others] == 0).all()
-    assert len(found.aligned) == len(found.lncc_map) == 2
+    assert len(found.aligned) == len(found.lncc_map) == 1
 
 
 # Promise

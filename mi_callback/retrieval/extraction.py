@@ -17,6 +17,7 @@ from mi_callback.images.subjects.ids import normal_ids, settle
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.images.windows import structured_windows
 from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.growing import GrowingTensor
 from mi_callback.retrieval.views import views_of
 from mi_callback.types import SubjectKey, Subjects
 
@@ -94,8 +95,8 @@ class _Collector:
         self.poses = [POSES[pose] for pose in poses]
         self.described = described
         self.views = {name: views_of(self.dims)[name] for name in views}
-        self.pooled: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("layers", "windows", *views)}
-        self.thumbnails: list[Tensor] = []
+        self.pooled = {kind: _Columns() for kind in ("layers", "windows", *views)}
+        self.thumbnails: GrowingTensor | None = None
         self.subjects: list[str | None] | None = []
         self.sources: list[str] | None = []
         self.done = 0
@@ -115,18 +116,18 @@ class _Collector:
         found = self.subjects if subjects is None else normal_ids(subjects)
         if found is not None and len(found) != self.done:
             raise DataError(f"needed one subject per image ({self.done}); {len(found)} came.")
-        joined = {
-            kind: {layer: torch.cat(batches, dim=1) for layer, batches in pooled.items()}
-            for kind, pooled in self.pooled.items()
-        }
+        assert self.thumbnails is not None
+        joined = {kind: columns.tensors() for kind, columns in self.pooled.items()}
         whole, windows = joined.pop("layers"), joined.pop("windows")
-        thumbnails = torch.cat(self.thumbnails)
+        thumbnails = self.thumbnails.tensor()
         described = self.described.features()
         return Features(whole, thumbnails, settle(found, thumbnails), self.sources, windows, joined, described)
 
     def _encode(self, images: Tensor) -> None:
         thumbnails = make_thumbnails(images, THUMBNAIL_SIDE[self.dims])
-        self.thumbnails.append(thumbnails.cpu())
+        if self.thumbnails is None:
+            self.thumbnails = GrowingTensor(thumbnails.shape[1:], thumbnails.dtype)
+        self.thumbnails.append(thumbnails)
         self.described.add(thumbnails)
         whole, windows = encode(images, self.encoder, self.poses, self.windowed)
         pooled = {"layers": whole, "windows": windows}
@@ -134,15 +135,31 @@ class _Collector:
             poses = self.poses if view.beside == name else self.poses[:1]
             pooled[name] = encode(view.of(images, self.encoder.intensity), self.encoder, poses)[0]
         for kind, found in pooled.items():
-            for layer, features in found.items():
-                self.pooled[kind].setdefault(layer, []).append(features)
+            self.pooled[kind].append(found)
+
+
+class _Columns:
+    """`{key: (poses, n, …)}` that grows along n."""
+
+    def __init__(self) -> None:
+        self.grown = dict[str, GrowingTensor]()
+
+    def append(self, found: dict[str, Tensor]) -> None:
+        for key, features in found.items():
+            rows = features.transpose(0, 1)
+            if key not in self.grown:
+                self.grown[key] = GrowingTensor(rows.shape[1:], rows.dtype)
+            self.grown[key].append(rows)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {key: grown.tensor().transpose(0, 1) for key, grown in self.grown.items()}
 
 
 class _Described:
     """What a descriptor has said of thumbnails so far."""
 
     def __init__(self, descriptor: DescriptorNet | None, poses: Sequence[str], looks: Sequence[str]) -> None:
-        self.descriptor, self.found = descriptor, dict[str, list[Tensor]]()
+        self.descriptor, self.found = descriptor, _Columns()
         self.poses, self.looks = list(poses), looks
 
     def add(self, thumbnails: Tensor) -> None:
@@ -150,10 +167,10 @@ class _Described:
             return
         for look in self.looks:
             poses = descriptor_poses(self.poses) if look == AS_IT_IS else self.poses[:1]
-            self.found.setdefault(look, []).append(describe(self.descriptor, thumbnails, poses, look))
+            self.found.append({look: describe(self.descriptor, thumbnails, poses, look)})
 
     def features(self) -> dict[str, Tensor]:
-        return {look: torch.cat(batches, dim=1) for look, batches in self.found.items()}
+        return self.found.tensors()
 
 
 @torch.no_grad()

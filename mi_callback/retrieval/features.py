@@ -7,6 +7,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from mi_callback.retrieval.growing import joined, taken
 from mi_callback.types import LayerFeatures, Thumbnails
 
 
@@ -15,7 +16,8 @@ class Features:
     """One pass over n images.
 
     Attributes:
-        layers: `{layer: (poses, n, d)}` float32 on the CPU; pose 0 is the image as it came.
+        layers: `{layer: (poses, n, d)}` float32 on the CPU; pose 0 is the image as it came. These and all below are
+            mapped from a file where they are large (`growing.LARGE`).
         thumbnails: uint8 `(n, side, side)`, of volumes `(n, side, side, side)`; patient data.
         subjects: One id per image, or None.
         sources: File of each image where its batch named one, or None.
@@ -49,8 +51,15 @@ class Features:
         return {layer: features[position] for layer, features in self.layers.items()}
 
     def in_pose(self, position: int) -> "Features":
-        """The same images in one pose alone, in memory of their own; what training images alone have is in pose 0."""
-        return self._each(lambda features: features[position : position + 1].clone())
+        """The same images in one pose alone, without the memory of the others; what training images alone have is in
+        pose 0.
+        """
+
+        def alone(features: Tensor) -> Tensor:
+            one = features[position : position + 1]
+            return one if len(features) == 1 else joined([one], dim=1)
+
+        return self._each(alone)
 
     def as_they_are(self) -> "Features":
         """The same images without windows, views and descriptors."""
@@ -74,8 +83,8 @@ class Features:
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
         places = rows.tolist()
         return replace(
-            self._each(lambda features: features[:, rows]),
-            thumbnails=self.thumbnails[rows],
+            self._each(lambda features: taken(features, rows, dim=1)),
+            thumbnails=taken(self.thumbnails, rows),
             subjects=None if self.subjects is None else [self.subjects[i] for i in places],
             sources=None if self.sources is None else [self.sources[i] for i in places],
         )
@@ -102,10 +111,10 @@ def concatenate(one: Features, other: Features) -> Features:
     """
 
     def both(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
+        return {layer: joined([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
 
     views = {view: both(one.views[view], other.views[view]) for view in one.views if view in other.views}
-    thumbs = torch.cat([one.thumbnails, other.thumbnails])
+    thumbs = joined([one.thumbnails, other.thumbnails])
     windows, described = both(one.windows, other.windows), both(one.descriptors, other.descriptors)
     return Features(both(one.layers, other.layers), thumbs, None, None, windows, views, described)
 

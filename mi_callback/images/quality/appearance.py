@@ -11,6 +11,9 @@ from mi_callback.images.config import APPEARANCE, AppearanceConfig
 from mi_callback.images.filters import box_mean, gaussian_blur
 from mi_callback.types import Thumbnails
 
+AT_ONCE = 256
+"""Images that are looked at together; bounds the memory."""
+
 
 def appearance(thumbnails: Thumbnails, config: AppearanceConfig = APPEARANCE) -> dict[str, Float[Tensor, " n"]]:
     """Statistics of each image, by name; float64, on the scale of images in [0, 1].
@@ -28,7 +31,12 @@ def appearance(thumbnails: Thumbnails, config: AppearanceConfig = APPEARANCE) ->
     References:
         Immerkær, "Fast noise variance estimation", Computer Vision and Image Understanding 1996.
     """
-    images = _slices(thumbnails).double() / 255
+    found = [_appearance(some, config) for some in _slices(thumbnails).split(AT_ONCE)]
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+
+def _appearance(slices: Thumbnails, config: AppearanceConfig) -> dict[str, Float[Tensor, " n"]]:
+    images = slices.double() / 255
     side = images.shape[-1]
     band, corner = max(1, round(config.margin * side)), max(2, round(config.corner * side))
     filled = (images > config.empty).double()

@@ -28,6 +28,9 @@ from mi_callback.version import __version__
 HEADER = "mi_callback"
 """Key of the header in the metadata of a file."""
 
+NEEDED = {"settings", "data", "train", "held_out", "null", "duplicate", "difference", "planted", "recall", "engines"}
+"""Keys within it."""
+
 
 @dataclass(frozen=True)
 class FittedState:
@@ -41,6 +44,7 @@ class FittedState:
         duplicate: Feature similarity beyond which two generated images are near-duplicates.
         planted: Training images kept for the power self-test; None where features came from elsewhere.
         difference: In what held-out images differ from training images, with the remedy; None where they do not.
+        recall: Share of the nearest training images that approximate engines find; None where search is exact.
     """
 
     train: Features = field(repr=False)
@@ -50,6 +54,7 @@ class FittedState:
     duplicate: float
     planted: Reservoir | None = field(default=None, repr=False)
     difference: str | None = None
+    recall: float | None = None
 
     def images_to_plant(self, n: int, seed: int) -> tuple[list[Tensor], list[int]]:
         """Up to n of the training images kept for the power self-test, and their rows.
@@ -114,7 +119,14 @@ class FittedState:
         rows = header["planted"]
         planted = None if rows is None else Reservoir.of(rows, [tensors[f"planted/{row}"] for row in rows])
         null = Null(tensors["null"], usual=tensors.get("null_usual"), **header["null"])
-        return cls(train, held_out, fit_reference(train), null, header["duplicate"], planted, header["difference"])
+        reference = fit_reference(train)
+        if reference.approximate != header["engines"]:
+            raise StateError(
+                f"needed the engine by which the null of {path} was made, {header['engines'] or 'exact search'}; "
+                f"{reference.approximate or 'exact search'} came. Fit again, or choose it: backend=…."
+            )
+        duplicate, difference, recall = (header[key] for key in ("duplicate", "difference", "recall"))
+        return cls(train, held_out, reference, null, duplicate, planted, difference, recall)
 
 
 class Fitted(ABC):
@@ -216,6 +228,8 @@ def _header(state: FittedState) -> dict[str, Any]:
         },
         "duplicate": state.duplicate,
         "difference": state.difference,
+        "recall": state.recall,
+        "engines": state.reference.approximate,
         "planted": None if planted is None else planted.rows,
     }
 
@@ -281,8 +295,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
-            needed = {"settings", "data", "train", "held_out", "null", "duplicate", "difference", "planted"}
-            if missing := needed - header.keys():
+            if missing := NEEDED - header.keys():
                 raise KeyError(sorted(missing))
             return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:

@@ -81,6 +81,15 @@ class Reference:
         return replace(self, indexes=indexes, subjects=features.subjects)
 
     @property
+    def approximate(self) -> list[str]:
+        """Names of the engines that may miss a training image; none where search is exact."""
+        own = [*self.indexes.values()]
+        own += [] if self.windows is None else [self.windows.index]
+        own += [] if self.descriptors is None else [*self.descriptors.indexes.values()]
+        seen = {name for view in self.views.values() for name in view.approximate}
+        return sorted(seen | {index.approximate for index in own if index.approximate is not None})
+
+    @property
     def layers(self) -> list[str]:
         return list(self.whitenings)
 

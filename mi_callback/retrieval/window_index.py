@@ -59,6 +59,10 @@ class WindowIndex:
         rows, cosines = (torch.stack([f[part] for f in found], dim=1) for part in range(2))
         return rows, cosines
 
+    def whitened(self, images: Features, pose: int) -> Tensor:
+        """Windows of images that show anatomy, as they are searched, `(m, d)`."""
+        return gather(_whitened(block, self.whitenings) for block in _blocks(images, pose))
+
     @staticmethod
     def locate(rows: Tensor, cosines: Tensor, chosen: Tensor, poses: Tensor) -> Tensor:
         """In which window of a query is the copy of a training image? In the middle of those that found it.
@@ -83,8 +87,7 @@ class WindowIndex:
 
     def _search_pose(self, queries: Features, pose: int, k: int) -> tuple[Tensor, Tensor]:
         there = _there(queries, pose)
-        windows = gather((_whitened(block, self.whitenings) for block in _blocks(queries, pose)), int(there.sum()))
-        cosine, entry = self.index.search(windows, k)
+        cosine, entry = self.index.search(self.whitened(queries, pose), k)
         cosines = torch.full((*there.shape, k), -torch.inf)
         rows = torch.zeros((*there.shape, k), dtype=torch.long)
         most = entry.shape[1]  # fewer than k where there are fewer training windows

@@ -11,7 +11,7 @@ from mi_callback.images.config import APPEARANCE, AppearanceConfig
 from mi_callback.images.filters import box_mean, gaussian_blur
 from mi_callback.types import Thumbnails
 
-AT_ONCE = 256
+AT_ONCE = 64
 """Images that are looked at together; bounds the memory."""
 
 
@@ -31,8 +31,12 @@ def appearance(thumbnails: Thumbnails, config: AppearanceConfig = APPEARANCE) ->
     References:
         Immerkær, "Fast noise variance estimation", Computer Vision and Image Understanding 1996.
     """
-    found = [_appearance(some, config) for some in _slices(thumbnails).split(AT_ONCE)]
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    slices, found = _slices(thumbnails), dict[str, Tensor]()
+    for start in range(0, max(1, len(slices)), AT_ONCE):
+        for name, values in _appearance(slices[start : start + AT_ONCE], config).items():
+            # Into place at once: small tensors that stay would keep the large ones beside them from being freed.
+            found.setdefault(name, values.new_empty(len(slices)))[start : start + AT_ONCE] = values
+    return found
 
 
 def _appearance(slices: Thumbnails, config: AppearanceConfig) -> dict[str, Float[Tensor, " n"]]:

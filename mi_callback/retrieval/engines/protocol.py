@@ -7,6 +7,9 @@ from torch import Tensor
 
 from mi_callback.types import Indices
 
+SHORTLISTED = 4
+"""Vectors that are compared per neighbour that is asked for."""
+
 
 class Backend(StrEnum):
     """What searches an index. Members are strings: `"faiss"` is one too."""

@@ -7,11 +7,8 @@ import torch
 from torch import Tensor
 
 from mi_callback.retrieval.engines.exact import TorchIndex
-from mi_callback.retrieval.engines.protocol import Shortlist
+from mi_callback.retrieval.engines.protocol import SHORTLISTED, Shortlist
 from mi_callback.types import Indices
-
-SHORTLISTED = 4
-"""Vectors that are compared per neighbour that is asked for."""
 
 FEWEST = 280
 """Vectors that are compared at least, where there are as many."""

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from mi_callback.arguments import integer, positive_integer, seed_number, switch
+from mi_callback.arguments import checked_cache, integer, positive_integer, seed_number, switch
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError, StateError, choice
 from mi_callback.lightning.acting import METADATA, Acting, checked_acts
@@ -18,7 +18,7 @@ from mi_callback.lightning.drawing import Drawing
 from mi_callback.lightning.loggers import PREFIX, logged_step
 from mi_callback.lightning.loggers.looks import band
 from mi_callback.lightning.messages import say, say_scores, warn
-from mi_callback.lightning.options import checked_cache, checked_detector, checked_key, checked_sampler
+from mi_callback.lightning.options import checked_detector, checked_key, checked_sampler
 from mi_callback.lightning.preparing import Preparation
 from mi_callback.lightning.ranks import check_strategy, guarded, raise_everywhere
 from mi_callback.lightning.recording import Recording

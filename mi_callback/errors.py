@@ -46,6 +46,10 @@ class AlarmError(MemorizationError, RuntimeError):
     """A generator that was watched copies its training set, and an error was asked for then."""
 
 
+class BusyError(OutputError):
+    """A folder into which another process is writing."""
+
+
 class RecordError(MemorizationError, ValueError):
     """A report or its log that is not there, or not what was written."""
 

@@ -1,5 +1,6 @@
 """What was found, per generated image, and its aggregates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -303,7 +304,8 @@ class Scores:
         if flagging.calibrated:
             interval = self.rate_interval()
             assumed = "" if power else " if every copy is seen"
-            notes.insert(0, f"copies {interval.lower:.1%} to {interval.upper:.1%} (95 % CI{assumed})")
+            lower, upper = math.floor(1000 * interval.lower + 1e-9) / 10, math.ceil(1000 * interval.upper - 1e-9) / 10
+            notes.insert(0, f"copies {lower:.1f}% to {upper:.1f}% (95 % CI{assumed})")  # outward, as limits are
         if self.recall is not None:
             notes.append(f"approximate search: {self.recall:.1%} of the nearest training images are found")
         if flagging.n_distinct < len(self) / 2:

@@ -6,7 +6,6 @@ by its owner alone.
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import Tensor
 from mi_callback.errors import StateError
 from mi_callback.images.batches import read_batches
 from mi_callback.images.reservoir import Reservoir
+from mi_callback.private_files import replaced
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
 from mi_callback.statistics.null import Null
@@ -75,17 +75,17 @@ class FittedState:
             path: Where; folders are made.
             settings: All that changes what the state means, as JSON holds it.
             data: `fingerprint` of the images it was fitted on.
+
+        Raises:
+            OutputError: If it cannot be written.
         """
         from safetensors.torch import save_file
 
         header = {"settings": settings, "data": data, **_header(self)}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(path.suffix + ".part")
-        unfinished.touch(mode=0o600)
-        save_file(_tensors(self), unfinished, metadata={HEADER: json.dumps(header)})
-        os.chmod(unfinished, 0o600)
-        unfinished.replace(path)
+        with replaced(path) as unfinished:
+            save_file(_tensors(self), unfinished, metadata={HEADER: json.dumps(header)})
 
     @classmethod
     def load(

@@ -52,7 +52,11 @@ def files_table(sides: Mapping[str, FileAccount]) -> str:
 def _rows(side: str, files: FileAccount) -> Iterable[tuple[str, str, str, str]]:
     unlisted = set(files.unlisted)
     for path in files.read:
-        yield side, str(path), "read", UNLISTED if path in unlisted else ""
+        missing = files.gaps.get(path)
+        said = [UNLISTED] * (path in unlisted) + [
+            f"{missing} slices of its series seem to be missing behind it"
+        ] * bool(missing)
+        yield side, str(path), "read", "; ".join(said)
     for reason, paths in files.left_out.items():
         for path in paths:
             yield side, str(path), "left out", reason.value

@@ -6,21 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mi_callback.arguments import integer, known_options, switch
+from mi_callback.arguments import checked_cache, integer, known_options, switch
 from mi_callback.auditing.accounting import doubts_of_files
 from mi_callback.auditing.effects import Rule, refuse_without_effect
 from mi_callback.auditing.reading import FolderReader, Folders, Volumes
 from mi_callback.auditing.reports.contents import volume_of
 from mi_callback.auditing.reports.outputs import Outputs
 from mi_callback.auditing.reports.writing import Judged
+from mi_callback.auditing.resuming import Kept, ResumableDetector, kept_in
 from mi_callback.auditing.volumes import score_volumes
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Encoder, build_encoder
-from mi_callback.errors import CalibrationError
+from mi_callback.errors import CalibrationError, StateError
 from mi_callback.images.files import Slice, SliceFolder
 from mi_callback.reporting.document import Release
 from mi_callback.retrieval.features import Features
 from mi_callback.scores import Scores
+from mi_callback.state import fingerprint
 from mi_callback.statistics.gate import Gate
 
 POWER = 16
@@ -38,6 +40,7 @@ def audit(
     volumes: Volumes | str | None = None,
     colour: bool = False,
     columns: Mapping[str, str] | None = None,
+    voi: Sequence[float] | str | None = None,
     power: int | None = None,
     set_scores: bool = False,
     evidence: int | None = None,
@@ -45,6 +48,7 @@ def audit(
     junit: str | Path | None = None,
     gate: Gate | None = None,
     release: Release | None = None,
+    cache: str | Path | None = None,
     progress: bool = False,
     **detector: Any,
 ) -> Scores:
@@ -68,6 +72,9 @@ def audit(
         colour: Read pictures with their colours, for an encoder of three channels.
         columns: Names of the columns of manifests where they are not plain ones such as file and subject:
             `{"file": "scan", "subject": "who"}`.
+        voi: Values of interest of DICOM, NIfTI and ITK files of all sides, as the generator was trained on them: center
+            and width of a window outside of which values are cut off, such as `[40, 400]`; `file` for the VOI LUT or
+            window that each DICOM file names. All values when None, through the VOI LUT of a DICOM file that has one.
         power: Training images copied for the power self-test, each changed in every way; 0 for none. It tells what
             `clean` and the certificate rest on. 16 when None; volumes judged by their slices have no such test.
         set_scores: Put C_T, AuthPct, FID, KID, Vendi and MiFID on the same features into `report.json` too.
@@ -78,6 +85,8 @@ def audit(
         junit: File for the outcome of the gate as JUnit XML, for build servers.
         gate: Limits that a release has to keep, for the report and `junit`; the verdict decides when None.
         release: What is to be released and to whom, for the report.
+        cache: File for the fitted state, for audits of other samples against the same people; used again when encoder,
+            settings and every pixel are the same. Patient data.
         progress: Show progress bars.
         detector: Arguments of `MemorizationDetector`.
 
@@ -88,13 +97,16 @@ def audit(
         OptionError: If an option is unknown, of the wrong kind, or without effect beside the others.
         RecordError: If the log of an earlier report in `out` was changed.
         OutputError: If a file cannot be written.
+        BusyError: If another process is writing into `out`.
+
+    An audit with `out` that is cut short leaves `out/unfinished/`, patient data, and the same call goes on from there.
 
     Example:
         >>> scores = audit("train", "generated", held_out="held_out", out="report")  # doctest: +SKIP
         >>> print(scores.verdict)  # doctest: +SKIP
     """
     known_options(detector, MemorizationDetector)
-    reader = FolderReader(size, axis, volumes, colour, columns)
+    reader = FolderReader(size, axis, volumes, colour, columns, voi)
     by_slices = reader.volumes == Volumes.SLICES
     for name, count in (("power", power), ("evidence", evidence)):
         if count is not None:
@@ -110,11 +122,39 @@ def audit(
     )
     if by_slices and held_out is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
-    outputs.prepare()
-    folders = reader.read_all(train, generated, held_out, control, progress)
-    outputs.check_subgroups(folders)
-    fitted = MemorizationDetector(**_for_dims(detector, reader.dims))
-    fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+    state = checked_cache(cache)
+    kind = None if reader.volumes is None else str(reader.volumes)
+    options: dict[str, Any] = {
+        "size": list(reader.sides),
+        "axis": axis,
+        "volumes": kind,
+        "colour": colour,
+        "planted": power,
+    }
+    options |= {} if voi is None else {"voi": voi if isinstance(voi, str) else list(voi)}
+    with outputs.opened(), kept_in(outputs.out) as kept:
+        folders = reader.read_all(train, generated, held_out, control, progress)
+        outputs.check_subgroups(folders)
+        fitted = _detector(_for_dims(detector, reader.dims), kept, progress)
+        judged = _audited(fitted, folders, _path(state), power, by_slices, progress)
+        outputs.write(fitted, folders, judged, options)
+    return judged.scores
+
+
+def _detector(options: dict[str, Any], kept: Kept | None, progress: bool) -> MemorizationDetector:
+    return MemorizationDetector(**options) if kept is None else ResumableDetector(kept, progress, **options)
+
+
+def _audited(
+    fitted: MemorizationDetector,
+    folders: Folders,
+    state: Path | None,
+    power: int | None,
+    by_slices: bool,
+    progress: bool,
+) -> Judged:
+    """What a detector that is fitted on these folders says of them."""
+    _fit(fitted, folders, state, progress)
     if folders.control is not None:
         fitted.fit_control(folders.control, progress=progress)
     label = "generated features" if progress else None
@@ -122,11 +162,25 @@ def audit(
     _measure_power(fitted, power, samples)
     judged = _judge(fitted, folders, samples, progress)
     scores = replace(judged.scores, caveats=[*judged.scores.caveats, *doubts_of_files(folders.files)])
-    judged = replace(judged, scores=scores)
-    kind = None if reader.volumes is None else str(reader.volumes)
-    options = {"size": list(reader.sides), "axis": axis, "volumes": kind, "colour": colour, "planted": power}
-    outputs.write(fitted, folders, judged, options)
-    return judged.scores
+    return replace(judged, scores=scores)
+
+
+def _fit(fitted: MemorizationDetector, folders: Folders, state: Path | None, progress: bool) -> None:
+    """Fit, or read a state that was fitted on the same images under the same settings."""
+    if state is None:
+        fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+        return
+    sides: list[Any] = [folders.train, folders.held_out]
+    data = fingerprint(*sides)
+    if state.is_file():
+        try:
+            fitted.load(state, data)
+        except StateError as error:
+            warnings.warn(f"the cache is not used: {error}", stacklevel=4)
+        if fitted.fitted and not (fitted.contrast and fitted.held_out is None):
+            return
+    fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+    fitted.save(state, data)
 
 
 def _path(path: str | Path | None) -> Path | None:

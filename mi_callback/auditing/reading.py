@@ -17,6 +17,8 @@ from mi_callback.images.files import (
     VolumeFolder,
     find_manifests,
 )
+from mi_callback.images.files.kinds import ENDINGS, TIFF, UNITS, FileKind
+from mi_callback.images.files.pixels import checked_voi
 from mi_callback.types import Kind
 
 SIDE = {2: 128, 3: 96}
@@ -24,7 +26,7 @@ SIDE = {2: 128, 3: 96}
 
 AXIAL = 2
 
-SLICED = (*ORIENTED, ".tif", ".tiff")
+SLICED = (*ORIENTED, *TIFF, *ENDINGS[FileKind.HDF5], *ENDINGS[FileKind.ZARR])
 """Endings of volumes that are cut along an axis; DICOM files are slices already."""
 
 
@@ -78,6 +80,7 @@ class FolderReader:
         volumes: What is judged where files are volumes: see `audit`.
         colour: Read pictures with their colours.
         columns: Names of the columns of manifests, by what they hold: see `audit`.
+        voi: Values of interest: see `audit`.
 
     Raises:
         OptionError: If a value is none of these, or has no effect beside the others.
@@ -88,6 +91,7 @@ class FolderReader:
     volumes: Volumes | str | None = None
     colour: bool = False
     columns: Mapping[str, str] | None = None
+    voi: Sequence[float] | str | None = None
 
     def __post_init__(self) -> None:
         if self.volumes is not None:
@@ -95,6 +99,7 @@ class FolderReader:
         if self.axis is not None:
             integer("axis", self.axis, least=0, most=2)
         switch("colour", self.colour)
+        checked_voi(self.voi)
         sliced, whole = self.dims == 2, "images or slices, not volumes='whole',"
         rules = [Rule("axis", self.axis is not None, sliced, whole), Rule("colour=True", self.colour, sliced, whole)]
         refuse_without_effect(rules)
@@ -116,9 +121,9 @@ class FolderReader:
         """The slices of a folder, or its volumes whole."""
         columns = self.columns if find_manifests(Path(root)) else None  # those of other folders
         if self.dims == 3:
-            return VolumeFolder(root, self.sides, columns=columns, progress=progress)
+            return VolumeFolder(root, self.sides, columns=columns, voi=self.voi, progress=progress)
         axis = AXIAL if self.axis is None else self.axis
-        return SliceFolder(root, self.sides, axis, colour=self.colour, columns=columns, progress=progress)
+        return SliceFolder(root, self.sides, axis, colour=self.colour, columns=columns, voi=self.voi, progress=progress)
 
     def read_all(
         self,
@@ -135,6 +140,10 @@ class FolderReader:
         assert read[1] is not None
         folders = Folders(read[1], read[0], *read[2:])
         self.check_effects(folders.slices)
+        kinds = UNITS if isinstance(checked_voi(self.voi), tuple) else (FileKind.DICOM,)
+        held = any(folder is not None and folder.holds(kinds) for folder in read)
+        needed = f"files with values in units ({', '.join(kinds)})"
+        refuse_without_effect([Rule("voi", self.voi is not None, held, needed)])
         real = (("training", folders.train), ("held-out", folders.held_out), ("control", folders.control))
         for name, images in real:
             if images is not None:

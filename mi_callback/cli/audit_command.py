@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_callback.auditing import audit
-from mi_callback.auditing.reports.writing import ACCOUNT, PAGE, TABLE
+from mi_callback.auditing.reports.writing import ACCOUNT, CROISSANT, PAGE, PARQUET, TABLE
 from mi_callback.cli.command import GATE_CODES, Command
 from mi_callback.cli.options import below, options_of
 from mi_callback.detector import MemorizationDetector
@@ -14,7 +14,8 @@ from mi_callback.reporting.record import read_log
 from mi_callback.scores import Scores
 from mi_callback.statistics.gate import Gate, judge
 
-NEEDED = ("train", "generated")
+FOLDERS = ("train", "generated", "held_out", "control")
+NEEDED = FOLDERS[:2]
 
 NO_OPTIONS = ("progress", "gate", "release")
 """Arguments of `audit` that are no options: the command always shows progress, gate and release are groups of them."""
@@ -78,14 +79,21 @@ def _lines(scores: Scores) -> list[str]:
 def _files(out: Path) -> list[str]:
     lines = [
         f"report: {out / PAGE}",
-        f"every image with its match (patient data): {out / TABLE}",
+        f"every image with its match (patient data): {out / TABLE}{_columns(out)}",
         f"every file, read or not and why (patient data): {out / ACCOUNT}",
+        f"metadata of the samples for whoever publishes them (Croissant): {out / CROISSANT}",
     ]
     gallery = out / "evidence" / "gallery.png"  # an audit removes that of an earlier one
     if gallery.is_file():
         lines.append(f"flagged images beside their matches (patient data): {gallery}")
     # Who notes it elsewhere can tell a log that was written anew.
     return [*lines, f"seal: {read_log(out)[-1].sha256}"]
+
+
+def _columns(out: Path) -> str:
+    if (out / PARQUET).is_file():
+        return f", {PARQUET}"
+    return f"; no {PARQUET} without pyarrow: pip install 'mi-callback[formats]'"
 
 
 COMMAND = Command(
@@ -97,6 +105,15 @@ COMMAND = Command(
         **below("release", options_of(Release)),
         **below("detector", options_of(MemorizationDetector)),
     },
-    paths=("train", "generated", "held_out", "control", "out", "junit", *below("release", options_of(Release))),
+    paths=(
+        "train",
+        "generated",
+        "held_out",
+        "control",
+        "out",
+        "junit",
+        "cache",
+        *below("release", options_of(Release)),
+    ),
     run=run,
 )

@@ -1,7 +1,6 @@
 """Options of the callback, checked before anything is trained: what is accepted has an effect."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mi_callback.arguments import known_options
@@ -38,17 +37,6 @@ def checked_key(name: str, key: Any) -> SubjectKey:
     if key is None or callable(key) or (isinstance(key, (str, int)) and not isinstance(key, bool) and key != ""):
         return key
     raise OptionError(f"needed {name} as a key, a position in a tuple, or a function of the batch; {key!r} came.")
-
-
-def checked_cache(cache: Any) -> str | Path | None:
-    """The path of a file, or None."""
-    if cache is None:
-        return None
-    if not isinstance(cache, (str, Path)) or not str(cache):
-        raise OptionError(f"needed cache as the path of a file; {cache!r} came.")
-    if Path(cache).is_dir():
-        raise OptionError(f"needed cache as a file; {cache} is a folder. Name a file in it: {Path(cache) / 'state'}.")
-    return cache
 
 
 def checked_detector(

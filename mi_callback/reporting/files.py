@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mi_callback.private_files import make_private, replaced
 from mi_callback.reporting.drawing import draw_evidence
 from mi_callback.reporting.evidence import Evidence
 from mi_callback.reporting.gallery import draw_gallery
-from mi_callback.reporting.record.files import make_private, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,5 +45,6 @@ def write_evidence(evidence: Sequence[Evidence], folder: str | Path, left_out: i
 
 
 def _save(figure: "Figure", path: Path) -> Path:
-    write_beside(path, lambda file: figure.savefig(file, format="png"))
+    with replaced(path) as unfinished:
+        figure.savefig(unfinished, format="png")
     return path

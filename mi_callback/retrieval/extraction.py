@@ -1,7 +1,7 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +16,10 @@ from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids, settle
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.images.windows import structured_windows
-from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.growing import GrowingTensor
+from mi_callback.retrieval.features import Features, extended
+from mi_callback.retrieval.growing import GrowingColumns, GrowingTensor
 from mi_callback.retrieval.views import views_of
 from mi_callback.types import SubjectKey, Subjects
-
-Id = TypeVar("Id", str, str | None)
 
 VOLUMES_AT_ONCE = 8
 """Volumes encoded at a time, one pose or view after another; bounds the memory."""
@@ -95,7 +93,7 @@ class _Collector:
         self.poses = [POSES[pose] for pose in poses]
         self.described = described
         self.views = {name: views_of(self.dims)[name] for name in views}
-        self.pooled = {kind: _Columns() for kind in ("layers", "windows", *views)}
+        self.pooled = {kind: GrowingColumns() for kind in ("layers", "windows", *views)}
         self.thumbnails: GrowingTensor | None = None
         self.subjects: list[str | None] | None = []
         self.sources: list[str] | None = []
@@ -105,8 +103,8 @@ class _Collector:
         """Encode the checked images of a batch, of volumes a few at a time."""
         for some in images.split(len(images) if self.dims == 2 else VOLUMES_AT_ONCE):
             self._encode(some.to(self.device))
-        self.subjects = _extend(self.subjects, batch.subjects)
-        self.sources = _extend(self.sources, batch.sources)
+        self.subjects = extended(self.subjects, batch.subjects)
+        self.sources = extended(self.sources, batch.sources)
         self.done += len(images)
 
     def features(self, subjects: Subjects | None) -> Features:
@@ -138,28 +136,11 @@ class _Collector:
             self.pooled[kind].append(found)
 
 
-class _Columns:
-    """`{key: (poses, n, …)}` that grows along n."""
-
-    def __init__(self) -> None:
-        self.grown = dict[str, GrowingTensor]()
-
-    def append(self, found: dict[str, Tensor]) -> None:
-        for key, features in found.items():
-            rows = features.transpose(0, 1)
-            if key not in self.grown:
-                self.grown[key] = GrowingTensor(rows.shape[1:], rows.dtype)
-            self.grown[key].append(rows)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {key: grown.tensor().transpose(0, 1) for key, grown in self.grown.items()}
-
-
 class _Described:
     """What a descriptor has said of thumbnails so far."""
 
     def __init__(self, descriptor: DescriptorNet | None, poses: Sequence[str], looks: Sequence[str]) -> None:
-        self.descriptor, self.found = descriptor, _Columns()
+        self.descriptor, self.found = descriptor, GrowingColumns()
         self.poses, self.looks = list(poses), looks
 
     def add(self, thumbnails: Tensor) -> None:
@@ -210,8 +191,3 @@ def encode(
         {layer: features.float().cpu().unflatten(0, shape) for layer, features in pooled.items()},
         {layer: features.cpu().unflatten(0, shape) for layer, features in parts.items()},
     )
-
-
-def _extend(collected: list[Id] | None, new: list[Id] | None) -> list[Id] | None:
-    """Known for all, or for none."""
-    return None if collected is None or new is None else collected + new

@@ -1,14 +1,17 @@
 """Features of a set of images, per layer and pose, with their subjects and thumbnails."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from mi_callback.retrieval.growing import joined, taken
+from mi_callback.retrieval.growing import GrowingColumns, GrowingTensor, joined, taken
 from mi_callback.types import LayerFeatures, Thumbnails
+
+Id = TypeVar("Id", str, str | None)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,45 @@ class Features:
         views = {view: changed(pooled) for view, pooled in self.views.items()}
         whole, windows, described = (changed(pooled) for pooled in (self.layers, self.windows, self.descriptors))
         return replace(self, layers=whole, windows=windows, views=views, descriptors=described)
+
+
+class GrowingFeatures:
+    """Features of parts of a set of images, one behind the other, without keeping the parts."""
+
+    def __init__(self) -> None:
+        self.kinds, self.views = dict[str, GrowingColumns](), list[str]()
+        self.thumbnails: GrowingTensor | None = None
+        self.subjects: list[str] | None = []
+        self.sources: list[str] | None = []
+
+    def append(self, part: Features) -> None:
+        """The next images, in the same poses, views and looks."""
+        if self.thumbnails is None:
+            self.views = list(part.views)
+            self.thumbnails = GrowingTensor(part.thumbnails.shape[1:], part.thumbnails.dtype)
+        self.thumbnails.append(part.thumbnails)
+        views = {f"view {view}": pooled for view, pooled in part.views.items()}
+        own = {"layers": part.layers, "windows": part.windows, "descriptors": part.descriptors}
+        for kind, pooled in (own | views).items():
+            self.kinds.setdefault(kind, GrowingColumns()).append(pooled)
+        self.subjects = extended(self.subjects, part.subjects)
+        self.sources = extended(self.sources, part.sources)
+
+    def features(self) -> Features:
+        """Those of all images, of one part at least; their subjects where all are known."""
+        assert self.thumbnails is not None
+        found = {kind: columns.tensors() for kind, columns in self.kinds.items()}
+        views = {view: found[f"view {view}"] for view in self.views}
+        own = found["layers"], self.thumbnails.tensor(), self.subjects, self.sources
+        return Features(*own, found["windows"], views, found["descriptors"])
+
+
+def extended(known: list[Id] | None, new: Sequence[Id] | None) -> list[Id] | None:
+    """The first list, longer by the second: known for all, or for none."""
+    if known is None or new is None:
+        return None
+    known.extend(new)
+    return known
 
 
 def digest(thumbnail: Tensor) -> bytes:

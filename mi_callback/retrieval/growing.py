@@ -118,6 +118,23 @@ class GrowingTensor:
         )
 
 
+class GrowingColumns:
+    """`{key: (poses, n, …)}`, features that grow along n."""
+
+    def __init__(self) -> None:
+        self.grown = dict[str, GrowingTensor]()
+
+    def append(self, found: dict[str, Tensor]) -> None:
+        for key, features in found.items():
+            rows = features.transpose(0, 1)
+            if key not in self.grown:
+                self.grown[key] = GrowingTensor(rows.shape[1:], rows.dtype)
+            self.grown[key].append(rows)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {key: grown.tensor().transpose(0, 1) for key, grown in self.grown.items()}
+
+
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     if size < OWN_PAGES or torch.device(device).type != "cpu":

@@ -11,8 +11,9 @@ from PIL import Image
 
 from mi_callback import audit
 from mi_callback.auditing.accounting import UNJUDGED, doubts_of_files, files_table
+from mi_callback.auditing.reports.contents import Contents
 from mi_callback.cli.audit_command import COMMAND
-from mi_callback.images.files import FileAccount, Reason
+from mi_callback.images.files import FileAccount, Reason, SliceFolder
 from mi_callback.images.files.accounts import Failure, LeftOut
 from mi_callback.reporting.tables import csv_text
 
@@ -118,6 +119,7 @@ def test_every_file_is_a_row_and_no_count_names_one():
         "failed": {"damaged, or not what its name says": 1},
         "empty_slices": 0,
         "unlisted": 0,
+        "missing_slices": 0,
     }
 
 
@@ -140,3 +142,12 @@ def test_columns_of_a_manifest_are_named_on_the_command_line(folders, tmp_path, 
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
     assert {f"person{i}" for i in range(20)} <= {row["match_subject"] for row in rows}
     (folders / "train" / "manifest.csv").unlink()
+
+
+def test_a_scan_that_is_a_folder_is_known_by_all_that_is_in_it(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    for name, top in {"a": 1, "b": 1, "c": 2}.items():
+        group = zarr.open_group(str(tmp_path / name / "scan.zarr"), mode="w")
+        group["image"] = np.pad(np.ones((2, 8, 8)), ((0, 0), (1, 1), (1, 1))) * top
+    hashes = [Contents([side]).side(side).sha256 for side in map(SliceFolder, (tmp_path / name for name in "abc"))]
+    assert hashes[0] == hashes[1] != hashes[2]

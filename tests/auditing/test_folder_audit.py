@@ -67,7 +67,8 @@ def test_files_are_readable_by_their_owner_alone_even_where_others_were(folders,
         (tmp_path / name).touch(mode=0o644)
     where = folders / "train", folders / "novel", folders / "held", tmp_path
     audit(*where, size=32, power=0, evidence=0, **OPTIONS)
-    names = {"scores.csv", "files.csv", "report.html", "report.json", "log.jsonl"}
+    names = {"scores.csv", "files.csv", "report.html", "report.json", "log.jsonl", ".lock", "scores.parquet",
+             "croissant.json"}  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == names
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
 
@@ -99,6 +100,8 @@ def test_values_of_no_use_are_refused(folders, option, value, said):
         ({"release": Release(purpose="teaching")}, "needed out=DIR for release"),
         ({"gate": Gate(fdr=0.1)}, "needed out=DIR or junit=FILE for gate"),
         ({"axis": 1}, "needed volumes to slice for axis"),
+        ({"voi": [40, 400]}, r"needed files with values in units \(dicom, volume, itk\) for voi"),
+        ({"voi": "file"}, r"needed files with values in units \(dicom\) for voi"),
         ({"axis": 1, "volumes": "whole"}, "needed images or slices, not volumes='whole', for axis"),
         ({"colour": True, "volumes": "whole"}, "for colour=True"),
         ({"power": 4, "volumes": "slices"}, "not volumes='slices', for power"),

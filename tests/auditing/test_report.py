@@ -4,8 +4,11 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.util import find_spec
 
 import jsonschema
 import pytest
@@ -13,11 +16,22 @@ import torch
 
 from mi_callback import audit
 from mi_callback.auditing.reports import outputs, writing
+from mi_callback.cli.audit_command import _files
 from mi_callback.errors import OptionError, OutputError, RecordError
 from mi_callback.reporting.document import Release, build_report, render_page, report_schema
 from mi_callback.reporting.record import read_log, verify_record
 
-FILES = {"report.html", "report.json", "scores.csv", "files.csv", "log.jsonl", "evidence"}
+FILES = {
+    "report.html",
+    "report.json",
+    "croissant.json",
+    "scores.csv",
+    "scores.parquet",
+    "files.csv",
+    "log.jsonl",
+    "evidence",
+    ".lock",
+}
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +149,54 @@ def test_upper_limits_are_rounded_up_and_lower_ones_down(report):
     assert re.search(r'data-key="numbers.rate_lower">12\.3 %<', page)
 
 
+def test_the_parquet_table_says_what_the_other_says_with_types_and_texts_as_they_are(audited):
+    pandas = pytest.importorskip("pandas")
+    out, scores = audited
+    parquet, table = pandas.read_parquet(out / "scores.parquet"), pandas.read_csv(out / "scores.csv")
+    assert list(parquet.columns) == list(table.columns)
+    assert parquet["flagged"].tolist() == scores.flagged.tolist()
+    assert parquet["p_value"].tolist() == scores.p_value.tolist()
+    assert "=1+1" in set(parquet["match_subject"])
+    assert parquet["generated"].tolist() == table["generated"].tolist()
+    assert parquet["group"].dtype.kind == "i"
+
+
+def test_without_pyarrow_there_is_no_parquet_table_and_that_is_said(written, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "scores.parquet").touch()  # of an earlier audit
+    writing.write_report(tmp_path, *written[1:])
+    assert not (tmp_path / "scores.parquet").exists()
+    assert verify_record(tmp_path).stands
+    assert any("no scores.parquet without pyarrow: pip install" in line for line in _files(tmp_path))
+
+
+def test_the_metadata_of_the_samples_are_croissant(audited, report):
+    if find_spec("mlcroissant") is None:
+        pytest.skip("mlcroissant is not installed")
+    path = audited[0] / "croissant.json"
+    # In a process of its own: it takes the logging of this one over.
+    source = (
+        "import json, sys, mlcroissant; found = mlcroissant.Dataset(jsonld=json.load(open(sys.argv[1]))).metadata; "
+        "said = found.data_limitations, found.personal_sensitive_information; "
+        "print(json.dumps([list(found.ctx.issues.errors), *said]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", source, str(path)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    errors, limitations, information = json.loads(ran.stdout)
+    assert not errors
+    assert limitations == report["limits"] + report["threat_model"]
+    assert report["certificate"]["statement"] in information
+    assert report["data"]["generated"]["sha256"] in json.loads(path.read_text())["identifier"]
+
+
+def test_a_changed_table_or_metadata_is_found(audited, tmp_path):
+    for name in ("scores.parquet", "croissant.json"):
+        out = tmp_path / name
+        shutil.copytree(audited[0], out)
+        (out / name).write_bytes((out / name).read_bytes() + b" ")
+        assert verify_record(out).problems == [f"{name}: was changed"]
+
+
 # To whom
 
 
@@ -142,7 +204,7 @@ def test_names_of_people_and_files_stand_in_the_table_alone(audited, report, pag
     out, scores = audited
     rows = list(csv.DictReader((out / "scores.csv").open()))
     assert len(rows) == len(scores)
-    told = (out / "report.json").read_text() + page + (out / "log.jsonl").read_text()
+    told = "".join((out / name).read_text() for name in ("report.json", "croissant.json", "log.jsonl")) + page
     for row in rows:
         assert row["match_subject"].lstrip("'") not in told
         assert row["generated"] not in told
@@ -214,6 +276,17 @@ def test_what_was_not_measured_is_said_so(people_folders, quick, tmp_path):
     assert "Subgroups" not in page
 
 
+def test_the_page_of_an_audit_that_nothing_can_be_said_of_is_written(people_folders, quick, tmp_path):
+    where = people_folders / "train", people_folders / "synthetic", people_folders / "held"
+    scores = audit(*where, out=tmp_path, size=32, power=0, evidence=0, **quick | {"alpha": 0.01})
+    assert scores.verdict == "inconclusive"
+    assert "rate_upper" not in json.loads((tmp_path / "report.json").read_text())["numbers"]
+    page = (tmp_path / "report.html").read_text()
+    assert "needs at least 99 held-out subjects" in page
+    assert "none can be" in page
+    assert 'data-key="memorized.flagged"' not in page  # a zero would read as clean
+
+
 def test_members_against_non_members_are_shown_where_they_were_measured(report):
     assert "not_run" not in render_page(report)
     control = {"members_flagged": 8, "members_rate": 0.8, "non_members_flagged": 1, "non_members_rate": 0.1,
@@ -268,7 +341,7 @@ def test_of_a_report_that_was_cut_short_nothing_old_is_left(
 ):
     """Wherever it is killed there is no report, and the next audit leaves no trace of that."""
     where = [people_folders / name for name in ("train", "synthetic", "held")]
-    for step in ("write_evidence", "append_entries", *range(4)):
+    for step in ("write_evidence", "append_entries", *range(6)):
         out = tmp_path / str(step)
         shutil.copytree(audited[0], out)
         with monkeypatch.context() as patch:

@@ -117,7 +117,8 @@ def test_a_decision_that_was_cut_short_is_finished_or_never_was(out, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             change_record(out, "review", content, {"report.html": b"new page", "report.json": b"{}"})
     assert verify_record(out).stands == (killed_after < 3)
-    changing.open_record(out)
+    with changing.opened_record(out, "review"):
+        pass
     assert verify_record(out).stands
     assert ((out / "report.json").read_bytes() == b"{}") == (killed_after == 3)
     assert not list(out.glob("*.next"))

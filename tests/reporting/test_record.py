@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from mi_callback.errors import OutputError, RecordError
+from mi_callback.private_files import make_private, replace_file, sha256_of
 from mi_callback.reporting.record import Decision, append_entries, read_log, reviews_of, verify_record
-from mi_callback.reporting.record.files import make_private, replace_file, sha256_of
 from mi_callback.reporting.record.junit import Case, write_junit
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mi_callback.images.files import Slice, SliceFolder
 from mi_callback.images.files.archives import local_file
+from mi_callback.private_files import sha256_of
 from mi_callback.reporting.document import Side
-from mi_callback.reporting.record.files import sha256_of
 
 KEY = 16
 """Hexadecimal digits of the key of a sample and its match."""
@@ -56,4 +56,7 @@ class Contents:
 
 def _hash(path: Path) -> str:
     with local_file(path) as local:  # it may be in an archive
-        return sha256_of(local)
+        if not local.is_dir():
+            return sha256_of(local)
+        names = sorted(file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file())
+        return sha256("".join(f"{name} {sha256_of(local / name)}\n" for name in names).encode()).hexdigest()

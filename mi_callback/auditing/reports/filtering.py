@@ -13,7 +13,7 @@ from mi_callback.arguments import probability, switch
 from mi_callback.auditing.reports.writing import PAGE, RELEASED, REPORT, TABLE, page_bytes, report_bytes
 from mi_callback.errors import CalibrationError
 from mi_callback.reporting.document import Row, read_table
-from mi_callback.reporting.record import Decision, change_record, open_record, read_log, reviews_of
+from mi_callback.reporting.record import Decision, change_record, opened_record, read_log, reviews_of
 from mi_callback.reporting.tables import csv_text
 from mi_callback.statistics.conformal import at_most
 from mi_callback.statistics.rates.remainder import Remainder, certify_remainder
@@ -52,11 +52,16 @@ def filter_samples(out: str | Path, keep_false_alarms: bool = False, confidence:
     Raises:
         RecordError: If there is no report, or it was changed.
         OptionError: If an option is of the wrong kind.
+        BusyError: If another process is writing into the folder.
     """
     folder = Path(out)
     switch("keep_false_alarms", keep_false_alarms)
     probability("confidence", confidence)
-    open_record(folder)
+    with opened_record(folder, "filter"):
+        return _filter(folder, keep_false_alarms, confidence)
+
+
+def _filter(folder: Path, keep_false_alarms: bool, confidence: float) -> Filtered:
     report, rows = json.loads((folder / REPORT).read_bytes()), read_table(folder / TABLE)
     dismissed = _dismissed(folder) if keep_false_alarms else set()
     suspect = _suspects(rows, report["numbers"]["alpha"])

@@ -1,6 +1,7 @@
 """What an audit shall write, and where."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from mi_callback.auditing.effects import Rule
 from mi_callback.auditing.reading import Folders
 from mi_callback.auditing.reports.describing import describe, subgroups_of
-from mi_callback.auditing.reports.writing import Judged, prepare_folder, write_report
+from mi_callback.auditing.reports.writing import Judged, prepared_folder, write_report
 from mi_callback.detector import MemorizationDetector
 from mi_callback.reporting import collect_evidence
 from mi_callback.reporting.document import Release
@@ -46,17 +47,19 @@ class Outputs:
             Rule("gate", self.gate is not None, somewhere, "out=DIR or junit=FILE"),
         ]
 
-    def prepare(self) -> None:
-        """See that all of it can be written, before anything is computed.
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """See that all of it can be written, before anything is computed, and keep others from writing there.
 
         Raises:
+            BusyError: If another process writes there.
             RecordError: If the log of an earlier report was changed.
             OutputError: If a folder or file cannot be written.
         """
-        if self.junit is not None:
-            self.junit.unlink(missing_ok=True)  # an audit that fails must not leave what an earlier one said
-        if self.out is not None:
-            prepare_folder(self.out)
+        with nullcontext() if self.out is None else prepared_folder(self.out):
+            if self.junit is not None:
+                self.junit.unlink(missing_ok=True)  # an audit that fails must not leave what an earlier one said
+            yield
 
     def check_subgroups(self, folders: Folders) -> None:
         """Refuse folders without subgroups where they are asked for, before anything is computed.

@@ -11,7 +11,7 @@ from mi_callback.auditing.reports.writing import PAGE, RELEASED, REPORT, TABLE, 
 from mi_callback.errors import DataError, OptionError, choice
 from mi_callback.reporting.document import Row, read_table
 from mi_callback.reporting.document.content import reviews_in_report
-from mi_callback.reporting.record import Decision, Review, change_record, open_record, read_log, reviews_of
+from mi_callback.reporting.record import Decision, Review, change_record, opened_record, read_log, reviews_of
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,21 @@ def review(out: str | Path, sample: int | str, decision: str, by: str, note: str
         RecordError: If there is no report, or it was changed.
         DataError: If there is no such sample, or it is not flagged.
         OptionError: If the decision is none of these, or nobody decides.
+        BusyError: If another process is writing into the folder.
     """
     folder = Path(out)
     decided = choice("decision", decision, Decision, OptionError)
     if not isinstance(by, str) or not by.strip():
         raise OptionError(f"needed the name of who decides, by=NAME; {by!r} came.")
-    open_record(folder)
+    with opened_record(folder, "review"):
+        return _decide(folder, sample, decided, by.strip(), str(note))
+
+
+def _decide(folder: Path, sample: int | str, decided: Decision, by: str, note: str) -> Reviewed:
     rows = read_table(folder / TABLE)
     place = _place_of(rows, sample)
     report = json.loads((folder / REPORT).read_bytes())
-    made = Review(rows[place].key, decided, by.strip(), datetime.now(UTC).isoformat(timespec="seconds"), str(note))
+    made = Review(rows[place].key, decided, by, datetime.now(UTC).isoformat(timespec="seconds"), note)
     known = reviews_of(read_log(folder)) | {made.key: made}
     flagged = [row.key for row in rows if row.flag]
     standing = {key: one for key, one in known.items() if one.decision is not Decision.OPEN}

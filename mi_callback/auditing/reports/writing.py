@@ -1,7 +1,8 @@
 """What an audit found as files, written so that no new table ever stands beside an old report."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -9,22 +10,27 @@ from typing import Any
 
 from mi_callback.auditing.accounting import files_table
 from mi_callback.images.files import FileAccount, Slice
+from mi_callback.private_files import PART, make_private, replace_file, sha256_of
 from mi_callback.reporting import Evidence, write_evidence
-from mi_callback.reporting.document import Context, build_report, render_page, write_table
-from mi_callback.reporting.record import append_entries, clear_unfinished, read_log
-from mi_callback.reporting.record.files import PART, make_private, replace_file, sha256_of
+from mi_callback.reporting.document import Context, build_report, croissant, render_page, write_parquet, write_table
+from mi_callback.reporting.record import append_entries, clear_unfinished, held, read_log
+from mi_callback.reporting.record.lock import HOLDER_FILE, LOCK_FILE
 from mi_callback.reporting.record.log import LOG_FILE
 from mi_callback.reporting.record.verification import ANNEX, NEXT
 from mi_callback.scores import Scores
 
 REPORT, PAGE, TABLE, ACCOUNT, RELEASED = "report.json", "report.html", "scores.csv", "files.csv", "released.csv"
+PARQUET, CROISSANT = "scores.parquet", "croissant.json"
 """Files of a report beside its log and its annex: `released.csv` is written by `mi-audit filter`."""
+
+UNFINISHED = "unfinished"
+"""Folder of what was computed for a report that is not written yet: see `auditing.resuming`."""
 
 OLD = ("summary.json",)
 """Files that earlier versions wrote: they would pass for a part of this report."""
 
-NAMES = (REPORT, PAGE, TABLE, ACCOUNT, RELEASED, LOG_FILE, *OLD)
-"""All files that may stand in the folder, beside the annex."""
+NAMES = (REPORT, PAGE, TABLE, PARQUET, ACCOUNT, CROISSANT, RELEASED, LOG_FILE, LOCK_FILE, HOLDER_FILE, UNFINISHED, *OLD)
+"""All that may stand in the folder, beside the annex."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,21 @@ class Judged:
         return [self.train[int(row)] for row in self.scores.match]
 
 
-def prepare_folder(out: Path) -> None:
-    """A folder for a report, before anything is computed for it: what killed runs left in it goes.
+@contextmanager
+def prepared_folder(out: Path) -> Iterator[None]:
+    """A folder for a report, before anything is computed for it, and for one process alone: what killed runs left in
+    it goes.
 
     Raises:
+        BusyError: If another process writes there.
         RecordError: If the log of an earlier report in it was changed: this one would continue it.
         OutputError: If it cannot be made.
     """
     make_private(out, _is_own)
-    clear_unfinished(out, NAMES)
-    read_log(out)
+    with held(out, "audit"):
+        clear_unfinished(out, NAMES)
+        read_log(out)
+        yield
 
 
 def write_report(
@@ -73,7 +84,7 @@ def write_report(
     folder without one. The log goes on.
 
     Args:
-        out: As `prepare_folder` left it.
+        out: As `prepared_folder` left it.
         judged: What was judged.
         context: What the report says beyond the scores.
         proofs: What flags are proved with, most certain first.
@@ -87,16 +98,20 @@ def write_report(
         OutputError: If something cannot be written.
     """
     report = build_report(judged.scores, context)
+    rows = judged.scores, _places(judged.generated), _places(judged.train), context.keys
     contents = {
-        TABLE: write_table(judged.scores, _places(judged.generated), _places(judged.train), context.keys),
+        TABLE: write_table(*rows),
         ACCOUNT: files_table(files).encode("utf-8", errors="surrogateescape"),
+        CROISSANT: report_bytes(croissant(report)),
         PAGE: page_bytes(report),
         REPORT: report_bytes(report),
     }
-    for name in (REPORT, PAGE, RELEASED, *OLD):
+    if (columns := write_parquet(*rows)) is not None:
+        contents[PARQUET] = columns
+    for name in (REPORT, PAGE, PARQUET, RELEASED, *OLD):
         (out / name).unlink(missing_ok=True)
     pictures = write_evidence(proofs, out / ANNEX, left_out=judged.slices.flagging.count - len(proofs))
-    for name in (TABLE, ACCOUNT, PAGE):
+    for name in contents.keys() - {REPORT}:
         replace_file(out / name, contents[name])
     digests = {f"{ANNEX}/{path.name}": sha256_of(path) for path in pictures}
     digests |= {name: sha256(data).hexdigest() for name, data in contents.items()}
@@ -106,7 +121,7 @@ def write_report(
 
 
 def report_bytes(report: Mapping[str, Any]) -> bytes:
-    """The text of `report.json`."""
+    """The text of `report.json`, or of another dictionary."""
     return json.dumps(report, indent=2, allow_nan=False).encode() + b"\n"
 
 

@@ -36,7 +36,6 @@ class LeftOut(Kind):
     UNKNOWN = "an ending that is no image's"
     OTHER_KIND = "no volume, where whole volumes are judged"
     NO_PIXELS = "DICOM without pixels, such as an index or a report"
-    NESTED = "an archive within an archive"
     ROW = "named by a manifest, and not there"
 
 
@@ -66,6 +65,7 @@ class FileAccount:
         failed: Files that hold, or seem to hold, images, and that could not be judged.
         empty_slices: Slices of volumes with one value in every pixel, which are not judged: they show nothing.
         unlisted: Files that are judged and that no manifest names, where there is one.
+        gaps: Files behind which slices of their series seem to be missing, and how many.
     """
 
     read: Sequence[Path] = ()
@@ -73,6 +73,7 @@ class FileAccount:
     failed: Sequence[Failure] = ()
     empty_slices: int = 0
     unlisted: Sequence[Path] = ()
+    gaps: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def failures(self) -> dict[str, int]:
@@ -94,6 +95,7 @@ class FileAccount:
             "failed": self.failures,
             "empty_slices": self.empty_slices,
             "unlisted": len(self.unlisted),
+            "missing_slices": sum(self.gaps.values()),
         }
 
 
@@ -115,4 +117,9 @@ def in_words(files: FileAccount) -> str:
         endings = Counter("".join(path.suffixes[-2:]).lower() or "no ending" for path in unknown)
         kinds = ", ".join(f"{count} × {ending}" for ending, count in endings.most_common(5))
         said.append(f"{len(unknown)} files are not read ({kinds}): they are no part of what is judged.")
+    if files.gaps:
+        said.append(
+            f"{sum(files.gaps.values())} slices seem to be missing within DICOM series, such as behind "
+            f"{next(iter(files.gaps))}: neighbours lie further apart than others. What is not there is not judged."
+        )
     return " ".join(said)

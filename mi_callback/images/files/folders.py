@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,9 +17,10 @@ from mi_callback.arguments import integer
 from mi_callback.errors import DataError, OptionError
 from mi_callback.images.files.accounts import Failure, FileAccount, FileError, LeftOut, in_words
 from mi_callback.images.files.archives import archive_of, unpacked_name
-from mi_callback.images.files.kinds import ENDINGS, FileKind
+from mi_callback.images.files.formats.limits import within
+from mi_callback.images.files.kinds import ENDINGS, UNITS, FileKind
 from mi_callback.images.files.manifests import read_manifests
-from mi_callback.images.files.pixels import VOLUMES, read_frame, read_series, read_slice, read_volume
+from mi_callback.images.files.pixels import VOLUMES, checked_voi, read_frame, read_series, read_slice, read_volume
 from mi_callback.images.files.scans import Scan, Slice, check_scan, gather_scans
 from mi_callback.images.files.walking import Listing, find_files
 from mi_callback.images.resizing import letterbox
@@ -34,8 +35,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
     lie) are read, also within zip archives; docs/auditing.md lists all formats. An item is a dictionary of `image`,
     float32 `(1, h, w)`, `subject` and `filename_or_obj`; `subject` is absent when that of any slice is unknown.
     The subject comes from, in this order: the function `subject_of`, the column `subject` of a `manifest.csv` beside
-    the images (column `file`: path below the manifest), a BIDS `sub-…` in the path, the DICOM PatientID, the first
-    folders below `root` that are not named like classes, splits or kinds of files (`NORMAL`, `train`, `images`,
+    the images (column `file`: path below the manifest), a BIDS `sub-…` in the path, the PatientID in the file, the
+    first folders below `root` that are not named like classes, splits or kinds of files (`NORMAL`, `train`, `images`,
     `fold1`), and for a volume its own name; see `subject_rules`.
 
     Every file is read once when the folder is opened. What cannot be judged (damaged, NaN, one value in every pixel) is
@@ -50,6 +51,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
         subject_of: Path → subject id; overrides every other rule.
         colour: Read all images as `(3, h, w)`, red, green and blue, grey ones repeated; by default colour is refused.
         columns: Names of the columns of manifests where they are others than `manifests.NAMES`.
+        voi: Values of interest of files that hold values in units (`UNITS`): center and width of a window outside of
+            which they are cut off; `file` for the LUT or window that each DICOM file names; None for all values.
         progress: Show a progress bar while files are read.
 
     Attributes:
@@ -72,9 +75,11 @@ class SliceFolder(Dataset[dict[str, Any]]):
         subject_of: Callable[[Path], str] | None = None,
         colour: bool = False,
         columns: Mapping[str, str] | None = None,
+        voi: Sequence[float] | str | None = None,
         progress: bool = False,
     ) -> None:
         self.root, self.size, self.axis, self.colour = Path(root), size, integer("axis", axis, 0, 2), colour
+        self.voi = checked_voi(voi)
         if not self.root.is_dir():
             raise DataError(f"needed a folder of images; {self.root} is not a folder.")
         listing = find_files(self.root, self.KINDS)
@@ -141,7 +146,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
         in_order = tuple(path for path in self._kinds if path in read)
         by_manifest = any(rule is Rule.MANIFEST for _, rule in self._told.values())
         unlisted = [path for path in in_order if by_manifest and self._told[path].rule is not Rule.MANIFEST]
-        return FileAccount(in_order, left_out, tuple(failed.values()), empty, tuple(unlisted))
+        gaps = {gap.behind: gap.missing for series in self._series.values() for gap in series.gaps}
+        return FileAccount(in_order, left_out, tuple(failed.values()), empty, tuple(unlisted), gaps)
 
     def _say_files(self) -> None:
         """Refuse a folder of which nothing can be judged, and warn of what is not judged."""
@@ -195,12 +201,21 @@ class SliceFolder(Dataset[dict[str, Any]]):
     def _pixels(self, piece: Slice) -> np.ndarray:
         kind = self._kinds[piece.path]
         if kind is FileKind.DICOM:
-            return read_frame(piece.path, piece.position or 0, self.colour)
+            return read_frame(piece.path, piece.position or 0, self.colour, self.voi)
         if kind not in VOLUMES:
             return read_slice(piece.path, kind, self.colour)
         assert piece.position is not None
         # A view: np.take would copy the whole volume for each slice.
-        return np.rot90(np.moveaxis(read_volume(piece.path, kind), self.axis, 0)[piece.position])
+        pixels = np.rot90(np.moveaxis(read_volume(piece.path, kind), self.axis, 0)[piece.position])
+        return self._of_interest(pixels, kind)
+
+    def _of_interest(self, pixels: np.ndarray, kind: FileKind) -> np.ndarray:
+        """The values of interest of a volume; those of DICOM are read alone."""
+        return within(pixels, self.voi) if kind in UNITS and isinstance(self.voi, tuple) else pixels
+
+    def holds(self, kinds: Collection[FileKind]) -> bool:
+        """Whether any slice is of a file of these kinds."""
+        return any(self._kinds[piece.path] in kinds for piece in self.slices)
 
     @cached_property
     def _all_known(self) -> bool:
@@ -238,13 +253,14 @@ class VolumeFolder(SliceFolder):
             Needed when sizes differ and volumes are to be batched.
         subject_of: Path → subject id; overrides every other rule.
         columns: Names of the columns of manifests where they are others than `manifests.NAMES`.
+        voi: Values of interest, as of `SliceFolder`.
         progress: Show a progress bar while files are read.
 
     Raises:
         DataError: If the folder does not exist or holds no volume that can be judged.
     """
 
-    KINDS = (FileKind.VOLUME, FileKind.ITK, FileKind.DICOM, FileKind.STACK)
+    KINDS = (*VOLUMES, FileKind.DICOM)
 
     def __init__(
         self,
@@ -252,16 +268,21 @@ class VolumeFolder(SliceFolder):
         size: tuple[int, ...] | None = None,
         subject_of: Callable[[Path], str] | None = None,
         columns: Mapping[str, str] | None = None,
+        voi: Sequence[float] | str | None = None,
         progress: bool = False,
     ) -> None:
-        super().__init__(root, size, subject_of=subject_of, columns=columns, progress=progress)
+        super().__init__(root, size, subject_of=subject_of, columns=columns, voi=voi, progress=progress)
 
     def _pieces(self, scan: Scan) -> list[Slice]:
         return [Slice(scan.files[0], self._told[scan.files[0]].subject, None, scan.path)]
 
     def _pixels(self, piece: Slice) -> np.ndarray:
         series = None if piece.volume is None else self._series.get(piece.volume)
-        voxels = read_volume(piece.path, self._kinds[piece.path]) if series is None else read_series(series)
+        if series is None:
+            kind = self._kinds[piece.path]
+            voxels = self._of_interest(read_volume(piece.path, kind), kind)
+        else:
+            voxels = read_series(series, self.voi)
         return voxels.transpose(2, 1, 0)[:, ::-1]  # RAS (x, y, z) → depth, height, width
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mi_callback.images.files.archives import archive_of, is_archive, local_file, read_head
-from mi_callback.images.subjects.paths import ITK, NIBABEL
+from mi_callback.images.subjects.paths import HDF5, ITK, NIBABEL, ZARR
 from mi_callback.types import Kind
 
 
@@ -16,6 +16,8 @@ class FileKind(Kind):
     VOLUME = "volume"
     ITK = "itk"
     DICOM = "dicom"
+    HDF5 = "hdf5"
+    ZARR = "zarr"
     ARCHIVE = "archive"
     NOT_READ = "not read"
 
@@ -24,7 +26,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 TIFF = (".tif", ".tiff")
 ARRAYS = (".npy", ".npz")
 DICOM = (".dcm", ".ima", ".dicom", ".dic")
-NOT_READ = (".h5", ".hdf5", ".mat", ".mnc", ".nc", ".zarr", ".par", ".svs", ".vti", ".gipl", ".tar", ".tar.gz", ".tgz",
+NOT_READ = (".mat", ".mnc", ".nc", ".zarr.zip", ".n5", ".par", ".svs", ".vti", ".gipl", ".tar", ".tar.gz", ".tgz",
             ".rar", ".7z", ".tfrecord", ".tfrecords", ".lmdb", ".mdb", ".avi", ".mp4")  # fmt: skip
 """Endings of what may well hold images, and is not read: it fails, as a damaged file does."""
 
@@ -34,8 +36,13 @@ ENDINGS = {
     FileKind.VOLUME: NIBABEL,
     FileKind.ITK: ITK,
     FileKind.DICOM: DICOM,
+    FileKind.HDF5: HDF5,
+    FileKind.ZARR: ZARR,
 }
 """Endings of what is read."""
+
+UNITS = (FileKind.DICOM, FileKind.VOLUME, FileKind.ITK)
+"""Kinds of files that hold values in units, such as Hounsfield units, of which a window can be cut out."""
 
 ORIENTED = (*NIBABEL, *ITK)
 """Endings of volumes of which any axis can be sliced."""
@@ -57,7 +64,7 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 def kind_of(path: Path) -> FileKind | None:
     """The kind of a file by its name, or, where that has no ending that is known, DICOM by its content; else None."""
     name = path.name.lower()
-    if is_archive(path):
+    if is_archive(path) and not name.endswith(NOT_READ):
         return FileKind.ARCHIVE
     kind = next((kind for kind, endings in ENDINGS.items() if name.endswith(endings)), None)
     if kind is FileKind.PICTURE and name.endswith(TIFF) and _has_pages(path):

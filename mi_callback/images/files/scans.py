@@ -12,6 +12,7 @@ from mi_callback.images.files.accounts import Failure, FileError, LeftOut, Reaso
 from mi_callback.images.files.archives import local_file
 from mi_callback.images.files.formats.dicom import Header, read_header
 from mi_callback.images.files.formats.series import Series, gather_series
+from mi_callback.images.files.formats.stores import read_patient
 from mi_callback.images.files.kinds import FileKind
 from mi_callback.images.files.telling import told_by_name
 from mi_callback.images.files.walking import Listing, natural_key
@@ -55,7 +56,7 @@ class Scan:
 
 @dataclass
 class Gathered:
-    """Scans of a folder in their natural order, and the PatientID of each DICOM file that has one."""
+    """Scans of a folder in their natural order, and the PatientID of each file that has one."""
 
     scans: list[Scan]
     patients: dict[Path, str] = field(default_factory=dict)
@@ -85,6 +86,8 @@ def gather_scans(listing: Listing) -> Gathered:
             headers.append(header)
             if header.patient is not None:
                 gathered.patients[path] = header.patient
+        elif kind in (FileKind.HDF5, FileKind.ZARR) and (patient := _patient(path)) is not None:
+            gathered.patients[path] = patient
     gathered.scans += [Scan(series.name, FileKind.DICOM, series) for series in gather_series(headers)]
     gathered.scans.sort(key=lambda scan: natural_key(scan.path))
     return gathered
@@ -120,6 +123,15 @@ def check_scan(pieces: Sequence[Slice], read: Callable[[Slice], Tensor], fit: Ca
     else:
         checked.failed = {failure.path: failure for failure in blank} | checked.failed
     return checked
+
+
+def _patient(path: Path) -> str | None:
+    """Who is shown, where a store of arrays says it."""
+    try:
+        with local_file(path) as local:
+            return read_patient(local)
+    except FileError:  # of its archive: whoever reads it says it
+        return None
 
 
 def _header(path: Path, listing: Listing) -> Header | None:

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from mi_callback.images.files.accounts import Failure, FileError, LeftOut, Reason
-from mi_callback.images.files.archives import list_members
-from mi_callback.images.files.kinds import BESIDE, DETACHED, FileKind, kind_of
+from mi_callback.images.files.archives import Room, list_members
+from mi_callback.images.files.kinds import BESIDE, DETACHED, ENDINGS, FileKind, kind_of
 from mi_callback.images.files.telling import told_by_name
 
 LITTER = ("__MACOSX", "@eaDir", "#recycle", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information")
 """What systems leave behind; as what begins with a dot."""
 
 
-FOLDERS = (".zarr", ".n5")
-"""Endings of folders that are one array in a format that is not read."""
+FOLDERS = (*ENDINGS[FileKind.ZARR], ".n5")
+"""Endings of folders that are one scan."""
 
 
 @dataclass
@@ -64,6 +64,9 @@ def _numbers_apart(part: str) -> list[str | int]:
 
 
 def _list_file(path: Path, kinds: Collection[FileKind], listing: Listing) -> None:
+    if os.path.isdir(path):
+        _list_kind(path, kind_of(path), kinds, listing)
+        return
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe or device, which may never end
         listing.left_out[LeftOut.UNKNOWN].append(path)
         return
@@ -76,7 +79,7 @@ def _list_file(path: Path, kinds: Collection[FileKind], listing: Listing) -> Non
         else:
             listing.left_out[LeftOut.UNKNOWN].append(path)
     elif kind is FileKind.ARCHIVE:
-        _list_archive(path, kinds, listing)
+        _list_archive(path, kinds, listing, Room(path))
     else:
         _list_kind(path, kind, kinds, listing)
 
@@ -93,21 +96,32 @@ def _list_kind(path: Path, kind: FileKind | None, kinds: Collection[FileKind], l
         listing.left_out[LeftOut.OTHER_KIND].append(path)
 
 
-def _list_archive(archive: Path, kinds: Collection[FileKind], listing: Listing) -> None:
+def _list_archive(archive: Path, kinds: Collection[FileKind], listing: Listing, room: Room) -> None:
     try:
         with told_by_name(archive):
-            members = list_members(archive)
+            members = list_members(archive, room)
     except FileError as error:
         listing.failed.append(Failure(archive, error.reason, str(error)))
         return
+    stores = dict.fromkeys(store for path in members if (store := _store_of(path, archive)) is not None)
+    listing.failed += [_not_read(store) for store in stores]
     for path in members:
+        if _store_of(path, archive) is not None:
+            continue
         kind = kind_of(path)
         if any(_is_litter(part) for part in path.relative_to(archive).parts):
             listing.left_out[LeftOut.SYSTEM].append(path)
         elif kind is FileKind.ARCHIVE:
-            listing.left_out[LeftOut.NESTED].append(path)
+            _list_archive(path, kinds, listing, room.within(path))
         else:
             _list_kind(path, kind, kinds, listing)
+
+
+def _store_of(path: Path, archive: Path) -> Path | None:
+    """The folder in an archive that is one scan of many files, and that a file belongs to: it has to be unpacked."""
+    return next(
+        (above for above in path.parents if above.name.lower().endswith(FOLDERS) and archive in above.parents), None
+    )
 
 
 def _walk(root: Path, listing: Listing) -> Iterator[Path]:
@@ -129,7 +143,7 @@ def _walk(root: Path, listing: Listing) -> Iterator[Path]:
         seen.add(real)
         for name in [name for name in below if name.lower().endswith(FOLDERS)]:
             below.remove(name)
-            listing.failed.append(_not_read(Path(folder) / name))
+            yield Path(folder) / name
         listing.left_out[LeftOut.SYSTEM] += [Path(folder) / name for name in [*below, *files] if _is_litter(name)]
         below[:] = sorted(name for name in below if not _is_litter(name))
         yield from (Path(folder) / name for name in files if not _is_litter(name))

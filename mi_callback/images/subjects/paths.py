@@ -11,7 +11,8 @@ from mi_callback.types import Kind
 
 NIBABEL = (".nii", ".nii.gz", ".mgz", ".mgh", ".hdr")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
-VOLUMES = (*NIBABEL, *ITK)
+HDF5, ZARR = (".h5", ".hdf5"), (".zarr",)
+VOLUMES = (*NIBABEL, *ITK, *HDF5, *ZARR)
 """Endings of volumes, by who reads them."""
 
 
@@ -58,7 +59,7 @@ class Rule(Kind):
     FUNCTION = "your function"
     MANIFEST = "a manifest"
     BIDS = "BIDS labels (sub-…)"
-    PATIENT = "the DICOM PatientID"
+    PATIENT = "the PatientID in the file"
     FOLDER = "folder names"
     VOLUME = "volumes, each its own subject"
     NOTHING = "nothing"
@@ -122,7 +123,7 @@ def attribute_path(path: str) -> Attribution:
 def attribute_files(
     paths: Sequence[Path], root: Path, patient: Callable[[Path], str | None] = lambda path: None
 ) -> list[Attribution]:
-    """Whose images the files below a folder are, by BIDS labels, the DICOM PatientID, or the names of folders.
+    """Whose images the files below a folder are, by BIDS labels, the PatientID in the file, or the names of folders.
 
     Of folders the first level counts that holds names of people at all; see `names_no_person`.
 

@@ -53,6 +53,36 @@ def write_table(
     return csv_text(COLUMNS, rows).encode("utf-8", errors="surrogateescape")
 
 
+def write_parquet(
+    scores: Scores, generated: Sequence[tuple[Path, Any]], train: Sequence[tuple[Path, Any]], keys: Sequence[str]
+) -> bytes | None:
+    """The same table as Parquet, with types, and texts as they are; None where pyarrow is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return None
+    rows = (_row(scores, i, generated[i], train[int(scores.match[i])], keys[i]) for i in range(len(scores)))
+    columns = zip(COLUMNS, zip(*rows, strict=True), strict=True)
+    table = pyarrow.table({name: pyarrow.array(map(_cell, cells), _type(name, pyarrow)) for name, cells in columns})
+    stream = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, stream)
+    return stream.getvalue().to_pybytes()
+
+
+def _cell(value: Any) -> Any:
+    """Paths that are no UTF-8 have their odd bytes as escapes, for Parquet knows no others."""
+    return str(value).encode(errors="backslashreplace").decode() if isinstance(value, (str, Path)) else value
+
+
+def _type(name: str, pyarrow: Any) -> Any:
+    if name in NUMBERS:
+        return pyarrow.float64()
+    if name == "flagged":
+        return pyarrow.bool_()
+    return pyarrow.int64() if name in ("slice", "match_slice", "group") else pyarrow.string()
+
+
 def read_table(path: Path) -> list[Row]:
     """Rows of a table that `write_table` made.
 

@@ -1,12 +1,14 @@
 """Several files of a report and its log are changed together, and a change that was cut short is finished later."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from mi_callback.errors import RecordError
-from mi_callback.reporting.record.files import PART, replace_file, sha256_of
+from mi_callback.private_files import PART, replace_file, sha256_of
+from mi_callback.reporting.record.lock import held
 from mi_callback.reporting.record.log import append_entries, read_log
 from mi_callback.reporting.record.verification import ANNEX, NEXT, files_dropped, files_recorded, verify_record
 
@@ -39,20 +41,28 @@ def change_record(folder: Path, event: str, content: Mapping[str, Any], files: M
     return entries[-1].sha256
 
 
-def open_record(folder: Path) -> None:
-    """Finish a change that was cut short, and see that nothing was changed by others.
+@contextmanager
+def opened_record(folder: Path, what: str) -> Iterator[None]:
+    """A report to be changed by one process alone: a change that was cut short is finished first.
+
+    Args:
+        folder: Of the report.
+        what: What is done, for others who find it held: `review`.
 
     Raises:
         RecordError: If there is no report, or a file of it is not as it was written.
+        BusyError: If another process writes there.
     """
-    if folder.is_dir():
-        _settle(folder)
-    found = verify_record(folder)
-    if not found.stands:
-        raise RecordError(
-            f"needed a report as it was written; {'; '.join(found.problems)}. Restore it from a copy, or run the audit "
-            "again."
-        )
+    with held(folder, what):
+        if folder.is_dir():
+            _settle(folder)
+        found = verify_record(folder)
+        if not found.stands:
+            raise RecordError(
+                f"needed a report as it was written; {'; '.join(found.problems)}. Restore it from a copy, or run the "
+                "audit again."
+            )
+        yield
 
 
 def clear_unfinished(folder: Path, names: Collection[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from mi_callback.reporting.record.files import replace_file
+from mi_callback.private_files import replace_file
 
 
 class Case(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 
 from mi_callback.errors import RecordError
 from mi_callback.fingerprints import canonical_json
-from mi_callback.reporting.record.files import replace_file
+from mi_callback.private_files import replace_file
 
 LOG_FILE = "log.jsonl"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mi_callback.errors import RecordError
-from mi_callback.reporting.record.files import sha256_of
+from mi_callback.private_files import sha256_of
 from mi_callback.reporting.record.log import LOG_FILE, Entry, read_log
 
 ANNEX = "evidence"

@@ -1,6 +1,7 @@
 """Archives are read as folders; nothing in them fills the memory or leaves them."""
 
 import io
+import time
 import zipfile
 
 import nibabel
@@ -12,6 +13,7 @@ from PIL import Image
 
 from mi_callback.errors import DataError
 from mi_callback.images import SliceFolder, VolumeFolder, read_image
+from mi_callback.images.files import archives
 from mi_callback.images.files.accounts import LeftOut, Reason
 
 VALUES = np.random.default_rng(0).integers(0, 255, (8, 6, 5)).astype(np.uint8)
@@ -86,7 +88,6 @@ def test_what_is_within_an_archive_is_accounted_for_as_in_a_folder(tmp_path):
         "y.png": b"x",
         "__MACOSX/._x.png": b"",
         "table.csv": b"",
-        "more.zip": b"",
         "z": b"",
     }
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as whole:
@@ -98,9 +99,71 @@ def test_what_is_within_an_archive_is_accounted_for_as_in_a_folder(tmp_path):
     assert {reason: [path.name for path in paths] for reason, paths in account.left_out.items()} == {
         LeftOut.SYSTEM: ["._x.png"],
         LeftOut.BESIDE: ["table.csv"],
-        LeftOut.NESTED: ["more.zip"],
         LeftOut.UNKNOWN: ["z"],
     }
+
+
+def test_archives_within_archives_read_as_folders_within_folders(tmp_path):
+    write_kinds(tmp_path / "plain" / "deep")
+    pack(tmp_path / "plain" / "deep", tmp_path / "deep.zip")
+    (tmp_path / "packed").mkdir()
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as whole:
+        whole.write(tmp_path / "deep.zip", "site/deep.zip")
+        whole.writestr("folder.zip/x.npy", (tmp_path / "plain/deep/b/x.npy").read_bytes())  # no archive
+    with zipfile.ZipFile(tmp_path / "packed" / "a.zip", "w") as whole:
+        whole.write(tmp_path / "b.zip", "b.zip")
+    plain, packed = SliceFolder(tmp_path / "plain"), SliceFolder(tmp_path / "packed")
+    images = [item["image"] for item in packed]
+    assert len(images) == len(plain) + 1
+    assert all(torch.equal(item["image"], image) for item, image in zip(plain, images[1:], strict=True))
+    assert tmp_path / "packed/a.zip/b.zip/site/deep.zip/a/x.png" in packed.files.read
+    assert not packed.files.failed
+
+
+def zipped(files) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as whole:
+        for name, content in files.items():
+            whole.writestr(name, content)
+    return stream.getvalue()
+
+
+def test_bombs_of_archives_within_archives_are_refused_in_seconds(tmp_path, monkeypatch):
+    good = io.BytesIO()
+    Image.fromarray(VALUES[0]).save(good, format="PNG")
+    deep = zipped({"x.png": good.getvalue()})
+    for _ in range(4):
+        deep = zipped({"deeper.zip": deep})
+    many = zipped({f"{i}.zip": zipped({"x": b"x"}) for i in range(600)})
+    wide = zipped({"0.png": bytes(1 << 20)})
+    monkeypatch.setattr(archives, "FREE", 1 << 22)
+    for _ in range(2):
+        wide = zipped({f"{i}.zip": wide for i in range(8)})  # 64 MB
+    for name, content in {"deep": deep, "many": many, "wide": wide}.items():
+        (tmp_path / f"{name}.zip").write_bytes(content)
+    (tmp_path / "good.png").write_bytes(good.getvalue())
+    started = time.monotonic()
+    with pytest.warns(UserWarning, match="files cannot be judged"):
+        folder = SliceFolder(tmp_path)
+    assert time.monotonic() - started < 10
+    assert len(folder) == 1
+    said = {failure.path.relative_to(tmp_path).parts[0] for failure in folder.files.failed}
+    assert said == {"deep.zip", "many.zip", "wide.zip"}
+    messages = "\n".join(failure.message for failure in folder.files.failed)
+    assert "expands to at most 100 times its size" in messages
+    assert "needed at most 3 archives within one another and 500 in one" in messages
+
+
+def test_a_damaged_archive_within_one_and_a_scan_of_many_files_fail_alone(tmp_path):
+    good = io.BytesIO()
+    Image.fromarray(VALUES[0]).save(good, format="PNG")
+    files = {"x.png": good.getvalue(), "cut.zip": zipped({"y.png": good.getvalue()})[:40], "scan.zarr/zarr.json": b"{}"}
+    (tmp_path / "a.zip").write_bytes(zipped(files | {"scan.zarr/c/0/0": b"0"}))
+    with pytest.warns(UserWarning, match="2 of 3 files cannot be judged"):
+        failed = SliceFolder(tmp_path).files.failed
+    assert {failure.path.name: failure.reason for failure in failed} == {
+        "cut.zip": Reason.DAMAGED, "scan.zarr": Reason.FORMAT,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png", "C:/x.png", "..\\x.png"])

@@ -45,9 +45,9 @@ def test_files_of_no_image_ending_are_said(folder):
 
 
 def test_what_may_hold_images_and_is_not_read_fails(folder):
-    (folder / "scans.h5").write_bytes(b"?")
-    (folder / "scans.zarr" / "0").mkdir(parents=True)
-    (folder / "scans.zarr" / "0" / "0.0").write_bytes(b"?")
+    (folder / "scans.mat").write_bytes(b"?")
+    (folder / "scans.n5" / "0").mkdir(parents=True)
+    (folder / "scans.n5" / "0" / "0.0").write_bytes(b"?")
     (folder / "scan.raw").write_bytes(b"?")  # no header beside it
     for i in range(3):
         (folder / f"n{i}.png").symlink_to("/nowhere/annex")
@@ -58,8 +58,8 @@ def test_what_may_hold_images_and_is_not_read_fails(folder):
         "n1.png",
         "n2.png",
         "scan.raw",
-        "scans.h5",
-        "scans.zarr",
+        "scans.mat",
+        "scans.n5",
     ]
 
 

@@ -4,13 +4,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mi_callback.images.files.accounts import FileError, Reason
 from mi_callback.images.files.archives import read_head
-from mi_callback.images.files.formats.limits import check_claim
+from mi_callback.images.files.formats.limits import check_claim, within
 from mi_callback.images.files.telling import needs
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -18,6 +18,9 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 MOST_BYTES = 1 << 31
 """Bytes to which the elements of a deflated file may expand."""
+
+Voi = tuple[float, float] | Literal["file"] | None
+"""Values of interest: center and width of a window, `file` for what each file says, None for all values."""
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 _HEAD, _META = 1024, 144
@@ -85,12 +88,17 @@ def read_header(path: Path, name: Path) -> Header:
     )
 
 
-def read_frames(path: Path) -> np.ndarray:
+def read_frames(path: Path, voi: Voi = None) -> np.ndarray:
     """All frames of a DICOM file, `(n, h, w)` or in colour `(n, h, w, 3)`, bright where they are shown bright.
 
     Values are those that the stored ones stand for: through the modality LUT or the rescale slope and intercept, of the
-    file or of each frame, through the first VOI LUT where there is one, and through the palette. Windows (center and
-    width) cut values off for a screen, and are not applied.
+    file or of each frame, and through the palette.
+
+    Args:
+        path: The file.
+        voi: Values of interest, of grey images. When None the first VOI LUT is applied, without which such values are
+            not what anybody looks at, and no window, which would cut values off. Center and width cut off what lies
+            outside, instead of a LUT. `file`: the LUT of the file, or the first window of it or of each frame.
 
     Raises:
         FileError: If it holds no pixels, a decoder of its compression is not installed, or it is larger than any image.
@@ -103,24 +111,48 @@ def read_frames(path: Path) -> np.ndarray:
     _check_decoder(scan, path)
     pixels = scan.pixel_array
     pixels = pixels if frames > 1 else pixels[None]
-    return _as_shown(pixels, scan)
+    return _as_shown(pixels, scan, voi)
 
 
-def _as_shown(pixels: np.ndarray, scan: Any) -> np.ndarray:
-    from pydicom.pixels import apply_color_lut, apply_voi
+def _as_shown(pixels: np.ndarray, scan: Any, voi: Voi) -> np.ndarray:
+    from pydicom.pixels import apply_color_lut
 
     if scan.get("PhotometricInterpretation") == "PALETTE COLOR":
         return apply_color_lut(pixels, scan)
     if pixels.ndim == 4:
         return pixels
-    shown = _in_units(pixels, scan)
-    if "VOILUTSequence" in scan:
-        shown = apply_voi(np.rint(shown).astype(np.int32), scan)
+    shown = _of_interest(_in_units(pixels, scan), scan, voi)
     if scan.get("PhotometricInterpretation") == "MONOCHROME1":
         # Bright is stored as low. The same number is taken from in each file of a series, and none wraps around.
         level = -1 if scan.get("PixelRepresentation") else 2 ** int(scan.BitsStored) - 1
         shown = np.float32(level) - shown.astype(np.float32)
     return shown
+
+
+def _of_interest(pixels: np.ndarray, scan: Any, voi: Voi) -> np.ndarray:
+    from pydicom.pixels import apply_voi
+
+    if isinstance(voi, tuple):
+        return within(pixels, voi)
+    if "VOILUTSequence" in scan:
+        return apply_voi(np.rint(pixels).astype(np.int32), scan)
+    if voi is None:
+        return pixels
+    return np.stack([_windowed(frame, _group(scan, k, "FrameVOILUTSequence") or scan, scan)
+                     for k, frame in enumerate(pixels)])  # fmt: skip
+
+
+def _windowed(frame: np.ndarray, told: Any, scan: Any) -> np.ndarray:
+    """A frame through the first window that an element tells; as it is where that tells none."""
+    from pydicom.pixels import apply_windowing
+
+    if told.get("WindowWidth") is None or told.get("WindowCenter") is None:
+        return frame
+    for name in ("WindowCenter", "WindowWidth", "VOILUTFunction"):
+        if name in told:
+            setattr(scan, name, told[name].value)
+    # The range into which it is written follows from the stored type, which is of no interest: images are rescaled.
+    return apply_windowing(frame.astype(np.float64), scan).astype(np.float32)
 
 
 def _in_units(pixels: np.ndarray, scan: Any) -> np.ndarray:
@@ -224,7 +256,17 @@ def _check_deflated(path: Path) -> None:
 
 def _check_decoder(scan: Any, path: Path) -> None:
     from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEGExtended12Bit
 
     syntax = scan.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
+    if not syntax.is_compressed or not syntax.is_encapsulated:
+        return
+    decoder = get_decoder(syntax)
+    if not decoder.is_available:
         raise needs(f"a decoder of {syntax.name}", "dicom", path)
+    if syntax == JPEGExtended12Bit and int(scan.BitsStored) > 8 and "pylibjpeg" not in decoder.available_plugins:
+        raise FileError(
+            Reason.LIBRARY,
+            f"needed a decoder of JPEG with losses and {scan.BitsStored} bits to read {path}; none is installed. "
+            "Convert it, or pip install pylibjpeg-libjpeg, which is under the GPL-3.0.",
+        )

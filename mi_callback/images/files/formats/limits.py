@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from mi_callback.images.files.accounts import FileError, Reason
 
 MOST_PIXELS = 1 << 26
@@ -14,6 +16,17 @@ MOST_VOXELS = 1 << 29
 
 FREE, EXPANSION = 1 << 26, 500
 """A file may hold so many bytes, and beyond them so many times its own size. Real scans shrink up to a hundredfold."""
+
+
+def within(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Values with those outside a window, given by its center and width, cut off: float32.
+
+    Example:
+        >>> within(np.array([-1000, 40, 3000]), (40, 400)).tolist()
+        [-160.0, 40.0, 240.0]
+    """
+    center, width = window
+    return np.clip(pixels.astype(np.float32), center - width / 2, center + width / 2)
 
 
 def check_claim(path: Path, shape: Sequence[int], itemsize: int, size: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """DICOM files → series, their images in the order in which they lie in the body."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,9 @@ import numpy as np
 from mi_callback.images.files.formats.dicom import Header
 from mi_callback.images.files.formats.volumes import LPS_TO_RAS
 from mi_callback.images.files.walking import natural_key
+
+FEWEST, WHOLE = 3, 0.2
+"""Distances between slices from which the usual one can be told; how far a multiple of it may be from a whole one."""
 
 DECIMALS = 2
 """Of directions and places in millimetres: what differs by less is the same."""
@@ -23,6 +26,13 @@ class Frame(NamedTuple):
     number: int
 
 
+class Gap(NamedTuple):
+    """Slices that seem to be missing: behind which file, and how many."""
+
+    behind: Path
+    missing: int
+
+
 @dataclass(frozen=True)
 class Series:
     """Images of one stack, in order.
@@ -31,11 +41,13 @@ class Series:
         name: A path that stands for all of them: that of the first.
         frames: The images.
         axes: Directions of columns, rows and slices in RAS coordinates, `(3, 3)`; None where the files do not say.
+        gaps: Where slices seem to be missing.
     """
 
     name: Path
     frames: tuple[Frame, ...]
     axes: np.ndarray | None
+    gaps: tuple["Gap", ...] = ()
 
     @property
     def files(self) -> list[Path]:
@@ -83,7 +95,19 @@ def _series(images: Sequence[_Placed], direction: tuple[float, ...] | None, numb
     first = images[0].frame.path
     # Stacks of one file have its name in common, and are told apart by a number.
     name = first if not images[0].frame.number else first.with_name(f"{first.name} ({number + 1})")
-    return Series(name, tuple(image.frame for image in images), _axes(images, direction))
+    return Series(name, tuple(image.frame for image in images), _axes(images, direction), tuple(_gaps(images)))
+
+
+def _gaps(images: Sequence[_Placed]) -> Iterator[Gap]:
+    """Distances between neighbours that are a multiple of the usual one."""
+    places = [image.place for image in images if image.place is not None]
+    distances = np.diff(places)
+    if len(places) < len(images) or len(distances) < FEWEST or (usual := float(np.median(distances))) <= 0:
+        return
+    for image, distance in zip(images, distances, strict=False):
+        times = float(distance) / usual
+        if (missing := round(times) - 1) > 0 and abs(times - round(times)) < WHOLE:
+            yield Gap(image.frame.path, missing)
 
 
 def _axes(images: Sequence[_Placed], direction: tuple[float, ...] | None) -> np.ndarray | None:

@@ -10,7 +10,8 @@ from pydicom import uid
 from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence
 
-from mi_callback.errors import DataError
+from mi_callback.auditing.accounting import files_table
+from mi_callback.errors import DataError, OptionError
 from mi_callback.images import SliceFolder, VolumeFolder, read_image
 from mi_callback.images.files.accounts import LeftOut, Reason
 
@@ -77,6 +78,15 @@ def test_a_decoder_that_is_missing_is_named_with_what_installs_it(tmp_path, monk
         SliceFolder(tmp_path)
 
 
+def test_jpeg_with_losses_and_more_than_eight_bits_names_the_one_library_that_reads_it(tmp_path, monkeypatch):
+    path = write_dicom(tmp_path / "a.dcm", VALUES)
+    compress(path, uid.JPEGExtended12Bit, [jpeg(BYTES)])
+    decoder = type(get_decoder(uid.JPEGExtended12Bit))
+    monkeypatch.setattr(decoder, "available_plugins", property(lambda self: ("gdcm", "pillow")))
+    with pytest.raises(DataError, match=r"and 16 bits to read .*pylibjpeg-libjpeg, which is under the GPL-3\.0"):
+        SliceFolder(tmp_path)
+
+
 # Definition: what values stand for
 
 
@@ -113,6 +123,46 @@ def test_a_voi_lut_counts_and_a_window_does_not_cut_values_off(tmp_path):
     assert np.array_equal(read_image(path), curve[BYTES])
     path = write_dicom(tmp_path / "b.dcm", BYTES, WindowCenter="100", WindowWidth="20")
     assert np.array_equal(read_image(path), BYTES)
+
+
+@pytest.mark.parametrize("bright_is_low", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_of_interest_are_those_asked_for_whatever_is_stored(tmp_path, bright_is_low, signed):
+    units = np.array([[-1000, -160, -60, 40], [140, 240, 1000, 3000]])
+    slope, intercept = (1, 0) if signed else (2, -1024)
+    stored = ((units - intercept) // slope).astype(np.int16 if signed else np.uint16)
+    tags = {"RescaleSlope": slope, "RescaleIntercept": intercept, "WindowCenter": [50, 90], "WindowWidth": [21, 9]}
+    tags |= {"PhotometricInterpretation": "MONOCHROME1"} if bright_is_low else {}
+    write_dicom(tmp_path / "a.dcm", stored, **tags)
+    turned = -1 if bright_is_low else 1
+
+    def seen(voi):
+        pixels = turned * SliceFolder(tmp_path, voi=voi)[0]["image"][0].double().numpy()
+        return (pixels - pixels.min()) / (pixels.max() - pixels.min())
+
+    assert np.allclose(seen(None), (units + 1000) / 4000)
+    assert np.allclose(seen((40, 400)), (units.clip(-160, 240) + 160) / 400)
+    assert np.allclose(
+        seen("file"), (units.clip(39.5, 59.5) - 39.5) / 20, atol=1e-3
+    )  # the first window, PS3.3 C.11.2.1.2
+
+
+def test_each_frame_has_a_window_of_its_own_and_a_file_without_one_keeps_all_values(tmp_path):
+    windows = [{"FrameVOILUTSequence": sequence(WindowCenter=center, WindowWidth=200)} for center in (1000, 3000)]
+    each = Sequence([item(**window) for window in windows])
+    write_dicom(tmp_path / "a" / "a.dcm", np.stack([VALUES, VALUES]), PerFrameFunctionalGroupsSequence=each)
+    for found, center in zip(SliceFolder(tmp_path / "a", voi="file"), (1000, 3000), strict=True):
+        image = found["image"][0].numpy()
+        cut = VALUES.clip(center - 100, center + 100)
+        assert np.corrcoef(image.ravel(), cut.ravel())[0, 1] > 0.9999
+    write_dicom(tmp_path / "b" / "b.dcm", VALUES)
+    assert np.array_equal(SliceFolder(tmp_path / "b", voi="file")[0]["image"][0], VALUES)
+
+
+@pytest.mark.parametrize("voi", ["brain", [40], [40, 0], [40, "wide"], [40, np.inf], 40, [True, 2]])
+def test_other_values_of_interest_are_refused(tmp_path, voi):
+    with pytest.raises(OptionError, match=r"needed voi as \[center, width\] of a window, 'file', or None"):
+        SliceFolder(tmp_path, voi=voi)
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.uint16, np.int8])
@@ -281,3 +331,19 @@ def test_importing_the_readers_imports_no_library_of_a_format():
     code = "import sys, mi_callback.images.files; print([m for m in ('pydicom', 'nibabel', 'PIL') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_slices_that_are_missing_within_a_series_are_told_and_the_others_read(tmp_path):
+    for folder, places in {"p1": (0, 3, 6, 15, 18), "p2": (0, 3, 6, 9, 12), "p3": (0, 2.5, 5.4, 8.1, 12.1)}.items():
+        for k, place in enumerate(places):
+            write_slice(
+                tmp_path / folder / f"{k}.dcm", VALUES + k, place, SeriesInstanceUID=folder[1:], PatientID=folder
+            )
+    with pytest.warns(UserWarning, match="2 slices seem to be missing within DICOM series, such as behind .*2.dcm"):
+        folder = SliceFolder(tmp_path)
+    assert len(folder) == 15
+    assert folder.files.gaps == {tmp_path / "p1" / "2.dcm": 2}
+    assert folder.files.counts["missing_slices"] == 2
+    assert f"train,{tmp_path}/p1/2.dcm,read,2 slices of its series seem to be missing behind it\n" in files_table(
+        {"train": folder.files}
+    )

@@ -2,34 +2,29 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from mi_callback.errors import OutputError
 
 PART = ".part"
 """Ending of a file that is being written."""
 
+OWNER = 0o600
+"""Who may read and write: the owner alone."""
+
 BLOCK = 2**20
 """Bytes that are hashed at a time."""
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there: whoever reads it sees the old content or the new one.
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file beside a place, to be written, that moves there when the context ends: whoever reads there sees the old
+    content or the new one, also after a kill.
 
     Args:
         path: Where; its folder exists. The file is readable by its owner alone, also where another one was there.
-        content: All of it.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    write_beside(path, lambda file: file.write(content))
-
-
-def write_beside(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """As `replace_file`, with what a function writes into an open file.
 
     Raises:
         OutputError: If it cannot be written.
@@ -38,14 +33,28 @@ def write_beside(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         # A file that a killed run left behind may be open to others.
         unfinished.unlink(missing_ok=True)
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            write(file)
-            file.flush()
+        os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER))
+        yield unfinished
+        unfinished.chmod(OWNER)  # libraries may have put a file of their own there
+        with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"needed to write {path}; {error.strerror}. Free space, or choose another folder.") from error
+        why = error.strerror or str(error)
+        raise OutputError(f"needed to write {path}; {why}. Free space, or choose another folder.") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write all of a file as `replaced` does.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    with replaced(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def make_private(folder: Path, own: Callable[[str], bool]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mi_callback.errors import StateError
+from mi_callback.fingerprints import content_hash
 from mi_callback.images.batches import read_batches
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.private_files import replaced
@@ -28,7 +29,11 @@ from mi_callback.version import __version__
 HEADER = "mi_callback"
 """Key of the header in the metadata of a file."""
 
-NEEDED = {"settings", "data", "train", "held_out", "null", "duplicate", "difference", "planted", "recall", "engines"}
+CHECKSUM = "checksum"
+"""Key within it: the hash of all else."""
+
+NEEDED = {"settings", "data", "train", "held_out", "null", "duplicate", "difference", "planted", "recall", "engines",
+          CHECKSUM}  # fmt: skip
 """Keys within it."""
 
 
@@ -84,8 +89,10 @@ class FittedState:
         header = {"settings": settings, "data": data, **_header(self)}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(path) as unfinished:
-            save_file(_tensors(self), unfinished, metadata={HEADER: json.dumps(header)})
+        tensors = _tensors(self)
+        checked = json.dumps(header | {CHECKSUM: _checksum(header, tensors)})
+        with replaced(path, shared=True) as unfinished:
+            save_file(tensors, unfinished, metadata={HEADER: checked})
 
     @classmethod
     def load(
@@ -104,8 +111,8 @@ class FittedState:
             data: `fingerprint` of the data at hand; checked against the stored one when given.
 
         Raises:
-            StateError: If there is no such file, it is no state of a detector, or it belongs to other settings, another
-                encoder or other data; the message names what differs.
+            StateError: If there is no such file, it is no state of a detector, it is damaged, or it belongs to other
+                settings, another encoder or other data; the message names what differs.
         """
         header, tensors = _read(Path(path))
         stored = header["settings"]
@@ -114,6 +121,8 @@ class FittedState:
             differ.append("data")
         if differ:
             raise StateError(f"needed a state of the same settings and data; {path} differs in {differ}. Fit again.")
+        if header[CHECKSUM] != _checksum(header, tensors):
+            raise StateError(f"needed the state as it was written; {path} is damaged. Fit again.")
         train = _side(tensors, "train", header["train"])
         held_out = None if header["held_out"] is None else _side(tensors, "held_out", header["held_out"])
         rows = header["planted"]
@@ -300,3 +309,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
         raise StateError(f"needed a state written by MemorizationDetector.save; {path} is none ({error}).") from error
+
+
+def _checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    return content_hash(json.dumps({key: header[key] for key in header if key != CHECKSUM}), sorted(tensors.items()))

@@ -40,7 +40,7 @@ def replaced(path: Path, shared: bool = False) -> Iterator[Path]:
     unfinished = path.with_name(f"{path.name}.{token_hex(8)}{PART}" if shared else path.name + PART)
     try:
         if shared:
-            _sweep(path)
+            sweep(path.parent, f"{escape(path.name)}.*{PART}")
         # A file that a killed run left behind may be open to others.
         unfinished.unlink(missing_ok=True)
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER))
@@ -57,8 +57,14 @@ def replaced(path: Path, shared: bool = False) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
-    for left in path.parent.glob(f"{escape(path.name)}.*{PART}"):
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove unfinished files that nobody is writing any more.
+
+    Args:
+        folder: Where they are.
+        pattern: Of their names, as in `Path.glob`.
+    """
+    for left in folder.glob(pattern):
         with suppress(OSError):  # others may sweep, too
             if time.time() - left.stat().st_mtime > STALE:
                 left.unlink()

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from mi_callback.cache import kept_at, mark_used, tidy
 from mi_callback.errors import StateError
 from mi_callback.fingerprints import content_hash
 from mi_callback.images.batches import read_batches
@@ -160,13 +161,20 @@ class Fitted(ABC):
         """Write the fitted state: one file, patient data.
 
         Args:
-            path: Where.
+            path: Where; with `data` a folder too, that holds states of several data sets and settings (see `cache`).
             data: `state.fingerprint` of the images, to be checked when it is loaded.
 
         Raises:
             StateError: If it is not fitted.
         """
-        self.state.save(path, self.settings(), data)
+        place = kept_at(Path(path), self.settings(), data)
+        self.state.save(place, self.settings(), data)
+        if place != Path(path):
+            tidy(Path(path), place)
+
+    def is_kept(self, path: str | Path, data: str | None = None) -> bool:
+        """Whether there is a state to load: in a folder, one of these settings and data."""
+        return kept_at(Path(path), self.settings(), data).is_file()
 
     def load(self, path: str | Path, data: str | None = None) -> Self:
         """Restore a state that a detector of the same settings and encoder saved. Returns itself.
@@ -174,7 +182,9 @@ class Fitted(ABC):
         Raises:
             StateError: If it is of other settings, another encoder or other data.
         """
-        self._take(FittedState.load(path, self.settings(), self.fit_reference, data))
+        place = kept_at(Path(path), self.settings(), data)
+        self._take(FittedState.load(place, self.settings(), self.fit_reference, data))
+        mark_used(place)
         return self
 
     @property

@@ -1,7 +1,7 @@
 """Fitted states of several data sets and settings in one folder, each under a hash of both.
 
-A change of the data, of the encoder, of the code or of any setting is another hash: no state is taken for another. Those
-that were not used for longest go.
+A change of the data, of the encoder, of the code or of any setting is another hash: no state is taken for another.
+Those that were not used for longest go.
 """
 
 import os

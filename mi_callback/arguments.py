@@ -5,7 +5,6 @@ import math
 import operator
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_callback.errors import CalibrationError, MemorizationError, OptionError
@@ -170,17 +169,6 @@ def known_options(
     unknown = [f"{name!r}{_meant(str(name), known)}" for name in given if name not in known]
     if unknown:
         raise error(f"needed options of {taker.__name__}; it has no {', '.join(unknown)}.")
-
-
-def checked_cache(cache: Any) -> str | Path | None:
-    """The path of a file, or None."""
-    if cache is None:
-        return None
-    if not isinstance(cache, (str, Path)) or not str(cache):
-        raise OptionError(f"needed cache as the path of a file; {cache!r} came.")
-    if Path(cache).is_dir():
-        raise OptionError(f"needed cache as a file; {cache} is a folder. Name a file in it: {Path(cache) / 'state'}.")
-    return cache
 
 
 def _meant(name: str, known: list[str]) -> str:

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from mi_callback.arguments import checked_cache, integer, positive_integer, seed_number, switch
+from mi_callback.arguments import integer, positive_integer, seed_number, switch
+from mi_callback.cache import checked_cache
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError, StateError, choice
 from mi_callback.lightning.acting import METADATA, Acting, checked_acts
@@ -77,7 +78,8 @@ class MemorizationCallback(Callback):
         detector: A `MemorizationDetector`, or its options, e.g. `{"alpha": 0.01, "verify": False}`. Without an encoder
             among them, volumes get that of volumes.
         seed: Of the samples: the same latents at every validation, so that epochs can be compared.
-        cache: File for the fitted state; used again when encoder, settings and every pixel are the same. Patient data.
+        cache: File for the fitted state, or a folder for several; used again when encoder, settings and every pixel are
+            the same. Patient data.
         on_error: What happens when something fails while training: the sampler, scoring, a logger, the cache; or
             samples are NaN or constant. `"warn"` says so, logs the validation as not scored, and lets training go on;
             what fails before training ends it, for then something is set up wrong. `"raise"` ends it with any error.

@@ -17,13 +17,13 @@ from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS, copy_descriptor
 from mi_callback.encoders.protocol import check_windows
-from mi_callback.errors import CalibrationError, DataError, StateError, choice
+from mi_callback.errors import CalibrationError, DataError, choice
 from mi_callback.fitting import Fitter, method
 from mi_callback.images.poses import Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.thumbnails import as_images
 from mi_callback.retrieval.aggregation import Aggregation
-from mi_callback.retrieval.engines import Backend
+from mi_callback.retrieval.engines import Backend, checked_backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
@@ -67,7 +67,7 @@ class MemorizationDetector(Fitted):
         contrast: Look samples up among held-out images too, blind to which is which, as a second opinion that holds for
             generators that are too smooth or too sharp. Needs held-out images, and doubles the time.
         oni_scale: `unit` (0 novel, 1 identical) or `paper` (−1 memorized, +1 novel).
-        backend: `auto`, `torch` or `faiss`.
+        backend: What searches: `auto`, `torch`, `faiss`, `milvus` or `milvus:http://host:19530`; see `build_index`.
         device: Where encoder, search and registration run; CUDA if there is one, when None.
         batch_size: Images encoded at a time (times the poses); of volumes at most `features.VOLUMES_AT_ONCE`, one pose
             after another.
@@ -115,7 +115,7 @@ class MemorizationDetector(Fitted):
         self.oni_scale = choice("oni_scale", oni_scale, OniScale, CalibrationError)
         self.tail_choice = None if tail is None else choice("tail", tail, ("gpd",), CalibrationError)
         self.whitening = choice("whitening", whitening, WhiteningKind, CalibrationError)
-        self.backend = choice("backend", backend, Backend, StateError)
+        self.backend = checked_backend(backend)
         self.candidates = positive_integer("candidates", candidates, DataError)
         self.null_size = None if null_size is None else positive_integer("null_size", null_size, DataError)
         self.seed = seed_number("seed", seed)
@@ -203,7 +203,6 @@ class MemorizationDetector(Fitted):
 
     def _take(self, state: FittedState) -> None:
         """Take on a fitted state: all of it, or when something raises, nothing."""
-
         self.calibrator = Calibrator(state, self.fitter, self.features, self.tail_choice is not None)
         self._state = state
         self._pool, self._planting, self.control, self.measured_power = None, None, None, None
@@ -268,7 +267,8 @@ class MemorizationDetector(Fitted):
         control = None if self.control is None else self.control.score_features(generated).flagging
         if self._planting is not None and self._planting.calibration is not calibration:
             self._measure(replace(self._planting, calibration=calibration))
-        return Scores(scorer.score(found, flagging.p_value), flagging, self.measured_power, second, control)
+        images = scorer.score(found, flagging.p_value)
+        return Scores(images, flagging, self.measured_power, second, control, recall=state.recall)
 
     def power(
         self,

@@ -8,6 +8,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mi_callback.errors import StateError
 
 
@@ -66,6 +69,39 @@ def canonical_json(value: Any) -> str:
         '{"a":[1,null],"b":0.1}'
     """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def content_hash(*values: Any) -> str:
+    """Hash of tensors, texts, numbers, and lists and dictionaries of them: other shapes and types, another hash.
+
+    Example:
+        >>> content_hash("a", [1, None]) == content_hash("a", [1, None])
+        True
+        >>> content_hash(torch.zeros(2)) == content_hash(torch.zeros(1, 2))
+        False
+    """
+    whole = blake2b(digest_size=20)
+    _feed(whole, values)
+    return whole.hexdigest()
+
+
+def _feed(whole: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous()
+        whole.update(repr((value.dtype, tuple(value.shape))).encode())
+        whole.update(value.flatten().view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        whole.update(f"dict {len(value)}".encode())
+        for key, item in value.items():
+            _feed(whole, key)
+            _feed(whole, item)
+    elif isinstance(value, (list, tuple)):
+        whole.update(f"list {len(value)}".encode())
+        for item in value:
+            _feed(whole, item)
+    else:
+        text = repr(value).encode(errors="surrogateescape")
+        whole.update(f"{type(value).__name__} {len(text)} ".encode() + text)
 
 
 def _plain(value: Any) -> Any:

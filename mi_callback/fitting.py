@@ -20,6 +20,7 @@ from mi_callback.registration.config import registration_config
 from mi_callback.retrieval.config import SEARCH
 from mi_callback.retrieval.engines import Backend
 from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.recall import measured_recall
 from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.state import FittedState
@@ -74,7 +75,7 @@ class Fitter:
     match: Matcher
     null: NullKind
     whitening: WhiteningKind
-    backend: Backend
+    backend: Backend | str
     device: torch.device
     null_size: int | None
     seed: int
@@ -127,8 +128,10 @@ class Fitter:
         difference = None if novel is None else difference_of_sides(train, novel, self.seed)
         if difference is not None:
             warnings.warn(f"{difference}. Until then the result is inconclusive.", stacklevel=4)
+        looked_up = self.match.candidates * MATCHING[train.dims].looked_up
+        recall = measured_recall(reference, train if held_out is None else held_out, looked_up, self.seed)
         kept = None if held_out is None else held_out.in_pose(0)
-        return FittedState(train.in_pose(0), kept, reference, null, duplicate, planted, difference)
+        return FittedState(train.in_pose(0), kept, reference, null, duplicate, planted, difference, recall)
 
     def recalibrate(self, state: FittedState, seen: Callable[[Tensor], Features], most: int) -> Null:
         """The null of the same kind, of real images that are looked up otherwise than they are.

@@ -2,14 +2,20 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from secrets import token_hex
 
 from mi_callback.errors import OutputError
 
 PART = ".part"
 """Ending of a file that is being written."""
+
+STALE = 3600
+"""Seconds after which nobody is still writing a file that has not changed."""
 
 OWNER = 0o600
 """Who may read and write: the owner alone."""
@@ -19,18 +25,22 @@ BLOCK = 2**20
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, shared: bool = False) -> Iterator[Path]:
     """A file beside a place, to be written, that moves there when the context ends: whoever reads there sees the old
     content or the new one, also after a kill.
 
     Args:
         path: Where; its folder exists. The file is readable by its owner alone, also where another one was there.
+        shared: Whether other processes may write there at the same time: the last one that is finished counts. What
+            killed ones left behind goes when it is `STALE`.
 
     Raises:
         OutputError: If it cannot be written.
     """
-    unfinished = path.with_name(path.name + PART)
+    unfinished = path.with_name(f"{path.name}.{token_hex(8)}{PART}" if shared else path.name + PART)
     try:
+        if shared:
+            sweep(path.parent, f"{escape(path.name)}.*{PART}")
         # A file that a killed run left behind may be open to others.
         unfinished.unlink(missing_ok=True)
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER))
@@ -45,6 +55,19 @@ def replaced(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove unfinished files that nobody is writing any more.
+
+    Args:
+        folder: Where they are.
+        pattern: Of their names, as in `Path.glob`.
+    """
+    for left in folder.glob(pattern):
+        with suppress(OSError):  # others may sweep, too
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
 
 
 def replace_file(path: Path, content: bytes) -> None:

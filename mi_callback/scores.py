@@ -15,6 +15,9 @@ from mi_callback.statistics.rates.copies import RateInterval
 from mi_callback.statistics.target_decoy import TargetDecoy
 from mi_callback.statistics.verdict import DECISIVE, LEVEL, Findings, Verdict, alarm, doubts, verdict
 
+RECALL = 0.95
+"""Share of the nearest training images that an engine must find for anything to read as clean."""
+
 
 @dataclass(frozen=True)
 class ImageScores:
@@ -84,6 +87,7 @@ class Scores:
         target_decoy: Second opinion: are samples closer to training than to held-out people? None unless asked for.
         control: The same samples against people who were not trained on; None without a control.
         caveats: Why the samples may copy what they are not compared with: then nothing reads as clean.
+        recall: Share of the nearest training images that approximate engines find; None where search was exact.
     """
 
     images: ImageScores
@@ -92,6 +96,7 @@ class Scores:
     target_decoy: TargetDecoy | None = None
     control: Flagging | None = None
     caveats: Sequence[str] = ()
+    recall: float | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -182,8 +187,15 @@ class Scores:
             power=self.power,
             target_decoy=self.target_decoy,
             control=self.control,
-            caveats=self.caveats,
+            caveats=[*self.caveats, *self._missed],
         )
+
+    @property
+    def _missed(self) -> list[str]:
+        """What an engine that finds too few training images leaves open."""
+        if self.recall is None or self.recall >= RECALL:
+            return []
+        return [f"the index finds only {self.recall:.1%} of the nearest training images: choose backend='torch'"]
 
     @property
     def verdict(self) -> Verdict:
@@ -255,6 +267,8 @@ class Scores:
             }
         if self.control is not None and self.control.calibrated:
             summary |= {"control_flagged": float(self.control.count), "control_rate": self.control.rate}
+        if self.recall is not None:
+            summary["retrieval_recall"] = self.recall
         if self.power is not None and flagging.calibrated:
             summary["power"] = self.power.overall
         return summary
@@ -292,6 +306,8 @@ class Scores:
             assumed = "" if power else " if every copy is seen"
             lower, upper = math.floor(1000 * interval.lower + 1e-9) / 10, math.ceil(1000 * interval.upper - 1e-9) / 10
             notes.insert(0, f"copies {lower:.1f}% to {upper:.1f}% (95 % CI{assumed})")  # outward, as limits are
+        if self.recall is not None:
+            notes.append(f"approximate search: {self.recall:.1%} of the nearest training images are found")
         if flagging.n_distinct < len(self) / 2:
             notes.append(f"the images are near-duplicates of one another: {flagging.n_distinct} distinct ones")
         if self.target_decoy is not None:

@@ -15,7 +15,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from mi_callback.cache import kept_at, mark_used, tidy
 from mi_callback.errors import StateError
+from mi_callback.fingerprints import content_hash
 from mi_callback.images.batches import read_batches
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.private_files import replaced
@@ -27,6 +29,13 @@ from mi_callback.version import __version__
 
 HEADER = "mi_callback"
 """Key of the header in the metadata of a file."""
+
+CHECKSUM = "checksum"
+"""Key within it: the hash of all else."""
+
+NEEDED = {"settings", "data", "train", "held_out", "null", "duplicate", "difference", "planted", "recall", "engines",
+          CHECKSUM}  # fmt: skip
+"""Keys within it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class FittedState:
         duplicate: Feature similarity beyond which two generated images are near-duplicates.
         planted: Training images kept for the power self-test; None where features came from elsewhere.
         difference: In what held-out images differ from training images, with the remedy; None where they do not.
+        recall: Share of the nearest training images that approximate engines find; None where search is exact.
     """
 
     train: Features = field(repr=False)
@@ -50,6 +60,7 @@ class FittedState:
     duplicate: float
     planted: Reservoir | None = field(default=None, repr=False)
     difference: str | None = None
+    recall: float | None = None
 
     def images_to_plant(self, n: int, seed: int) -> tuple[list[Tensor], list[int]]:
         """Up to n of the training images kept for the power self-test, and their rows.
@@ -79,8 +90,10 @@ class FittedState:
         header = {"settings": settings, "data": data, **_header(self)}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(path) as unfinished:
-            save_file(_tensors(self), unfinished, metadata={HEADER: json.dumps(header)})
+        tensors = _tensors(self)
+        checked = json.dumps(header | {CHECKSUM: _checksum(header, tensors)})
+        with replaced(path, shared=True) as unfinished:
+            save_file(tensors, unfinished, metadata={HEADER: checked})
 
     @classmethod
     def load(
@@ -99,8 +112,8 @@ class FittedState:
             data: `fingerprint` of the data at hand; checked against the stored one when given.
 
         Raises:
-            StateError: If there is no such file, it is no state of a detector, or it belongs to other settings, another
-                encoder or other data; the message names what differs.
+            StateError: If there is no such file, it is no state of a detector, it is damaged, or it belongs to other
+                settings, another encoder or other data; the message names what differs.
         """
         header, tensors = _read(Path(path))
         stored = header["settings"]
@@ -109,12 +122,21 @@ class FittedState:
             differ.append("data")
         if differ:
             raise StateError(f"needed a state of the same settings and data; {path} differs in {differ}. Fit again.")
+        if header[CHECKSUM] != _checksum(header, tensors):
+            raise StateError(f"needed the state as it was written; {path} is damaged. Fit again.")
         train = _side(tensors, "train", header["train"])
         held_out = None if header["held_out"] is None else _side(tensors, "held_out", header["held_out"])
         rows = header["planted"]
         planted = None if rows is None else Reservoir.of(rows, [tensors[f"planted/{row}"] for row in rows])
         null = Null(tensors["null"], usual=tensors.get("null_usual"), **header["null"])
-        return cls(train, held_out, fit_reference(train), null, header["duplicate"], planted, header["difference"])
+        reference = fit_reference(train)
+        if reference.approximate != header["engines"]:
+            raise StateError(
+                f"needed the engine by which the null of {path} was made, {header['engines'] or 'exact search'}; "
+                f"{reference.approximate or 'exact search'} came. Fit again, or choose it: backend=…."
+            )
+        duplicate, difference, recall = (header[key] for key in ("duplicate", "difference", "recall"))
+        return cls(train, held_out, reference, null, duplicate, planted, difference, recall)
 
 
 class Fitted(ABC):
@@ -139,13 +161,20 @@ class Fitted(ABC):
         """Write the fitted state: one file, patient data.
 
         Args:
-            path: Where.
+            path: Where; with `data` a folder too, that holds states of several data sets and settings (see `cache`).
             data: `state.fingerprint` of the images, to be checked when it is loaded.
 
         Raises:
             StateError: If it is not fitted.
         """
-        self.state.save(path, self.settings(), data)
+        place = kept_at(Path(path), self.settings(), data)
+        self.state.save(place, self.settings(), data)
+        if place != Path(path):
+            tidy(Path(path), place)
+
+    def is_kept(self, path: str | Path, data: str | None = None) -> bool:
+        """Whether there is a state to load: in a folder, one of these settings and data."""
+        return kept_at(Path(path), self.settings(), data).is_file()
 
     def load(self, path: str | Path, data: str | None = None) -> Self:
         """Restore a state that a detector of the same settings and encoder saved. Returns itself.
@@ -153,7 +182,9 @@ class Fitted(ABC):
         Raises:
             StateError: If it is of other settings, another encoder or other data.
         """
-        self._take(FittedState.load(path, self.settings(), self.fit_reference, data))
+        place = kept_at(Path(path), self.settings(), data)
+        self._take(FittedState.load(place, self.settings(), self.fit_reference, data))
+        mark_used(place)
         return self
 
     @property
@@ -216,6 +247,8 @@ def _header(state: FittedState) -> dict[str, Any]:
         },
         "duplicate": state.duplicate,
         "difference": state.difference,
+        "recall": state.recall,
+        "engines": state.reference.approximate,
         "planted": None if planted is None else planted.rows,
     }
 
@@ -281,9 +314,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
-            needed = {"settings", "data", "train", "held_out", "null", "duplicate", "difference", "planted"}
-            if missing := needed - header.keys():
+            if missing := NEEDED - header.keys():
                 raise KeyError(sorted(missing))
             return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
         raise StateError(f"needed a state written by MemorizationDetector.save; {path} is none ({error}).") from error
+
+
+def _checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    return content_hash(json.dumps({key: header[key] for key in header if key != CHECKSUM}), sorted(tensors.items()))

@@ -1101,6 +1101,15 @@ def test_a_changed_pixel_makes_the_cache_unusable_and_it_is_written_anew(tmp_pat
     assert cached_run(tmp_path / "state", **{side: changed})[0] == GENERATED
 
 
+def test_a_folder_keeps_states_of_several_data_and_settings(tmp_path: Path, said: list[str]):
+    changed = TRAIN.clone()
+    changed[13, 0, 3, 3] += 1e-4
+    runs = [{}, {"train": changed}, {"whitening": "standard"}]
+    assert [cached_run(tmp_path, **run)[0] for run in runs] == [EVERYTHING] * 3
+    assert [cached_run(tmp_path, **run)[0] for run in runs] == [GENERATED] * 3
+    assert not any("the cache is not used" in line for line in said)
+
+
 def test_changed_settings_make_the_cache_unusable(tmp_path: Path, said: list[str]):
     cached_run(tmp_path / "state")
     assert cached_run(tmp_path / "state", whitening="standard")[0] == EVERYTHING

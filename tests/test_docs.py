@@ -26,10 +26,17 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from mi_callback import MemorizationDetector
+from mi_callback.cache import LIMIT
 from mi_callback.cli import audit_command, encoders_command, first_steps, record_commands
 from mi_callback.cli.arguments import Grammar
+from mi_callback.images.windows import WINDOWS
 from mi_callback.lightning import samplers
 from mi_callback.lightning.loggers.looks import band
+from mi_callback.retrieval.engines import EXACT_MOST, Backend
+from mi_callback.retrieval.engines.milvus import TOKEN
+from mi_callback.retrieval.engines.reranked import FEWEST
+from mi_callback.retrieval.growing import LARGE
+from mi_callback.scores import RECALL
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -213,6 +220,21 @@ def test_every_integration_names_a_test_that_exists():
     assert ready <= set(re.findall(r"`(\w+)`", page))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.findall(r"mi-callback\[(\w+)\]", page)) <= set(extras)
+
+
+def test_large_training_sets_are_described_with_the_constants_of_the_code():
+    page = (ROOT / "docs" / "large.md").read_text()
+    for named in (
+        f"{EXACT_MOST:,}".replace(",", " ") + " vectors",
+        f"{EXACT_MOST // WINDOWS // 1000} 000 images make",
+        f"{LARGE // 2**20} MB goes into a file",
+        f"at least {FEWEST} vectors",
+        f"Below {RECALL:g}".replace("0.", ".") + " nothing",
+        f"`{TOKEN}`",
+        *(f"| `{backend}" for backend in Backend),
+    ):
+        assert named in " ".join(page.split()), named
+    assert f"up to {LIMIT // 2**30} GB" in (ROOT / "docs" / "training.md").read_text()
 
 
 def row(file: str, start: str, after: str = "") -> list[str]:

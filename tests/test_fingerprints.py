@@ -10,9 +10,10 @@ from hashlib import blake2b
 
 import numpy as np
 import pytest
+import torch
 
 from mi_callback.errors import StateError
-from mi_callback.fingerprints import canonical_json, fingerprint
+from mi_callback.fingerprints import canonical_json, content_hash, fingerprint
 
 
 class Kind(Enum):
@@ -96,3 +97,10 @@ def test_several_configurations_are_not_their_union():
 def test_what_may_change_or_has_no_text_is_refused(value):
     with pytest.raises(StateError, match=r"needed frozen dataclasses.*came"):
         fingerprint(value)
+
+
+def test_a_hash_tells_what_looks_alike_apart():
+    values = [1, 1.0, "1", True, None, [1], ["1", 2], [["1"], 2], {"1": 2}, torch.ones(1), torch.ones(1, 1),
+              torch.ones(1).double(), torch.ones(1).int(), "", [], {}]  # fmt: skip
+    assert len({content_hash(value) for value in values}) == len(values)
+    assert content_hash("ab", "c") != content_hash("a", "bc")

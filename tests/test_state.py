@@ -1,6 +1,7 @@
 """A fitted state comes back bit for bit, or is refused with what differs."""
 
 import json
+import os
 import stat
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from mi_callback import MemorizationDetector, build_encoder
 from mi_callback.encoders import HookedEncoder
 from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS
 from mi_callback.errors import CalibrationError, StateError
+from mi_callback.private_files import replaced
 from mi_callback.retrieval.extraction import extract
 from mi_callback.retrieval.features import Features
 from mi_callback.scores import ImageScores
@@ -383,6 +385,45 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path):
     save_file(load_file(path), path, metadata={"mi_callback": json.dumps(header)})
     with pytest.raises(StateError, match=r"differs in \['version'\]"):
         unfitted().load(path)
+
+
+@pytest.mark.parametrize("place", [0.02, 0.3, 0.6, 0.95, 0.999])
+def test_a_state_with_one_wrong_bit_is_refused(tmp_path: Path, place: float):
+    path = tmp_path / "state"
+    fitted().save(path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(StateError, match="needed"):
+        unfitted().load(path)
+
+
+def test_a_state_in_which_only_the_null_was_changed_is_refused(tmp_path: Path):
+    path = tmp_path / "state"
+    fitted().save(path)
+    tensors, header = load_file(path), header_of(path)
+    tensors["null"] += 0.5
+    save_file(tensors, path, metadata={"mi_callback": json.dumps(header)})
+    with pytest.raises(StateError, match=r"is damaged\. Fit again"):
+        unfitted().load(path)
+
+
+def test_two_processes_write_one_state_and_stale_parts_go(tmp_path: Path):
+    path = tmp_path / "state"
+    stale, fresh, other = (tmp_path / name for name in ("state.1.part", "state.2.part", "another.1.part"))
+    for file in (stale, fresh, other):
+        file.touch()
+    for file in (stale, other):
+        os.utime(file, (0, 0))
+    first, second = fitted(), fitted(null="cross_fit")
+    with replaced(path, shared=True) as unfinished:  # one is writing while another begins and ends
+        unfinished.write_bytes(b"the first")
+        second.save(path)
+        assert unfitted(null="cross_fit").load(path).fitted
+    assert path.read_bytes() == b"the first"
+    first.save(path)
+    assert unfitted().load(path).fitted
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["another.1.part", "state", "state.2.part"]
 
 
 # Fingerprint of data -------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from mi_callback.reporting.tables import text_table
 from mi_callback.statistics.null import NullKind, smallest_p, subjects_needed
 from mi_callback.statistics.rates.planning import Plan, plan
 
-OPTIONAL = {"wandb": "wandb", "faiss": "faiss", "transformers": "hf", "einops": "monai", "gdcm": "dicom",
-            "SimpleITK": "itk", **dict.fromkeys(("tifffile", "h5py", "zarr", "pyarrow"), "formats")}  # fmt: skip
+OPTIONAL = {"wandb": "wandb", "faiss": "faiss", "pymilvus": "milvus", "transformers": "hf", "einops": "monai",
+            "gdcm": "dicom", "SimpleITK": "itk",
+            **dict.fromkeys(("tifffile", "h5py", "zarr", "pyarrow"), "formats")}  # fmt: skip
 """Optional modules and the extra of this package that installs each."""
 
 BOUNDS = (0.1, 0.05, 0.02, 0.01)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mi_callback.arguments import checked_cache, integer, known_options, switch
+from mi_callback.arguments import integer, known_options, switch
 from mi_callback.auditing.accounting import doubts_of_files
 from mi_callback.auditing.effects import Rule, refuse_without_effect
 from mi_callback.auditing.reading import FolderReader, Folders, Volumes
@@ -15,6 +15,7 @@ from mi_callback.auditing.reports.outputs import Outputs
 from mi_callback.auditing.reports.writing import Judged
 from mi_callback.auditing.resuming import Kept, ResumableDetector, kept_in
 from mi_callback.auditing.volumes import score_volumes
+from mi_callback.cache import checked_cache
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, StateError
@@ -86,7 +87,7 @@ def audit(
         gate: Limits that a release has to keep, for the report and `junit`; the verdict decides when None.
         release: What is to be released and to whom, for the report.
         cache: File for the fitted state, for audits of other samples against the same people; used again when encoder,
-            settings and every pixel are the same. Patient data.
+            settings and every pixel are the same. Or a folder for states of several people and settings. Patient data.
         progress: Show progress bars.
         detector: Arguments of `MemorizationDetector`.
 
@@ -172,7 +173,7 @@ def _fit(fitted: MemorizationDetector, folders: Folders, state: Path | None, pro
         return
     sides: list[Any] = [folders.train, folders.held_out]
     data = fingerprint(*sides)
-    if state.is_file():
+    if fitted.is_kept(state, data):
         try:
             fitted.load(state, data)
         except StateError as error:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from mi_callback.auditing.reports.writing import UNFINISHED
 from mi_callback.detection.matching import MATCHING, Match, Matcher
 from mi_callback.detector import MemorizationDetector
-from mi_callback.fingerprints import canonical_json
+from mi_callback.fingerprints import canonical_json, content_hash
 from mi_callback.fitting import Fitter
 from mi_callback.images.batches import PROVENANCE, Batch, read_batches
 from mi_callback.images.preprocessing import check_images
@@ -29,7 +28,7 @@ from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids
 from mi_callback.private_files import make_private, replaced
 from mi_callback.retrieval.candidates import Candidates
-from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.features import Features, GrowingFeatures
 from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.search import Neighbours
 from mi_callback.types import SubjectKey, Subjects, Thumbnails
@@ -135,20 +134,20 @@ class ResumableDetector(MemorizationDetector):
         """As those of any detector, in blocks of one batch."""
         ids = None if subjects is None else normal_ids(subjects)
         keys: dict[str, Any] = {"subject_key": None, "image_key": None} | read
-        parts, done = list[Features](), 0
+        grown, done = GrowingFeatures(), 0
         whole = super().features
         for batch in read_batches(images, self.batch_size, progress=label, **keys):
             own = _as_read(batch, None if ids is None else ids[done : done + len(batch.images)])
-            key = digest(self._settings, list(self.poses if poses is None else poses), views, plain, own)
+            key = content_hash(self._settings, list(self.poses if poses is None else poses), views, plain, own)
 
             def encode(own: dict[str, Any] = own) -> Features:
                 return whole([own], poses, views=views, plain=plain)
 
-            parts.append(self.kept.part(key, encode))
+            grown.append(self.kept.part(key, encode))
             if keep is not None:
                 keep.offer(check_images(batch.images, self.encoder.channels, self.dims))
             done += len(batch.images)
-        return _features_together(parts) if parts else whole(images, poses, subjects, **keys)
+        return grown.features() if done else whole(images, poses, subjects, **keys)
 
     @cached_property
     def _settings(self) -> str:
@@ -175,70 +174,21 @@ class _KeptMatcher(Matcher):
         self, queries: Features, reference: Reference, references: Thumbnails, label: str | None = None
     ) -> Match:
         means = {layer: whitening.mean for layer, whitening in reference.whitenings.items()}
-        among = digest(self.settings, references, means, list(reference.subjects or ()), sorted(reference.views))
+        among = content_hash(self.settings, references, means, list(reference.subjects or ()), sorted(reference.views))
         blocks = torch.arange(len(queries)).split(MATCHING[queries.dims].at_once)
         label = label or self.label
         find, parts = super().__call__, []
         for rows in tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False):
             some = queries.where(rows)
-            key = digest(among, some.thumbnails, some.layers, some.windows, some.views, some.descriptors)
+            key = content_hash(among, some.thumbnails, some.layers, some.windows, some.views, some.descriptors)
             parts.append(self.kept.part(key, lambda some=some: find(some, reference, references)))  # type: ignore[misc]
         return _matches_together(parts)
-
-
-def digest(*values: Any) -> str:
-    """Hash of tensors, texts, numbers, and lists and dictionaries of them: other shapes and types, another hash.
-
-    Example:
-        >>> digest("a", [1, None]) == digest("a", [1, None]), digest(torch.zeros(2)) == digest(torch.zeros(1, 2))
-        (True, False)
-    """
-    whole = blake2b(digest_size=20)
-    _feed(whole, values)
-    return whole.hexdigest()
-
-
-def _feed(whole: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous()
-        whole.update(repr((value.dtype, tuple(value.shape))).encode())
-        whole.update(value.flatten().view(torch.uint8).numpy())
-    elif isinstance(value, dict):
-        whole.update(f"dict {len(value)}".encode())
-        for key, item in value.items():
-            _feed(whole, key)
-            _feed(whole, item)
-    elif isinstance(value, (list, tuple)):
-        whole.update(f"list {len(value)}".encode())
-        for item in value:
-            _feed(whole, item)
-    else:
-        text = repr(value).encode(errors="surrogateescape")
-        whole.update(f"{type(value).__name__} {len(text)} ".encode() + text)
 
 
 def _as_read(batch: Batch, ids: list[str | None] | None) -> dict[str, Any]:
     """A batch as `read_batches` finds the same in it."""
     found = {"image": batch.images, "subject": batch.subjects if ids is None else ids, PROVENANCE: batch.sources}
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _features_together(parts: Sequence[Features]) -> Features:
-    def pooled(each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {layer: torch.cat([one[layer] for one in each], dim=1) for layer in each[0]}
-
-    def listed(each: Sequence[list[str] | None]) -> list[str] | None:
-        return None if None in each else [value for one in each for value in one or ()]
-
-    return Features(
-        pooled([part.layers for part in parts]),
-        torch.cat([part.thumbnails for part in parts]),
-        listed([part.subjects for part in parts]),
-        listed([part.sources for part in parts]),
-        pooled([part.windows for part in parts]),
-        {view: pooled([part.views[view] for part in parts]) for view in parts[0].views},
-        pooled([part.descriptors for part in parts]),
-    )
 
 
 def _matches_together(parts: Sequence[Any]) -> Any:

@@ -109,8 +109,8 @@ def score_volumes(
     subjects: Sequence[str | None] = detector.state.train.subjects or [None] * len(train_volumes)
     subject_of_volume = list(dict(zip(train_volumes, subjects, strict=True)).values())
     # The power that was measured is that of slices.
-    scores = Scores(_volume_scores(stacks, null, subject_of_volume, detector.oni_scale), _flagging(stacks, null))
-    return scores, slices
+    found = _volume_scores(stacks, null, subject_of_volume, detector.oni_scale)
+    return Scores(found, _flagging(stacks, null), recall=slices.recall), slices
 
 
 def _volume_scores(

@@ -1,11 +1,15 @@
 """Are held-out people like training people? If not, the null says nothing of samples that are like training images."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_callback.images.quality.appearance import appearance
 from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.growing import blocks_of
+from mi_callback.retrieval.whitening import Moments
 from mi_callback.statistics.exchangeability import Difference, Exchangeability, compare_people
 
 LEVEL = 0.01
@@ -31,10 +35,11 @@ def difference_of_sides(train: Features, held_out: Features, seed: int = 0) -> s
         seed: Of the labellings.
     """
     sides = torch.cat([torch.zeros(len(train)), torch.ones(len(held_out))]).bool()
-    thumbnails = torch.cat([train.thumbnails, held_out.thumbnails])
+    looks = [appearance(side.thumbnails) for side in (train, held_out)]
+    seen = {name: torch.cat([look[name] for look in looks]) for name in looks[0]}
     known = train.subjects is not None and held_out.subjects is not None
     subjects = [f"train {s}" for s in train.ids] + [f"held out {s}" for s in held_out.ids] if known else None
-    found = compare_people(sides, subjects, appearance(thumbnails), _components(train, held_out), seed=seed)
+    found = compare_people(sides, subjects, seen, _components(train, held_out), seed=seed)
     named = found.differing(LEVEL)
     if not found.rejects(LEVEL) or not (known or any(abs(one.effect) >= UNMISTAKABLE for one in named)):
         return None
@@ -43,16 +48,18 @@ def difference_of_sides(train: Features, held_out: Features, seed: int = 0) -> s
 
 def _components(train: Features, held_out: Features) -> Float[Tensor, "n components"]:
     """Principal components of the plain features of both sides together, which do not know the sides."""
-    together = torch.cat([_unit(side) for side in (train, held_out)])
-    centred = together - together.mean(dim=0)
-    _, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
-    return centred @ axes[:, -COMPONENTS:]
+    moments = Moments.over(block for side in (train, held_out) for block in _unit(side))
+    _, axes = torch.linalg.eigh(moments.scatter / moments.n)
+    blocks = (block for side in (train, held_out) for block in _unit(side))
+    return torch.cat([(block - moments.mean) @ axes[:, -COMPONENTS:] for block in blocks])
 
 
-def _unit(images: Features) -> Tensor:
-    """Features of pose 0, of unit length per layer, layers side by side."""
+def _unit(images: Features) -> Iterator[Tensor]:
+    """Features of pose 0, of unit length per layer, layers side by side, float64, a block of images at a time."""
     layers = images.pose(0).values()
-    return torch.cat([torch.nn.functional.normalize(features.double(), dim=1) for features in layers], dim=1)
+    for rows in blocks_of(len(images), 8 * sum(features.shape[1] for features in layers)):
+        units = [torch.nn.functional.normalize(features[rows].double(), dim=1) for features in layers]
+        yield torch.cat(units, dim=1)
 
 
 def _sentence(found: Exchangeability, named: tuple[Difference, ...]) -> str:

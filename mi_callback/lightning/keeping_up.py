@@ -170,7 +170,7 @@ class TrainingReference:
             self.not_stored = str(error) if isinstance(error, MemorizationError) else type(error).__name__
 
     def _load(self, cache: str | Path, data: str) -> bool:
-        if not Path(cache).is_file():
+        if not self.detector.is_kept(cache, data):
             return False
         try:
             self.detector.load(cache, data)

@@ -29,7 +29,7 @@ class DescriptorIndex:
         if not train.descriptors or len(train) < 2:
             return None
         whitenings = {
-            look: fit_whitening(described[0].to(device), WhiteningKind.NONE)
+            look: fit_whitening(described[0], WhiteningKind.NONE, device=device)
             for look, described in train.descriptors.items()
         }
         return cls.of(train, whitenings, backend)
@@ -38,7 +38,7 @@ class DescriptorIndex:
     def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend | str) -> "DescriptorIndex":
         """Under whitenings that were fitted before."""
         indexes = {
-            look: build_index(whitening(train.descriptors[look][0].to(whitening.mean.device)), backend)
+            look: build_index(whitening.bank(train.descriptors[look][0]), backend)
             for look, whitening in whitenings.items()
         }
         return cls(whitenings, indexes)

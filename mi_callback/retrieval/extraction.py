@@ -1,7 +1,7 @@
 """Images in any container + encoder → features per layer and pose, with subjects and thumbnails, in one pass."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +16,10 @@ from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids, settle
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.images.windows import structured_windows
-from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.features import Features, extended
+from mi_callback.retrieval.growing import GrowingColumns, GrowingTensor
 from mi_callback.retrieval.views import views_of
 from mi_callback.types import SubjectKey, Subjects
-
-Id = TypeVar("Id", str, str | None)
 
 VOLUMES_AT_ONCE = 8
 """Volumes encoded at a time, one pose or view after another; bounds the memory."""
@@ -94,8 +93,8 @@ class _Collector:
         self.poses = [POSES[pose] for pose in poses]
         self.described = described
         self.views = {name: views_of(self.dims)[name] for name in views}
-        self.pooled: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("layers", "windows", *views)}
-        self.thumbnails: list[Tensor] = []
+        self.pooled = {kind: GrowingColumns() for kind in ("layers", "windows", *views)}
+        self.thumbnails: GrowingTensor | None = None
         self.subjects: list[str | None] | None = []
         self.sources: list[str] | None = []
         self.done = 0
@@ -104,8 +103,8 @@ class _Collector:
         """Encode the checked images of a batch, of volumes a few at a time."""
         for some in images.split(len(images) if self.dims == 2 else VOLUMES_AT_ONCE):
             self._encode(some.to(self.device))
-        self.subjects = _extend(self.subjects, batch.subjects)
-        self.sources = _extend(self.sources, batch.sources)
+        self.subjects = extended(self.subjects, batch.subjects)
+        self.sources = extended(self.sources, batch.sources)
         self.done += len(images)
 
     def features(self, subjects: Subjects | None) -> Features:
@@ -115,18 +114,18 @@ class _Collector:
         found = self.subjects if subjects is None else normal_ids(subjects)
         if found is not None and len(found) != self.done:
             raise DataError(f"needed one subject per image ({self.done}); {len(found)} came.")
-        joined = {
-            kind: {layer: torch.cat(batches, dim=1) for layer, batches in pooled.items()}
-            for kind, pooled in self.pooled.items()
-        }
+        assert self.thumbnails is not None
+        joined = {kind: columns.tensors() for kind, columns in self.pooled.items()}
         whole, windows = joined.pop("layers"), joined.pop("windows")
-        thumbnails = torch.cat(self.thumbnails)
+        thumbnails = self.thumbnails.tensor()
         described = self.described.features()
         return Features(whole, thumbnails, settle(found, thumbnails), self.sources, windows, joined, described)
 
     def _encode(self, images: Tensor) -> None:
         thumbnails = make_thumbnails(images, THUMBNAIL_SIDE[self.dims])
-        self.thumbnails.append(thumbnails.cpu())
+        if self.thumbnails is None:
+            self.thumbnails = GrowingTensor(thumbnails.shape[1:], thumbnails.dtype)
+        self.thumbnails.append(thumbnails)
         self.described.add(thumbnails)
         whole, windows = encode(images, self.encoder, self.poses, self.windowed)
         pooled = {"layers": whole, "windows": windows}
@@ -134,15 +133,14 @@ class _Collector:
             poses = self.poses if view.beside == name else self.poses[:1]
             pooled[name] = encode(view.of(images, self.encoder.intensity), self.encoder, poses)[0]
         for kind, found in pooled.items():
-            for layer, features in found.items():
-                self.pooled[kind].setdefault(layer, []).append(features)
+            self.pooled[kind].append(found)
 
 
 class _Described:
     """What a descriptor has said of thumbnails so far."""
 
     def __init__(self, descriptor: DescriptorNet | None, poses: Sequence[str], looks: Sequence[str]) -> None:
-        self.descriptor, self.found = descriptor, dict[str, list[Tensor]]()
+        self.descriptor, self.found = descriptor, GrowingColumns()
         self.poses, self.looks = list(poses), looks
 
     def add(self, thumbnails: Tensor) -> None:
@@ -150,10 +148,10 @@ class _Described:
             return
         for look in self.looks:
             poses = descriptor_poses(self.poses) if look == AS_IT_IS else self.poses[:1]
-            self.found.setdefault(look, []).append(describe(self.descriptor, thumbnails, poses, look))
+            self.found.append({look: describe(self.descriptor, thumbnails, poses, look)})
 
     def features(self) -> dict[str, Tensor]:
-        return {look: torch.cat(batches, dim=1) for look, batches in self.found.items()}
+        return self.found.tensors()
 
 
 @torch.no_grad()
@@ -193,8 +191,3 @@ def encode(
         {layer: features.float().cpu().unflatten(0, shape) for layer, features in pooled.items()},
         {layer: features.cpu().unflatten(0, shape) for layer, features in parts.items()},
     )
-
-
-def _extend(collected: list[Id] | None, new: list[Id] | None) -> list[Id] | None:
-    """Known for all, or for none."""
-    return None if collected is None or new is None else collected + new

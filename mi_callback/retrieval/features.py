@@ -1,13 +1,17 @@
 """Features of a set of images, per layer and pose, with their subjects and thumbnails."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from mi_callback.retrieval.growing import GrowingColumns, GrowingTensor, joined, taken
 from mi_callback.types import LayerFeatures, Thumbnails
+
+Id = TypeVar("Id", str, str | None)
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,8 @@ class Features:
     """One pass over n images.
 
     Attributes:
-        layers: `{layer: (poses, n, d)}` float32 on the CPU; pose 0 is the image as it came.
+        layers: `{layer: (poses, n, d)}` float32 on the CPU; pose 0 is the image as it came. These and all below are
+            mapped from a file where they are large (`growing.LARGE`).
         thumbnails: uint8 `(n, side, side)`, of volumes `(n, side, side, side)`; patient data.
         subjects: One id per image, or None.
         sources: File of each image where its batch named one, or None.
@@ -49,8 +54,15 @@ class Features:
         return {layer: features[position] for layer, features in self.layers.items()}
 
     def in_pose(self, position: int) -> "Features":
-        """The same images in one pose alone, in memory of their own; what training images alone have is in pose 0."""
-        return self._each(lambda features: features[position : position + 1].clone())
+        """The same images in one pose alone, without the memory of the others; what training images alone have is in
+        pose 0.
+        """
+
+        def alone(features: Tensor) -> Tensor:
+            one = features[position : position + 1]
+            return one if len(features) == 1 else joined([one], dim=1)
+
+        return self._each(alone)
 
     def as_they_are(self) -> "Features":
         """The same images without windows, views and descriptors."""
@@ -74,8 +86,8 @@ class Features:
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
         places = rows.tolist()
         return replace(
-            self._each(lambda features: features[:, rows]),
-            thumbnails=self.thumbnails[rows],
+            self._each(lambda features: taken(features, rows, dim=1)),
+            thumbnails=taken(self.thumbnails, rows),
             subjects=None if self.subjects is None else [self.subjects[i] for i in places],
             sources=None if self.sources is None else [self.sources[i] for i in places],
         )
@@ -91,6 +103,45 @@ class Features:
         return replace(self, layers=whole, windows=windows, views=views, descriptors=described)
 
 
+class GrowingFeatures:
+    """Features of parts of a set of images, one behind the other, without keeping the parts."""
+
+    def __init__(self) -> None:
+        self.kinds, self.views = dict[str, GrowingColumns](), list[str]()
+        self.thumbnails: GrowingTensor | None = None
+        self.subjects: list[str] | None = []
+        self.sources: list[str] | None = []
+
+    def append(self, part: Features) -> None:
+        """The next images, in the same poses, views and looks."""
+        if self.thumbnails is None:
+            self.views = list(part.views)
+            self.thumbnails = GrowingTensor(part.thumbnails.shape[1:], part.thumbnails.dtype)
+        self.thumbnails.append(part.thumbnails)
+        views = {f"view {view}": pooled for view, pooled in part.views.items()}
+        own = {"layers": part.layers, "windows": part.windows, "descriptors": part.descriptors}
+        for kind, pooled in (own | views).items():
+            self.kinds.setdefault(kind, GrowingColumns()).append(pooled)
+        self.subjects = extended(self.subjects, part.subjects)
+        self.sources = extended(self.sources, part.sources)
+
+    def features(self) -> Features:
+        """Those of all images, of one part at least; their subjects where all are known."""
+        assert self.thumbnails is not None
+        found = {kind: columns.tensors() for kind, columns in self.kinds.items()}
+        views = {view: found[f"view {view}"] for view in self.views}
+        own = found["layers"], self.thumbnails.tensor(), self.subjects, self.sources
+        return Features(*own, found["windows"], views, found["descriptors"])
+
+
+def extended(known: list[Id] | None, new: Sequence[Id] | None) -> list[Id] | None:
+    """The first list, longer by the second: known for all, or for none."""
+    if known is None or new is None:
+        return None
+    known.extend(new)
+    return known
+
+
 def digest(thumbnail: Tensor) -> bytes:
     """A hash of one thumbnail `(side, side)`."""
     return blake2b(thumbnail.contiguous().numpy().tobytes(), digest_size=16).digest()
@@ -102,10 +153,10 @@ def concatenate(one: Features, other: Features) -> Features:
     """
 
     def both(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {layer: torch.cat([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
+        return {layer: joined([ours[layer], theirs[layer]], dim=1) for layer in ours if layer in theirs}
 
     views = {view: both(one.views[view], other.views[view]) for view in one.views if view in other.views}
-    thumbs = torch.cat([one.thumbnails, other.thumbnails])
+    thumbs = joined([one.thumbnails, other.thumbnails])
     windows, described = both(one.windows, other.windows), both(one.descriptors, other.descriptors)
     return Features(both(one.layers, other.layers), thumbs, None, None, windows, views, described)
 

@@ -52,7 +52,7 @@ class Reference:
         device: torch.device | str = "cpu",
     ) -> "Reference":
         """Fit whitening and index per layer on pose 0 of the training features, and on each of their views."""
-        whitenings = {layer: fit_whitening(f.to(device), whitening) for layer, f in features.pose(0).items()}
+        whitenings = {layer: fit_whitening(f, whitening, device=device) for layer, f in features.pose(0).items()}
         windows = WindowIndex.fit(features, whitening, backend, device)
         views = {name: cls.fit(features.seen_as(name), whitening, backend, device) for name in features.views}
         descriptors = DescriptorIndex.fit(features, backend, device)
@@ -75,10 +75,19 @@ class Reference:
 
     def _indexed(self, features: Features) -> "Reference":
         indexes = {
-            layer: build_index(whiten(features.layers[layer][0].to(whiten.mean.device)), self.backend)
+            layer: build_index(whiten.bank(features.layers[layer][0]), self.backend)
             for layer, whiten in self.whitenings.items()
         }
         return replace(self, indexes=indexes, subjects=features.subjects)
+
+    @property
+    def approximate(self) -> list[str]:
+        """Names of the engines that may miss a training image; none where search is exact."""
+        own = [*self.indexes.values()]
+        own += [] if self.windows is None else [self.windows.index]
+        own += [] if self.descriptors is None else [*self.descriptors.indexes.values()]
+        seen = {name for view in self.views.values() for name in view.approximate}
+        return sorted(seen | {index.approximate for index in own if index.approximate is not None})
 
     @property
     def layers(self) -> list[str]:

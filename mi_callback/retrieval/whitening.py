@@ -1,5 +1,6 @@
 """Features → features in which every direction counts the same, fitted on training features only."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mi_callback.errors import CalibrationError
+from mi_callback.retrieval.growing import blocks_of, gather
 
 
 class WhiteningKind(StrEnum):
@@ -35,15 +37,81 @@ class Whitening:
 
     def __call__(self, features: Tensor) -> Tensor:
         """`(n, d)` → float32 `(n, d)` of unit length; a feature at the mean becomes zero, similar to nothing."""
+        return gather(
+            (self._whiten(features[rows]) for rows in blocks_of(len(features), 8 * len(self.mean))), len(features)
+        )
+
+    def bank(self, features: Tensor) -> Tensor:
+        """The same of training features `(n, d)`, on the device of the whitening."""
+        blocks = (features[rows].to(self.mean.device) for rows in blocks_of(len(features), 8 * len(self.mean)))
+        return gather((self._whiten(block) for block in blocks), len(features))
+
+    def _whiten(self, features: Tensor) -> Tensor:
         centred = features.to(torch.float64) - self.mean.to(features.device)
         whitened = centred @ self.matrix.to(features.device)
         return torch.nn.functional.normalize(whitened, dim=1, eps=1e-12).to(torch.float32)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean and scatter of rows; those of several parts are put together without the rows.
+
+    Attributes:
+        n: Number of rows.
+        mean: Shape `(d,)`, float64.
+        scatter: Sum of the products of all deviations from the mean, `(d, d)`, or of their squares alone, `(d,)`.
+
+    References:
+        Chan, Golub and LeVeque, "Algorithms for computing the sample variance", Am. Stat. 1983.
+    """
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, squares: bool = False) -> "Moments":
+        """Those of rows `(n, d)`, n ≥ 1; with `squares` no products.
+
+        Raises:
+            CalibrationError: For rows that are not finite.
+        """
+        rows = rows.to(torch.float64)
+        if not rows.isfinite().all():
+            raise CalibrationError("needed finite features; the encoder returned NaN or infinity.")
+        mean = rows.mean(dim=0)
+        centred = rows - mean
+        return cls(len(rows), mean, centred.square().sum(dim=0) if squares else centred.T @ centred)
+
+    def beside(self, other: "Moments") -> "Moments":
+        """Those of both together."""
+        n, apart = self.n + other.n, other.mean - self.mean
+        between = apart.square() if self.scatter.ndim == 1 else torch.outer(apart, apart)
+        scatter = self.scatter + other.scatter + between * (self.n * other.n / n)
+        return Moments(n, self.mean + apart * (other.n / n), scatter)
+
+    @classmethod
+    def over(cls, blocks: Iterable[Tensor], squares: bool = False) -> "Moments":
+        """Those of all blocks `(n, d)`, of which empty ones do not count.
+
+        Raises:
+            CalibrationError: For no rows, or some that are not finite.
+        """
+        whole: Moments | None = None
+        for part in (cls.of(block, squares) for block in blocks if len(block)):
+            whole = part if whole is None else whole.beside(part)
+        if whole is None:
+            raise CalibrationError("needed at least 2 training images to whiten features; 0 came.")
+        return whole
+
+
 def fit_whitening(
-    features: Tensor, mode: WhiteningKind | str = WhiteningKind.SHRUNK, epsilon: float = 1e-6
+    features: Tensor | Iterable[Tensor],
+    mode: WhiteningKind | str = WhiteningKind.SHRUNK,
+    epsilon: float = 1e-6,
+    device: torch.device | str | None = None,
 ) -> Whitening:
-    """Fit on training features `(n, d)`.
+    """Fit on training features `(n, d)`, or on blocks of them, in one pass.
 
     Args:
         features: Pooled features of one layer, n ≥ 2.
@@ -51,6 +119,7 @@ def fit_whitening(
             `zca`: ZCA with `epsilon` added to the eigenvalues (the paper's; with n ≤ d + 1 every pair of training
             images becomes equally similar); `pca`: rotation onto the components that the data span, each to unit
             variance; `standard`: every feature to unit variance; `none`: centred only.
+        device: Where it is fitted; where the features are, when None.
 
     Raises:
         CalibrationError: For fewer than two rows or features that are not finite.
@@ -58,20 +127,26 @@ def fit_whitening(
     References:
         Kessy, Lewin and Strimmer, "Optimal whitening and decorrelation", Am. Stat. 2018.
     """
-    features = features.to(torch.float64)
-    n, d = features.shape
-    if n < 2:
-        raise CalibrationError(f"needed at least 2 training images to whiten features; {n} came.")
-    if not features.isfinite().all():
-        raise CalibrationError("needed finite features; the encoder returned NaN or infinity.")
-    mean = features.mean(dim=0)
-    centred = features - mean
-    identity = torch.eye(d, dtype=torch.float64, device=features.device)
+    if isinstance(features, Tensor):
+        whole = features
+        features = (whole[rows] for rows in blocks_of(len(whole), 8 * whole.shape[1]))
+    placed = (block if device is None else block.to(device) for block in features)
+    moments = Moments.over(placed, squares=mode in ("none", "standard"))
+    if moments.n < 2:
+        raise CalibrationError(f"needed at least 2 training images to whiten features; {moments.n} came.")
+    return _whitening(moments, mode, epsilon)
+
+
+def _whitening(moments: Moments, mode: WhiteningKind | str, epsilon: float) -> Whitening:
+    """That of features with these moments."""
+    n, mean = moments.n, moments.mean
+    identity = torch.eye(len(mean), dtype=torch.float64, device=mean.device)
     if mode == "none":
         return Whitening(mean, identity, 0.0)
     if mode == "standard":
-        return Whitening(mean, torch.diag(1 / centred.std(dim=0).clamp_min(epsilon)), 0.0)
-    covariance = centred.T @ centred / n
+        deviation = (moments.scatter / (n - 1)).sqrt()
+        return Whitening(mean, torch.diag(1 / deviation.clamp_min(epsilon)), 0.0)
+    covariance = moments.scatter / n
     shrinkage = oas_shrinkage(covariance, n) if mode == "shrunk" else 0.0
     scale = covariance.diagonal().mean()
     if scale <= 0:

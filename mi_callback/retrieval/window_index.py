@@ -1,5 +1,6 @@
 """Windows of training images as they are searched: which of them resembles a window of a query?"""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from mi_callback.images.windows import WINDOWS, middle_window
 from mi_callback.retrieval.engines import Backend, Index, build_index
 from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.growing import blocks_of, gather
 from mi_callback.retrieval.whitening import Whitening, WhiteningKind, fit_whitening
 
 
@@ -30,22 +32,20 @@ class WindowIndex:
         cls, train: Features, whitening: WhiteningKind | str, backend: Backend | str, device: torch.device | str
     ) -> "WindowIndex | None":
         """Fit on pose 0 of the training features; None where they have no windows."""
-        windows, there = _in_pose(train, 0)
-        if not windows or len(next(iter(windows.values()))) < 2:
+        if int(_there(train, 0).sum()) < 2:
             return None
-        whitenings = {layer: fit_whitening(features.to(device), whitening) for layer, features in windows.items()}
-        return cls._of(windows, there, whitenings, backend)
+        whitenings = {
+            layer: fit_whitening((block[layer] for block in _blocks(train, 0)), whitening, device=device)
+            for layer in train.windows
+        }
+        return cls.of(train, whitenings, backend)
 
     @classmethod
     def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend | str) -> "WindowIndex":
         """Under whitenings that were fitted before."""
-        return cls._of(*_in_pose(train, 0), whitenings, backend)
-
-    @classmethod
-    def _of(
-        cls, windows: dict[str, Tensor], there: Tensor, whitenings: dict[str, Whitening], backend: Backend | str
-    ) -> "WindowIndex":
-        return cls(whitenings, build_index(_whitened(windows, whitenings), backend), there.nonzero()[:, 0])
+        there = _there(train, 0)
+        bank = gather((_whitened(block, whitenings) for block in _blocks(train, 0)), int(there.sum()))
+        return cls(whitenings, build_index(bank, backend), there.nonzero()[:, 0])
 
     def search(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
         """The k training windows most similar to each window of n queries in every pose.
@@ -58,6 +58,10 @@ class WindowIndex:
         found = [self._search_pose(queries, pose, k) for pose in range(poses)]
         rows, cosines = (torch.stack([f[part] for f in found], dim=1) for part in range(2))
         return rows, cosines
+
+    def whitened(self, images: Features, pose: int) -> Tensor:
+        """Windows of images that show anatomy, as they are searched, `(m, d)`."""
+        return gather(_whitened(block, self.whitenings) for block in _blocks(images, pose))
 
     @staticmethod
     def locate(rows: Tensor, cosines: Tensor, chosen: Tensor, poses: Tensor) -> Tensor:
@@ -82,8 +86,8 @@ class WindowIndex:
         return middle_window(excess.square()).masked_fill(chosen < 0, -1)
 
     def _search_pose(self, queries: Features, pose: int, k: int) -> tuple[Tensor, Tensor]:
-        windows, there = _in_pose(queries, pose)
-        cosine, entry = self.index.search(_whitened(windows, self.whitenings), k)
+        there = _there(queries, pose)
+        cosine, entry = self.index.search(self.whitened(queries, pose), k)
         cosines = torch.full((*there.shape, k), -torch.inf)
         rows = torch.zeros((*there.shape, k), dtype=torch.long)
         most = entry.shape[1]  # fewer than k where there are fewer training windows
@@ -91,13 +95,19 @@ class WindowIndex:
         return rows, cosines
 
 
-def _in_pose(images: Features, pose: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Windows that show anatomy `{layer: (m, d)}`, and which of all `(n, windows)` these are."""
-    windows = {layer: features[pose] for layer, features in images.windows.items()}
-    if not windows:
-        return {}, torch.zeros(len(images), WINDOWS, dtype=torch.bool)
-    there = ~next(iter(windows.values()))[..., 0].isnan()
-    return {layer: features[there].float() for layer, features in windows.items()}, there
+def _there(images: Features, pose: int) -> Tensor:
+    """Which of all `(n, windows)` show anatomy."""
+    if not images.windows:
+        return torch.zeros(len(images), WINDOWS, dtype=torch.bool)
+    return ~next(iter(images.windows.values()))[pose, ..., 0].isnan()
+
+
+def _blocks(images: Features, pose: int) -> Iterator[dict[str, Tensor]]:
+    """Windows that show anatomy, `{layer: (m, d)}`, of a block of images at a time."""
+    there = _there(images, pose)
+    widest = max(8 * features[0, 0].numel() for features in images.windows.values())
+    for rows in blocks_of(len(images), widest):
+        yield {layer: features[pose, rows][there[rows]].float() for layer, features in images.windows.items()}
 
 
 def _whitened(windows: dict[str, Tensor], whitenings: dict[str, Whitening]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mi_callback import audit, build_encoder
 from mi_callback.auditing.reports.reviewing import review
-from mi_callback.auditing.resuming import UNFINISHED, Kept, digest
+from mi_callback.auditing.resuming import UNFINISHED, Kept
 from mi_callback.detection.matching import Matcher
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import BusyError, OptionError
@@ -120,13 +120,6 @@ def test_a_block_that_was_cut_is_computed_again(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     assert kept.part("key", lambda: features) is features
     assert_same(kept.part("key", lambda: pytest.fail("it was kept")), features)
-
-
-def test_a_hash_tells_what_looks_alike_apart():
-    values = [1, 1.0, "1", True, None, [1], ["1", 2], [["1"], 2], {"1": 2}, torch.ones(1), torch.ones(1, 1),
-              torch.ones(1).double(), torch.ones(1).int(), "", [], {}]  # fmt: skip
-    assert len({digest(value) for value in values}) == len(values)
-    assert digest("ab", "c") != digest("a", "bc")
 
 
 def test_blocks_give_what_the_whole_gives(where, encoder, done, tmp_path):

@@ -32,7 +32,7 @@ from mi_callback.errors import MemorizationError, OptionError
         ({"image_key": True}, "needed image_key as a key, a position"),
         ({"image_key": ["image"]}, "needed image_key as a key"),
         ({"cache": 3}, "needed cache as the path of a file"),
-        ({"cache": "/"}, "needed cache as a file; / is a folder. Name a file in it"),
+        ({"cache": "/"}, "needed cache as a file, .*; / holds other things. Name a file in it"),
         ({"detector": "bundled"}, "needed a MemorizationDetector or a mapping of its options; str came"),
         ({"detector": {"alpa": 0.1}}, r"it has no 'alpa' \(alpha\?\)"),
         ({"detector": {"alpha": 2}}, "needed alpha between 0 and 1; 2 came"),

@@ -1,6 +1,7 @@
 """Images in any container → features per layer and pose, with subjects and thumbnails."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.thumbnails import make_thumbnails
 from mi_callback.images.windows import WINDOWS, structured_windows, window_weights
+from mi_callback.retrieval import growing
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, encode, extract
-from mi_callback.retrieval.features import Features, concatenate, join
+from mi_callback.retrieval.features import Features, GrowingFeatures, concatenate, join
 from mi_callback.retrieval.views import VIEWS
 
 
@@ -629,3 +631,24 @@ def test_images_for_an_encoder_of_volumes_are_refused_and_the_other_way_round(im
         extract(images, Recorder())
     with pytest.raises(DataError, match=r"Volumes need an encoder of volumes: build_encoder\('slices'\)"):
         extract(images[:, :, None], encoder)
+
+
+# Grown from parts
+
+
+@pytest.mark.parametrize("large", [0, 2**26])
+def test_features_of_parts_together_are_those_of_the_whole(images, encoder, monkeypatch, large):
+    monkeypatch.setattr(growing, "LARGE", large)
+    volumes, ids = torch.rand(7, 1, 6, 8, 7), [f"p{i // 2}" for i in range(7)]
+    for data, made, views in ((images, encoder, ()), (volumes, Recorder(), list(VIEWS))):
+        whole = extract(data, made, orbit("flips", data.ndim - 2), subjects=ids, views=views)
+        for subjects in (whole.subjects, None):
+            grown = GrowingFeatures()
+            for rows in torch.arange(7).split(3):
+                grown.append(replace(whole, subjects=subjects).where(rows))
+            found = grown.features()
+            assert (found.subjects, found.sources) == (subjects, whole.sources)
+            assert torch.equal(found.thumbnails, whole.thumbnails)
+            for layer, features in whole.layers.items():
+                assert torch.equal(found.layers[layer], features)
+                assert all(torch.equal(found.views[view][layer], whole.views[view][layer]) for view in views)

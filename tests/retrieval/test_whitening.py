@@ -6,7 +6,7 @@ import torch
 from sklearn.covariance import oas as sklearn_oas
 
 from mi_callback.errors import CalibrationError
-from mi_callback.retrieval.whitening import fit_whitening, oas_shrinkage
+from mi_callback.retrieval.whitening import Moments, fit_whitening, oas_shrinkage
 
 pytestmark = pytest.mark.numeric
 
@@ -178,3 +178,30 @@ def test_identical_images_are_refused(mode):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(CalibrationError, match=r"needed whitening shrunk, zca.* 'ZCA' came"):
         fit_whitening(correlated(5, 3), "ZCA")
+
+
+# Moments of parts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [[40], [1, 39], [13, 0, 20, 7], [1] * 40])
+@pytest.mark.parametrize("squares", [False, True])
+def test_moments_of_parts_are_those_of_the_whole(sizes, squares):
+    features = correlated(40, 5, shift=1e4)
+    found = Moments.over(features.split(sizes), squares)
+    expected = covariance(features) * 40
+    assert found.n == 40
+    assert np.allclose(found.mean.numpy(), features.numpy().mean(axis=0), rtol=1e-12)
+    assert np.allclose(found.scatter.numpy(), np.diag(expected) if squares else expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whitening_fitted_on_blocks_is_that_of_all_rows(mode):
+    features = correlated(60, 5)
+    whole, blocks = fit_whitening(features, mode), fit_whitening(iter(features.split(7)), mode)
+    assert torch.allclose(whole(features), blocks(features), atol=1e-5)
+    assert torch.equal(whole.bank(features), whole(features))
+
+
+def test_blocks_without_a_row_are_refused():
+    with pytest.raises(CalibrationError, match="at least 2 training images to whiten features; 0 came"):
+        fit_whitening(iter([torch.rand(0, 3)]))

@@ -11,6 +11,9 @@ from mi_callback.images.config import APPEARANCE, AppearanceConfig
 from mi_callback.images.filters import box_mean, gaussian_blur
 from mi_callback.types import Thumbnails
 
+AT_ONCE = 64
+"""Images that are looked at together; bounds the memory."""
+
 
 def appearance(thumbnails: Thumbnails, config: AppearanceConfig = APPEARANCE) -> dict[str, Float[Tensor, " n"]]:
     """Statistics of each image, by name; float64, on the scale of images in [0, 1].
@@ -28,7 +31,16 @@ def appearance(thumbnails: Thumbnails, config: AppearanceConfig = APPEARANCE) ->
     References:
         Immerkær, "Fast noise variance estimation", Computer Vision and Image Understanding 1996.
     """
-    images = _slices(thumbnails).double() / 255
+    slices, found = _slices(thumbnails), dict[str, Tensor]()
+    for start in range(0, max(1, len(slices)), AT_ONCE):
+        for name, values in _appearance(slices[start : start + AT_ONCE], config).items():
+            # Into place at once: small tensors that stay would keep the large ones beside them from being freed.
+            found.setdefault(name, values.new_empty(len(slices)))[start : start + AT_ONCE] = values
+    return found
+
+
+def _appearance(slices: Thumbnails, config: AppearanceConfig) -> dict[str, Float[Tensor, " n"]]:
+    images = slices.double() / 255
     side = images.shape[-1]
     band, corner = max(1, round(config.margin * side)), max(2, round(config.corner * side))
     filled = (images > config.empty).double()

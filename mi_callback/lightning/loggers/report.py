@@ -12,7 +12,7 @@ from mi_callback.errors import MemorizationError
 from mi_callback.lightning.loggers.curves import draw_curves
 from mi_callback.lightning.loggers.looks import Look, worst
 from mi_callback.lightning.loggers.tables import ROWS
-from mi_callback.reporting.record.files import make_private, replace_file, write_beside
+from mi_callback.private_files import make_private, replace_file, replaced
 from mi_callback.reporting.tables import csv_text, text_table
 from mi_callback.scores import Scores
 from mi_callback.version import __version__
@@ -68,7 +68,8 @@ class Report:
         content = {"mi_callback": __version__, "sampled": sampled, "validations": [asdict(look) for look in looks]}
         self._write(REPORT, json.dumps(content, indent=1).encode())
         figure = draw_curves(looks)
-        write_beside(self.folder / CURVES, lambda file: figure.savefig(file, format="png"))
+        with replaced(self.folder / CURVES) as unfinished:
+            figure.savefig(unfinished, format="png")
         return [self.folder / REPORT, self.folder / CURVES]
 
     def _write(self, name: str, content: bytes) -> None:

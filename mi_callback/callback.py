@@ -15,17 +15,17 @@ from mi_callback.cache import checked_cache
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError, StateError, choice
 from mi_callback.lightning.acting import METADATA, Acting, checked_acts
+from mi_callback.lightning.data.sides import fetch_validation_loaders
 from mi_callback.lightning.drawing import Drawing
 from mi_callback.lightning.loggers import PREFIX, logged_step
 from mi_callback.lightning.loggers.looks import band
 from mi_callback.lightning.messages import say, say_scores, warn
 from mi_callback.lightning.options import checked_detector, checked_key, checked_sampler
 from mi_callback.lightning.preparing import Preparation
+from mi_callback.lightning.randomness import rng_kept
 from mi_callback.lightning.ranks import check_strategy, guarded, raise_everywhere
 from mi_callback.lightning.recording import Recording
 from mi_callback.lightning.samplers import ReadySampler
-from mi_callback.lightning.sampling import rng_kept
-from mi_callback.lightning.sides import fetch_validation_loaders
 from mi_callback.lightning.time_limit import TimeLimit, TimeUp, checked_time_limit
 from mi_callback.reporting import closest_pairs
 from mi_callback.scores import Scores

@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from mi_callback.errors import DataError, SamplerError
-from mi_callback.lightning.loaders import evaluation_loader, named_loaders
+from mi_callback.lightning.data.loaders import evaluation_loader, named_loaders
+from mi_callback.lightning.data.sides import Source, fetch_validation_loaders, training_sources
+from mi_callback.lightning.randomness import rng_kept
 from mi_callback.lightning.ranks import guarded
 from mi_callback.lightning.samplers import FoundSampler, ReadySampler, Setting, StepSampler
 from mi_callback.lightning.samplers.averages import swaps_averages
 from mi_callback.lightning.samplers.conditions import Conditions, draw_conditions
-from mi_callback.lightning.sampling import draw, find_sampler, rng_kept
-from mi_callback.lightning.sides import Source, fetch_validation_loaders, training_sources
+from mi_callback.lightning.sampling import draw, find_sampler
 from mi_callback.lightning.time_limit import TimeLimit, TimeUp
 from mi_callback.types import SubjectKey
 

@@ -16,8 +16,8 @@ from mi_callback.images.preprocessing import check_images
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import settle
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
-from mi_callback.lightning.copying import private_copy
-from mi_callback.lightning.sides import Sides, Source
+from mi_callback.lightning.data.copying import private_copy
+from mi_callback.lightning.data.sides import Sides, Source
 from mi_callback.retrieval.features import Features, concatenate, digest
 from mi_callback.state import fingerprint
 

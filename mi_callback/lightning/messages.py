@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mi_callback.detector import MemorizationDetector
+from mi_callback.lightning.data.sides import Sides
 from mi_callback.lightning.keeping_up import TrainingReference
-from mi_callback.lightning.sides import Sides
 from mi_callback.scores import Scores
 from mi_callback.statistics.null import smallest_p, subjects_needed
 from mi_callback.statistics.power import Power

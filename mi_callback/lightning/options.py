@@ -7,9 +7,9 @@ from mi_callback.arguments import known_options
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import build_encoder
 from mi_callback.errors import OptionError
+from mi_callback.lightning.data.sides import Sides
 from mi_callback.lightning.messages import say
 from mi_callback.lightning.samplers import ReadySampler
-from mi_callback.lightning.sides import Sides
 from mi_callback.statistics.null import NullKind
 from mi_callback.types import SubjectKey
 

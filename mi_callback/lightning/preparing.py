@@ -7,11 +7,11 @@ from typing import Any
 
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import MemorizationError
+from mi_callback.lightning.data.sides import Sides, Source, sides_of, training_sources
 from mi_callback.lightning.keeping_up import TrainingReference
 from mi_callback.lightning.messages import say, say_fitted, say_randomness, say_what_ranks_miss, warn
 from mi_callback.lightning.options import build_detector
-from mi_callback.lightning.sampling import rng_kept
-from mi_callback.lightning.sides import Sides, Source, sides_of, training_sources
+from mi_callback.lightning.randomness import rng_kept
 from mi_callback.statistics.null import NullKind
 from mi_callback.types import SubjectKey
 

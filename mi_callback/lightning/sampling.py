@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mi_callback.errors import DataError, SamplerError
 from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.drawn_images import as_images
+from mi_callback.lightning.randomness import rng_kept
 from mi_callback.lightning.samplers import (
     NAMES,
     DecoderSampler,
@@ -185,21 +186,6 @@ def draw(
         if len(sizes) > 1:
             raise SamplerError(f"needed generated images of one shape; the sampler returned {sorted(sizes)}.")
         return torch.cat(images)
-
-
-@contextmanager
-def rng_kept() -> Iterator[None]:
-    """Lightning's `isolate_rng`, which alone does not put the states back when something raises."""
-    from lightning.pytorch.utilities.seed import isolate_rng
-
-    raised: BaseException | None = None
-    with isolate_rng():
-        try:
-            yield
-        except BaseException as error:
-            raised = error
-    if raised is not None:
-        raise raised
 
 
 @contextmanager

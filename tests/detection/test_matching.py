@@ -6,13 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mi_callback.detection.matching import MATCHING, Matcher
+from mi_callback.detection.matching import Matcher
 from mi_callback.encoders.descriptor import AS_IT_IS
 from mi_callback.images.perturbations.geometric import affine
 from mi_callback.images.poses import POSES, orbit
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.registration.config import LNCC_LEVELS
-from mi_callback.retrieval.config import SEARCH
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
 

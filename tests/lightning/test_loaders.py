@@ -21,9 +21,9 @@ from torch.utils.data import (
 
 from mi_callback.errors import DataError
 from mi_callback.images.batches import read_batch
-from mi_callback.lightning.copying import private_copy
-from mi_callback.lightning.loaders import evaluation_loader, is_random, named_loaders
-from mi_callback.lightning.rows import reachable_rows
+from mi_callback.lightning.data.copying import private_copy
+from mi_callback.lightning.data.loaders import evaluation_loader, is_random, named_loaders
+from mi_callback.lightning.data.rows import reachable_rows
 
 N = 10
 RAMP = torch.arange(N, dtype=torch.float32).view(N, 1, 1, 1) + torch.linspace(0, 0.5, 16).view(1, 1, 4, 4)

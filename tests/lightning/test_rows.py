@@ -23,7 +23,7 @@ from torch.utils.data import (
 )
 
 from mi_callback.errors import DataError
-from mi_callback.lightning.rows import base_rows, reachable_rows
+from mi_callback.lightning.data.rows import base_rows, reachable_rows
 
 N, ROWS = 12, [2, 3, 5, 7, 11]
 DATA = TensorDataset(torch.arange(N))

@@ -9,8 +9,8 @@ from torch import Tensor
 from watching import HELD_OUT, TRAIN, Slices, Tiny, callback, copies, fit, images, loader, make_trainer
 
 from mi_callback.errors import DataError, SamplerError
+from mi_callback.lightning.data.sides import Sides, Source
 from mi_callback.lightning.options import build_detector
-from mi_callback.lightning.sides import Sides, Source
 
 PEOPLE = range(24)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mi_callback.errors import DataError
-from mi_callback.lightning.loaders import evaluation_loader, is_stream, named_loaders
+from mi_callback.lightning.data.loaders import evaluation_loader, is_stream, named_loaders
 from mi_callback.types import SubjectKey
 
 MOST_GROUPS = 32

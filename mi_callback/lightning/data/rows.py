@@ -17,7 +17,7 @@ from torch.utils.data import (
 )
 
 from mi_callback.errors import DataError
-from mi_callback.lightning.copying import private_copy
+from mi_callback.lightning.data.copying import private_copy
 
 EPOCHS, QUIET = 30, 3
 """Epochs for which an unknown sampler that shows all of its rows in each is drawn at most, and those without a new row

@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from mi_callback.errors import DataError
 from mi_callback.images.batches import read_batch
-from mi_callback.lightning.copying import private_copy
+from mi_callback.lightning.data.copying import private_copy
 from mi_callback.types import SubjectKey
 
 ENDLESS = 50_000

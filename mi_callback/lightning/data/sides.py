@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 
 from mi_callback.errors import MemorizationError
 from mi_callback.images.batches import Batch, read_batch
-from mi_callback.lightning.loaders import check_end, evaluation_loader, is_random, is_stream, named_loaders
-from mi_callback.lightning.rows import base_rows, reachable_rows
-from mi_callback.lightning.sampling import rng_kept
+from mi_callback.lightning.data.loaders import check_end, evaluation_loader, is_random, is_stream, named_loaders
+from mi_callback.lightning.data.rows import base_rows, reachable_rows
+from mi_callback.lightning.randomness import rng_kept
 from mi_callback.types import SubjectKey
 
 

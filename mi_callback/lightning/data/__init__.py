@@ -1,0 +1,1 @@
+"""What is trained on and what is held out: loaders, the rows that their samplers draw, and what is read of them."""

@@ -1,4 +1,4 @@
-"""The training of the bundled encoder: a run goes on where it stopped, learns, and writes weights and a card."""
+"""The trainings of encoder and descriptor: a run goes on where it stopped, learns, and writes weights and a card."""
 
 import importlib
 import sys
@@ -11,6 +11,7 @@ from factories import texture
 from PIL import Image
 
 from mi_callback.encoders import build_encoder
+from mi_callback.encoders.descriptor import copy_descriptor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WIDTHS = (4, 4, 8, 8)
@@ -48,5 +49,28 @@ def test_a_run_goes_on_where_it_stopped_and_writes_weights_and_a_card(folder, tm
     assert all(torch.equal(value, saved["model"][f"network.{key}"]) for key, value in trained.items())
     assert any(not torch.equal(value, before[key]) for key, value in trained.items())
     card = (out / "MODEL_CARD.md").read_text()
+    assert "2 steps" in card
+    assert "| rotation_15 |" in card
+
+
+def test_the_descriptor_learns_goes_on_where_it_stopped_and_writes_weights_and_a_card(folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    descriptor, slices = (importlib.import_module(f"encoder_training.{name}") for name in ("descriptor", "slices"))
+    state = tmp_path / "state.pt"
+    begun = descriptor.DescriptorTraining(Namespace(seed=0, state=state, steps=1))
+    before = {key: value.clone() for key, value in begun.model.state_dict().items()}
+    begun.run([slices.load_thumbnails(str(folder))])
+    assert begun.step == 1
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["", str(folder), f"--out={out}", f"--state={state}", "--steps=2", "--threads=1"])
+    importlib.import_module("train_descriptor").main()
+
+    saved = torch.load(state, weights_only=True)
+    assert [step for step, _ in saved["history"]] == [1, 2]
+    assert not torch.equal(saved["model"]["head.weight"], before["head.weight"])
+    trained = copy_descriptor(out / "descriptor.safetensors").state_dict()
+    assert torch.equal(trained["head.weight"], saved["model"]["head.weight"])
+    card = (out / "DESCRIPTOR_CARD.md").read_text()
     assert "2 steps" in card
     assert "| rotation_15 |" in card

@@ -30,6 +30,7 @@ from mi_callback.lightning.loggers import markdown_table
 from mi_callback.registration.copied_fraction import copied_fraction, usual_shares
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.search import search
 from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
 from mi_callback.statistics.subjects import subject_weights
 
@@ -190,7 +191,7 @@ class Methods:
         self.ours = MemorizationDetector(encoder)
         self.train = features = self.encode(train.images, train.subjects, views=True)
         self.reference = self.ours.fitter.reference(features)
-        self.alone = replace(self.reference, windows=None, views={})
+        self.alone = replace(self.reference, windows=None, descriptors=None)
         # Without its null, which is undefined for fewer training images than features: thresholds are made here.
         self.paper = Reference.fit(features.in_pose(0).as_they_are(), "zca")
         self.matched = self.shares = torch.empty(0)
@@ -207,8 +208,8 @@ class Methods:
         self.matched, self.shares = found.row, found.shares
         alone = features.in_pose(0)
         return {
-            "paper": self.paper.search(alone, "geometric").similarity,
-            "features": self.alone.search(alone, self.ours.aggregation).similarity,
+            "paper": search(self.paper, alone, "geometric").similarity,
+            "features": search(self.alone, alone, self.ours.aggregation).similarity,
             "poses": found.neighbours.similarity,
             "registered": found.verified,
         }
@@ -426,7 +427,7 @@ def figure(measured: dict, path: Path) -> None:
     canvas = Figure(figsize=(6.4, 0.26 * len(changes) + 1.2), layout="constrained")
     axes = canvas.subplots()
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(METHODS)), ["paper's recipe", "features", "+ poses, views", "+ registration"])
+    axes.set_xticks(range(len(METHODS)), ["paper's recipe", "features", "+ poses", "+ registration"])
     axes.set_yticks(range(len(changes)), list(changes))
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -445,7 +446,7 @@ HEAD = """# Detection of copies on real slices
 Copies of {copies} training slices, every one changed, as named in `mi_callback.images.perturbations`; `half_pasted` and
 `quarter_pasted` are parts of a copy in the image of a novel person, `remapped` is a random contrast curve that need not
 rise (`perturbations.remap`). Four ways to look them up, with the same encoder:
-the paper's recipe (ZCA, geometric mean, no poses); features (shrunk whitening); the best of poses, views and frames;
+the paper's recipe (ZCA, geometric mean, no poses); features (shrunk whitening); the best of poses;
 registration of the candidates (the default). Cells of the first three: AUC against novel images / TPR. TPR: share of
 copies beyond what 1 % (.1 %) of held-out images reach; the threshold knows neither copies nor novel images, and .1 %
 is given where there are at least 1000 held-out images. Intervals are 95 %: bootstrap over copies, Clopper-Pearson.

@@ -21,7 +21,7 @@ from torch.utils.data import (
 from watching import HELD_OUT, TRAIN, Augmented, Slices, Tiny, callback, fit, images, loader, make_trainer, options
 
 from mi_callback.errors import DataError
-from mi_callback.lightning import loaders
+from mi_callback.lightning.data import loaders
 
 BOTH = torch.cat([TRAIN, HELD_OUT])
 ROWS, OTHERS = list(range(24)), list(range(24, 44))

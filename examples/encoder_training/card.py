@@ -48,8 +48,8 @@ Pooling, whitening and stages may be chosen. The first row is the default.
 
 ## Limits
 
-Trained on the anatomies listed above, from few scanners. Flips and quarter turns are left to poses and to the copy descriptor. The
-training data carry attribution and share-alike licences: name them when you pass the weights on.
+Trained on the anatomies listed above, from few scanners. Flips and quarter turns are left to poses and to the copy
+descriptor. The training data carry attribution and share-alike licences: name them when you pass the weights on.
 """
 
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-numeric test-statistics check docs bench-statistics bench-detection bench-generators bench-volumes clean
+.PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-volumes clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -32,9 +32,12 @@ check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/mypy mi_callback
 	$(BIN)/lint-imports --no-cache
 
-docs: $(VENV)/docs.stamp  ## build the documentation into outputs/docs; warnings are errors
+docs: $(VENV)/dev.stamp  ## build the documentation into outputs/docs; warnings are errors
 	rm -rf docs/api
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs outputs/docs
+
+bench: $(VENV)/dev.stamp  ## measure what looking costs, write examples/benchmark/RESULTS.md (ten minutes)
+	$(BIN)/python examples/benchmark/run.py
 
 bench-statistics: $(VENV)/dev.stamp  ## measure false-flag rates on real slices, write examples/statistics/RESULTS.md (hours)
 	$(BIN)/python examples/statistics/run.py

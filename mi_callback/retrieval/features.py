@@ -11,7 +11,7 @@ from torch import Tensor
 from mi_callback.retrieval.growing import GrowingColumns, GrowingTensor, joined, taken
 from mi_callback.types import LayerFeatures, Thumbnails
 
-Id = TypeVar("Id", str, str | None)
+_Id = TypeVar("_Id", str, str | None)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class GrowingFeatures:
         return Features(*own, found["windows"], views, found["descriptors"])
 
 
-def extended(known: list[Id] | None, new: Sequence[Id] | None) -> list[Id] | None:
+def extended(known: list[_Id] | None, new: Sequence[_Id] | None) -> list[_Id] | None:
     """The first list, longer by the second: known for all, or for none."""
     if known is None or new is None:
         return None

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,14 @@ FEWEST = 8
 RECALIBRATED = {2: 400, 3: 100}
 """Real images that are looked up again at the quality of samples, at most, by the number of dimensions: people count,
 not images."""
+
+
+def _nothing() -> None: ...
+
+
+ONCE: ContextVar[Callable[[], None]] = ContextVar("ONCE", default=_nothing)
+"""Called before what is done once for samples of a new quality: the null, and power, are measured again. Whoever keeps
+time for samples sets it: half of that work is worth nothing."""
 
 Encode = Callable[..., Features]
 """Images, and whose they are → features in the poses of a query."""
@@ -88,7 +97,7 @@ class Calibrator:
     def __init__(self, state: FittedState, fitter: Fitter, encode: Encode, tail: bool) -> None:
         self.state, self.fitter, self.encode, self.tail = state, fitter, encode, tail
         self.native = self._calibration(state.null, None)
-        self.last = self.native
+        self.last = self.used = self.native
 
     def like(self, samples: Thumbnails) -> Calibration:
         """The calibration for samples of this quality.
@@ -98,14 +107,15 @@ class Calibrator:
         """
         able = self.fitter.match.verify and self.state.null.kind is not NullKind.TRAIN_HALVES
         if not able or len(samples) < FEWEST:
-            return self.native
+            return self._use(self.native)
         real = self._real.thumbnails
         found = Degradation.between(_some(real, self.fitter.seed), _some(samples, self.fitter.seed))
         for known in (self.native, self.last):
             if not found.differs(known.degradation or Degradation.none()):
-                return known
+                return self._use(known)
+        ONCE.get()()
         self.last = self._calibration(self._null(found), found)
-        return self.last
+        return self._use(self.last)
 
     def behind(self, quality: str | None) -> Calibration:
         """That which judged the samples scored last.
@@ -114,6 +124,12 @@ class Calibrator:
             quality: What their null was given: `NullSummary.quality`.
         """
         return self.native if quality is None else self.last
+
+    def _use(self, calibration: Calibration) -> Calibration:
+        if calibration is not self.used:
+            ONCE.get()()
+            self.used = calibration
+        return calibration
 
     @property
     def _real(self) -> Features:

@@ -173,6 +173,8 @@ class MemorizationCallback(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit" and trainer.global_step == 0:  # another run; a checkpoint is loaded after this
             self._validations, self._looks, self._alarmed, self._scored = 0, 0, False, False
+            self._summary = {}
+        self._acting.put_back()  # where the last run was killed
         self._recording.begin(trainer, stage)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -238,6 +240,7 @@ class MemorizationCallback(Callback):
             self._recording.end(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._acting.put_back(failed=True)
         if trainer.state.fn == "fit" and trainer.is_global_zero:
             guarded(lambda: self._recording.end(trainer))  # the exception is what there is to say
 

@@ -47,7 +47,7 @@ def fingerprint_of_code(*rooms: str) -> str:
     """Digest of the source files of rooms of this package: what they compute may differ where their code does.
 
     Args:
-        rooms: Names of folders of the package, such as `registration`.
+        rooms: Names of folders of the package, such as `registration`, and of files, such as `fitting.py`.
 
     Returns:
         32 hexadecimal digits. Line ends do not count.
@@ -55,7 +55,7 @@ def fingerprint_of_code(*rooms: str) -> str:
     digest = blake2b(digest_size=16)
     for room in rooms:
         folder = Path(__file__).parent / room
-        for path in sorted(folder.rglob("*.py")):
+        for path in [folder] if folder.is_file() else sorted(folder.rglob("*.py")):
             digest.update(f"{room}/{path.relative_to(folder).as_posix()}\n".encode())
             digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()

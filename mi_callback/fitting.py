@@ -12,6 +12,7 @@ from mi_callback.detection import leaks, nulls
 from mi_callback.detection.matching import MATCHING, Matcher
 from mi_callback.detection.people import warn_of_ids
 from mi_callback.detection.sides import difference_of_sides
+from mi_callback.encoders.descriptor import descriptor_fingerprint
 from mi_callback.errors import CalibrationError, DataError
 from mi_callback.fingerprints import fingerprint, fingerprint_of_code
 from mi_callback.images.config import IMAGES
@@ -29,12 +30,12 @@ from mi_callback.statistics.subjects import thin
 from mi_callback.statistics.tails.tail import Tail, fit_tail
 from mi_callback.version import __version__
 
-DECIDING = ("images", "encoders", "retrieval", "registration", "detection")
-"""Rooms whose code decides what the same images give."""
+DECIDING = ("images", "encoders", "retrieval", "registration", "detection", "statistics", "fitting.py")
+"""Rooms and files whose code decides what the same images give."""
 
 
 def method(dims: int) -> dict[str, str]:
-    """Version, constants and code that the same images are looked at with: a state of others is refused.
+    """Version, constants, code and descriptor that the same images are looked at with: a state of others is refused.
 
     Args:
         dims: Spatial dimensions: 2 for images, 3 for volumes.
@@ -43,6 +44,7 @@ def method(dims: int) -> dict[str, str]:
         "version": __version__,
         "constants": fingerprint(*IMAGES, SEARCH, MATCHING[dims], registration_config(dims)),
         "code": fingerprint_of_code(*DECIDING),
+        "descriptor": descriptor_fingerprint(),
     }
 
 

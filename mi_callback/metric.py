@@ -1,5 +1,7 @@
 """The detector as a torchmetrics metric: update with generated images, compute the Memorization Index."""
 
+from copy import copy
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -11,13 +13,17 @@ from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError, StateError
 from mi_callback.scores import Scores
 
+REAL = ("real_pixels", "real_shapes", "real_digests")
+"""States of training images."""
+
 
 class MemorizationIndex(Metric):
     """Mean Memorization Index of all generated images seen; larger means closer to the training set.
 
     Give it a fitted detector; or one that is not, and show it the training images by `update(images, real=True)`: then
     it is fitted when that is first needed, with a null made of the training images. Images of several sizes may come,
-    each batch of one size; under DDP the images of all ranks count.
+    each batch of one size; under DDP the images of all ranks count. A detector that is not fitted stays so: a copy
+    of it is fitted, and again whenever the training images have changed.
 
     Args:
         detector: A `MemorizationDetector`; one with default options when None.
@@ -42,6 +48,7 @@ class MemorizationIndex(Metric):
     shapes: list[Tensor]
     real_pixels: list[Tensor]
     real_shapes: list[Tensor]
+    real_digests: list[Tensor]
 
     def __init__(
         self, detector: MemorizationDetector | None = None, reset_real_features: bool = False, **kwargs: Any
@@ -54,8 +61,8 @@ class MemorizationIndex(Metric):
             raise OptionError(
                 "needed options that have an effect; reset_real_features has none: this detector is fitted."
             )
-        self._fitted_on = -1
-        for name in ("pixels", "shapes", "real_pixels", "real_shapes"):
+        self._fitted_on: list[int] = []
+        for name in ("pixels", "shapes", *REAL):
             # Flat, so that images of several sizes can be gathered from all ranks.
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -69,6 +76,23 @@ class MemorizationIndex(Metric):
         shapes = torch.tensor([images.shape[1:]] * len(images), device=images.device).view(len(images), -1)
         (self.real_pixels if real else self.pixels).append(images.flatten())
         (self.real_shapes if real else self.shapes).append(shapes)
+        if real:
+            self.real_digests.append(_digest(images))
+
+    def forward(self, images: Tensor, real: bool = False) -> Tensor | None:
+        """Add images, as `update` does: the mean MI of this batch alone, or with `real` None."""
+        if real:
+            self.update(images, real=True)
+            return None
+        # What torchmetrics sets back and merges again are the generated images; training images stay as they are.
+        kept, forgets = self._real(), self.reset_real_features
+        self.reset_real_features = False
+        try:
+            value: Tensor = super().forward(images)
+        finally:
+            self.reset_real_features = forgets
+            self._put_back(kept)
+        return value
 
     def scores(self) -> Scores:
         """Full scores of the images seen so far."""
@@ -85,14 +109,23 @@ class MemorizationIndex(Metric):
 
     def reset(self) -> None:
         """Forget generated images, and training images where that was asked for."""
-        kept = list(self.real_pixels), list(self.real_shapes)
+        kept = self._real()
         super().reset()
-        if not self.reset_real_features:
-            self.real_pixels, self.real_shapes = kept
+        if self.reset_real_features:
+            self._fitted_on = []
+        else:
+            self._put_back(kept)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Figure and axes with this value, or with several of them, as torchmetrics draws them."""
         return self._plot(val, ax)
+
+    def _real(self) -> dict[str, Any]:
+        return {name: copy(getattr(self, name)) for name in REAL}
+
+    def _put_back(self, real: dict[str, Any]) -> None:
+        for name, state in real.items():
+            setattr(self, name, state)
 
     def _fit(self) -> None:
         train = _batches(self.real_pixels, self.real_shapes)
@@ -101,10 +134,18 @@ class MemorizationIndex(Metric):
                 "needed a fitted detector, detector.fit(train, held_out=…), or training images: "
                 "update(images, real=True)."
             )
-        count = sum(map(len, train))
-        if count != self._fitted_on:
-            self.detector.fit(train)
-            self._fitted_on = count
+        digests = self.real_digests  # one tensor where they were gathered from all ranks
+        seen = (torch.cat(digests) if isinstance(digests, list) else digests).tolist()
+        if seen != self._fitted_on:
+            self.detector = copy(self.detector).fit(train)  # others may hold this one, too
+            self._fitted_on = seen
+
+
+def _digest(images: Tensor) -> Tensor:
+    """Hash of a batch, its shape and type: two integers `(2,)`, on its device."""
+    content = images.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+    found = blake2b(f"{images.dtype}{tuple(images.shape)}".encode() + content, digest_size=16).digest()
+    return torch.frombuffer(bytearray(found), dtype=torch.int64).to(images.device)
 
 
 def _batches(pixels: list[Tensor] | Tensor, shapes: list[Tensor] | Tensor) -> list[Tensor]:

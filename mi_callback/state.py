@@ -6,6 +6,7 @@ by its owner alone.
 
 import hashlib
 import json
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mi_callback.cache import kept_at, mark_used, tidy
-from mi_callback.errors import StateError
+from mi_callback.errors import OutputError, StateError
 from mi_callback.fingerprints import content_hash
 from mi_callback.images.batches import read_batches
 from mi_callback.images.reservoir import Reservoir
@@ -89,7 +90,7 @@ class FittedState:
 
         header = {"settings": settings, "data": data, **_header(self)}
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_place(path)
         tensors = _tensors(self)
         checked = json.dumps(header | {CHECKSUM: _checksum(header, tensors)})
         with replaced(path, shared=True) as unfinished:
@@ -137,6 +138,22 @@ class FittedState:
             )
         duplicate, difference, recall = (header[key] for key in ("duplicate", "difference", "recall"))
         return cls(train, held_out, reference, null, duplicate, planted, difference, recall)
+
+
+def make_place(path: Path) -> None:
+    """Make the folder in which a state will lie, and see that files can be written there.
+
+    Raises:
+        OutputError: If not.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"needed a place to write a fitted state; {path.parent} is none ({error.strerror}). Name another cache=…."
+        ) from error
 
 
 class Fitted(ABC):

@@ -10,7 +10,8 @@ import torch
 from mi_callback import MemorizationDetector, build_encoder
 from mi_callback import cache as caching
 from mi_callback.cache import checked_cache, kept_at, tidy
-from mi_callback.errors import OptionError
+from mi_callback.errors import OptionError, OutputError
+from mi_callback.state import make_place
 
 
 def detector(**options) -> MemorizationDetector:
@@ -96,3 +97,14 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path):
     (tmp_path / "scan.nii").touch()
     with pytest.raises(OptionError, match=r"holds other things\. Name a file in it: .*state"):
         checked_cache(tmp_path)
+
+
+def test_a_place_where_no_state_can_be_written_is_refused(tmp_path: Path, fitted: MemorizationDetector):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "state", Path("/proc/nowhere/state")):
+        with pytest.raises(OutputError, match="needed a place to write a fitted state"):
+            make_place(place)
+        with pytest.raises(OutputError, match="needed a place to write a fitted state"):
+            fitted.save(place)
+    make_place(tmp_path / "new" / "state")
+    assert list((tmp_path / "new").iterdir()) == []

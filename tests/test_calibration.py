@@ -5,6 +5,7 @@ import torch
 from factories import as_bytes, oval
 
 from mi_callback import MemorizationDetector, build_encoder
+from mi_callback.calibration import ONCE
 from mi_callback.images.filters import gaussian_blur
 
 IMAGES = oval(84)
@@ -111,3 +112,17 @@ def test_the_same_samples_give_the_same_after_another_quality(detector, smooth):
 def test_few_samples_tell_no_quality(detector, smooth):
     images, _ = smooth
     assert detector.score(images[:7]).flagging.null.quality is None
+
+
+def test_whoever_keeps_time_is_told_before_the_null_and_power_are_measured_again(smooth):
+    images, _ = smooth
+    detector, told = fit(), []
+    detector.power(4, ["exact"])
+    token = ONCE.set(lambda: told.append(detector.calibrator.used))
+    try:
+        for some in (NOVEL, images, images, NOVEL, NOVEL):
+            detector.score(some)
+    finally:
+        ONCE.reset(token)
+    assert told[0] is detector.calibrator.native  # before anything was done
+    assert len(told) == 3  # the null is made once, power is measured for each change of quality

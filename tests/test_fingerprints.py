@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mi_callback.errors import StateError
-from mi_callback.fingerprints import canonical_json, content_hash, fingerprint
+from mi_callback.fingerprints import canonical_json, content_hash, fingerprint, fingerprint_of_code
 
 
 class Kind(Enum):
@@ -104,3 +104,8 @@ def test_a_hash_tells_what_looks_alike_apart():
               torch.ones(1).double(), torch.ones(1).int(), "", [], {}]  # fmt: skip
     assert len({content_hash(value) for value in values}) == len(values)
     assert content_hash("ab", "c") != content_hash("a", "bc")
+
+
+def test_code_that_decides_is_hashed_with_its_single_files():
+    of_statistics, with_file = fingerprint_of_code("statistics"), fingerprint_of_code("statistics", "fitting.py")
+    assert len({of_statistics, with_file, fingerprint_of_code("fitting.py"), fingerprint_of_code("scoring.py")}) == 4

@@ -68,6 +68,59 @@ def test_training_images_can_come_by_update_as_real_features_do(generator):
         metrics[1].compute()
 
 
+def made_by_update(plain, train, **options):
+    metric = MemorizationIndex(plain, **options)
+    metric.update(train, real=True)
+    return metric
+
+
+def test_as_many_other_training_images_take_the_place_of_those_forgotten(generator):
+    first, second = torch.rand(2, 24, 1, 32, 32, generator=generator)
+    plain = MemorizationDetector(build_encoder("pixels", size=32), verify=False)
+    metric = made_by_update(plain, first, reset_real_features=True)
+    metric.update(second[:4])
+    assert metric.compute() < 3
+    metric.reset()
+    metric.update(second, real=True)
+    metric.update(second[:4])
+    fresh = made_by_update(plain, second)
+    fresh.update(second[:4])
+    assert float(metric.compute()) == pytest.approx(float(fresh.compute()))
+    assert metric.compute() > 5
+    metric.update(first[:4], real=True)
+    metric.compute()
+    assert len(metric.detector.train) == 28
+
+
+def test_metrics_that_share_a_detector_do_not_disturb_each_other(generator):
+    first, second = torch.rand(2, 24, 1, 32, 32, generator=generator)
+    plain = MemorizationDetector(build_encoder("pixels", size=32), verify=False)
+    one, other = made_by_update(plain, first), made_by_update(plain, second)
+    for metric in (one, other):
+        metric.update(first[:4])
+    value = float(one.compute())
+    assert other.compute() < value
+    assert float(one.scores().mi.mean()) == pytest.approx(value)
+    assert not plain.fitted
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_forward_gives_the_value_of_the_batch_and_leaves_training_images(generator, forgets):
+    train, novel = torch.rand(2, 24, 1, 32, 32, generator=generator)
+    plain = MemorizationDetector(build_encoder("pixels", size=32), verify=False)
+    metric = MemorizationIndex(plain, reset_real_features=forgets)
+    assert metric(train, real=True) is None
+    batches = [train[:4], novel[:6]]
+    values = [float(metric(batch)) for batch in batches]
+    expected = MemorizationDetector(build_encoder("pixels", size=32), verify=False).fit(train)
+    assert values == pytest.approx([float(expected.score(batch).mi.mean()) for batch in batches], rel=1e-4)
+    assert sum(map(len, metric.real_shapes)) == len(metric.detector.train) == 24
+    assert len(metric.scores()) == 10
+    assert float(metric.compute()) == pytest.approx((4 * values[0] + 6 * values[1]) / 10, rel=1e-4)
+    metric.reset()
+    assert len(metric.real_shapes) == (0 if forgets else 1)
+
+
 def test_what_would_have_no_effect_is_refused(detector):
     with pytest.raises(OptionError, match="reset_real_features has none: this detector is fitted"):
         MemorizationIndex(detector, reset_real_features=True)

@@ -23,7 +23,7 @@ from mi_callback.images.files import Slice, SliceFolder
 from mi_callback.reporting.document import Release
 from mi_callback.retrieval.features import Features
 from mi_callback.scores import Scores
-from mi_callback.state import fingerprint
+from mi_callback.state import fingerprint, make_place
 from mi_callback.statistics.gate import Gate
 
 POWER = 16
@@ -180,6 +180,7 @@ def _fit(fitted: MemorizationDetector, folders: Folders, state: Path | None, pro
             warnings.warn(f"the cache is not used: {error}", stacklevel=4)
         if fitted.fitted and not (fitted.contrast and fitted.held_out is None):
             return
+    make_place(state / "state" if state.is_dir() else state)  # before hours of encoding
     fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
     fitted.save(state, data)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mi_callback.encoders.bundled import Stage
-from mi_callback.encoders.checkpoints import load_weights, read_checkpoint
+from mi_callback.encoders.checkpoints import file_digest, load_weights, read_checkpoint
 from mi_callback.encoders.pooling import generalised_mean
 from mi_callback.images.contrast.edges import edge_strength
 from mi_callback.images.perturbations import affine
@@ -93,6 +93,13 @@ class DescriptorNet(nn.Module):
             seen = stage(seen)
             maps.append(seen)
         return torch.cat([generalised_mean(stage.float().flatten(2)) for stage in maps[1:]], dim=1)
+
+
+@lru_cache
+def descriptor_fingerprint() -> str:
+    """Hash of the weights of the package's descriptor."""
+    with as_file(files("mi_callback.encoders") / "weights" / WEIGHTS) as path:
+        return file_digest(path)
 
 
 @lru_cache

@@ -47,16 +47,30 @@ class Acting:
                     self._vetoed.append((callback, callback.save_top_k, callback.save_last))
                     callback.save_top_k, callback.save_last = 0, False
 
+    def put_back(self, failed: bool = False) -> None:
+        """The veto ends: checkpoint callbacks keep what they kept before it.
+
+        Args:
+            failed: An error ends the run. Callbacks that save at an error, which they do after this, wait for the next
+                run.
+        """
+        waiting = []
+        for callback, top, last in self._vetoed:
+            if failed and getattr(callback, "save_on_exception", False):
+                waiting.append((callback, top, last))
+            else:
+                callback.save_top_k, callback.save_last = top, last
+        self._vetoed = waiting
+
     def end(self, alarmed: bool) -> None:
         """`fit` ends.
 
         Raises:
             AlarmError: After an alarm, where that was asked for.
         """
-        for callback, top, last in self._vetoed:
-            callback.save_top_k, callback.save_last = top, last
-        self._vetoed = []
-        if alarmed and "raise" in self.acts:
+        raising = alarmed and "raise" in self.acts
+        self.put_back(failed=raising)
+        if raising:
             raise AlarmError(
                 "needed a generator that does not copy its training set; samples of this one do (see the table above). "
                 "Release no checkpoint from after the alarm, or train without act='raise'."

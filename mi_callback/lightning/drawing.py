@@ -103,13 +103,13 @@ class Drawing:
 
         Raises:
             SamplerError, DataError: As `draw`.
-            TimeUp: If there is time for none.
+            TimeUp: If there is time for none, or for fewer than can be judged as all are.
         """
         if self._refused is not None:
             raise self._refused
         drawn = self._draw(trainer, module, self.n) if self._early is None else self._early
         self._early = None
-        return drawn[: self.limit.affordable(len(drawn))]
+        return drawn[: self.limit.affordable(len(drawn), self.n)]
 
     def described(self, trainer: Any, module: Any) -> str:
         """What is sampled, in a line."""

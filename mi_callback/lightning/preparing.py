@@ -9,6 +9,8 @@ from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import MemorizationError
 from mi_callback.lightning.data.sides import Sides, Source, sides_of, training_sources
 from mi_callback.lightning.keeping_up import TrainingReference
+from mi_callback.lightning.loggers import sends
+from mi_callback.lightning.loggers.report import in_words
 from mi_callback.lightning.messages import say, say_fitted, say_randomness, say_what_ranks_miss, warn
 from mi_callback.lightning.options import build_detector
 from mi_callback.lightning.randomness import rng_kept
@@ -54,6 +56,7 @@ class Preparation:
         self.caveats: list[str] = []
         self.seconds_each: float | None = None
         self._reference: TrainingReference | None = None
+        self._doubted: set[str] = set()
 
     @property
     def fitted(self) -> bool:
@@ -101,13 +104,21 @@ class Preparation:
         except Exception as error:
             if not isinstance(error, MemorizationError) and not self.lenient:
                 raise
-            caveat = str(error) if isinstance(error, MemorizationError) else _unread(error)
-            if caveat not in self.caveats:
-                self.caveats.append(caveat)
-                warn(f"{caveat}. Until then nothing reads as clean.")
+            self._doubt(trainer, error)
             return
         if news:
             say(f"the training data changed: {news}.")
+
+    def _doubt(self, trainer: Any, error: Exception) -> None:
+        """Say once that training data could not be followed; what goes into scores may leave, and names no file."""
+        if (full := f"{type(error).__name__}: {error}") in self._doubted:
+            return
+        self._doubted.add(full)
+        caveat = _unread(in_words(error, True, _kept_here(trainer, self, error)))
+        if caveat not in self.caveats:
+            self.caveats.append(caveat)
+            said = caveat if sends(trainer.loggers) else _unread(full)
+            warn(f"{said}. Until then nothing reads as clean.")
 
     def _fit_control(self, detector: MemorizationDetector) -> None:
         if self.control is None:
@@ -138,8 +149,14 @@ class Preparation:
         return sides_of(trainer, self.train, self.held_out, wanted, self.subject_key, self.image_key)
 
 
-def _unread(error: Exception) -> str:
-    """What failed while training data were read; its text may name a file."""
-    return (
-        f"the training data could not be read again ({type(error).__name__}): pass them, MemorizationCallback(train=…)"
-    )
+def _unread(why: str) -> str:
+    return f"the training data could not be followed ({why}): pass them, MemorizationCallback(train=…)"
+
+
+def _kept_here(trainer: Any, preparation: Preparation, error: Exception) -> Path | None:
+    """Where the report of the same callback keeps an error in full; None where it does not."""
+    owner = next((one for one in trainer.callbacks if getattr(one, "_prepared", None) is preparation), None)
+    try:
+        return None if owner is None else owner._recording._report.note_error(trainer.current_epoch, error)
+    except Exception:  # that a folder is full is no reason not to say what failed
+        return None

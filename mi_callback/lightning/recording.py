@@ -34,12 +34,13 @@ class Recording:
         self.looks: list[Look] = []
         self.sampled = ""
         self._report = Report(None)
+        self._ended = False
 
     def begin(self, trainer: Any, stage: str) -> None:
         """A run begins."""
         if stage != "fit" or not trainer.is_global_zero:
             return
-        self.looks, self._report = [], Report(None)
+        self.looks, self._report, self._ended = [], Report(None), False
         self._tried("the report", trainer, lambda: self._open(trainer))
 
     def last(self) -> dict[str, Any]:
@@ -92,7 +93,10 @@ class Recording:
         warn(f"not scored at epoch {epoch}: {said}")
 
     def end(self, trainer: Any) -> None:
-        """The run ends: verdicts in a table, the report and where it is."""
+        """The run ends: verdicts in a table, the report and where it is; once, though an error may follow the end."""
+        if self._ended:
+            return
+        self._ended = True
         missed = [look for look in self.looks if not look.scored]
         if missed:
             last = f"epoch {missed[-1].epoch}: {missed[-1].reason}"

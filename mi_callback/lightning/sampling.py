@@ -24,7 +24,9 @@ from mi_callback.lightning.samplers import (
     FoundSampler,
     ReadySampler,
     Setting,
+    inferers,
     named_sampler,
+    pipelines,
 )
 from mi_callback.lightning.samplers.averages import averaged_weights
 from mi_callback.lightning.samplers.calls import (
@@ -39,7 +41,7 @@ from mi_callback.lightning.samplers.calls import (
     with_count,
 )
 from mi_callback.lightning.samplers.conditions import Conditions
-from mi_callback.lightning.samplers.found import AVERAGED, PARTS, NoMoreImages, attribute, like
+from mi_callback.lightning.samplers.found import AVERAGED, PARTS, NoMoreImages, attribute, held, like
 from mi_callback.lightning.time_limit import TimeLimit, TimeUp
 
 METHODS = ("sample", "sample_images", "generate")
@@ -70,7 +72,8 @@ def find_sampler(
     """
     setting = setting or Setting()
     found = _asked_for(module, sampler, setting) if sampler is not None else _of_the_module(module, setting)
-    if not found.averaged and (shadow := averaged_weights(module)) is not None:
+    # What was made before was made with the weights that the module had then.
+    if not (found.averaged or found.late) and (shadow := averaged_weights(module)) is not None:
         found = replace(found, averaged=True, weights=shadow[1], name=f"{found.name} with the weights of {shadow[0]}")
     return found
 
@@ -95,7 +98,8 @@ def _of_the_module(module: nn.Module, setting: Setting) -> FoundSampler:
         found = None if ready is None else ready.bind(module, setting)
     if found is None and not setting.conditional:
         found = _latents(module, parts)
-        if found is None and (decoder := DecoderSampler()).holds(module):
+        # Beside a diffusion network an autoencoder is a part of the generator, not the generator.
+        if found is None and not _holds_diffusion(module) and (decoder := DecoderSampler()).holds(module):
             found = decoder.bind(module, setting)
     if found is not None:
         return found
@@ -124,6 +128,12 @@ def _method(
                 return FoundSampler(found, name, averaged)
             of_others.append(f"{prefix}{method}{parameters_in_words(found)}")
     return None
+
+
+def _holds_diffusion(module: nn.Module) -> bool:
+    """Whether a module has a network of MONAI or diffusers that removes noise."""
+    kinds = (("monai", inferers.NETWORKS), (pipelines.PACKAGE, pipelines.NETWORKS))
+    return any(held(module, None, package, *names) is not None for package, names in kinds)
 
 
 def _latents(module: nn.Module, parts: list[tuple[str, Any]]) -> FoundSampler | None:
@@ -181,7 +191,7 @@ def draw(
                 if not images:
                     raise reason if isinstance(reason, TimeUp) else SamplerError(f"needed samples; {reason}.") from None
                 break
-            images.append(_checked(drawn, asked, start, getattr(sampler, "late", False)))
+            images.append(_checked(drawn, asked, start, getattr(sampler, "fewer", False)))
         sizes = {tuple(batch.shape[1:]) for batch in images}
         if len(sizes) > 1:
             raise SamplerError(f"needed generated images of one shape; the sampler returned {sorted(sizes)}.")

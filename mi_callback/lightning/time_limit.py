@@ -10,6 +10,7 @@ from typing import Any
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from mi_callback.calibration import FEWEST, ONCE
 from mi_callback.errors import MemorizationError, OptionError
 
 FOR_SAMPLING = 0.5
@@ -25,7 +26,8 @@ class TimeLimit:
 
     While samples are drawn, time is looked at between batches and whenever a network is called, so that a thousand
     steps of diffusion end in time without being cut within one. While they are scored, it is looked at whenever torch
-    is called. How long scoring took tells how many samples can be scored next time.
+    is called. How long scoring took tells how many samples can be scored next time. What is done once for samples of a
+    new quality, that real images are treated as they are, is finished however long it takes, and measures nothing.
 
     Args:
         seconds: None for no limit.
@@ -35,6 +37,7 @@ class TimeLimit:
         self.seconds = seconds
         self._left = seconds or 0.0
         self._each: float | None = None
+        self._cut = False
 
     def expect(self, seconds: float | None) -> None:
         """A sample takes about so long to score, as far as that is known before the first one was."""
@@ -42,7 +45,7 @@ class TimeLimit:
 
     def begin(self) -> None:
         """A new validation has all the time."""
-        self._left = self.seconds or 0.0
+        self._left, self._cut = self.seconds or 0.0, False
 
     @contextmanager
     def sampling(self, drawn: int) -> Iterator[None]:
@@ -63,26 +66,40 @@ class TimeLimit:
         finally:
             hook.remove()
             self._left -= clock.passed
+            self._cut = self._cut or clock.raised
 
-    def affordable(self, n: int) -> int:
+    def affordable(self, n: int, asked: int | None = None) -> int:
         """How many of n samples can be scored in the time that is left; all where that is not known yet.
 
+        Never so few that real images could not be made as sharp and noisy as they are: that would be another test.
+
+        Args:
+            n: Samples that were drawn.
+            asked: Samples that were to be drawn; n when None.
+
         Raises:
-            TimeUp: If none can.
+            TimeUp: If none can, or fewer than `FEWEST` where more were asked for. All are tried next time.
         """
-        if self.seconds is None or self._each is None:
+        if self.seconds is None:
             return n
-        count = min(n, int(self._left / self._each))
-        if count < 1:
+        fewest = FEWEST if (n if asked is None else asked) >= FEWEST else 1
+        few = "" if fewest == 1 else f"; fewer than {FEWEST} samples are not scored, for their quality cannot be told"
+        if self._cut and n < fewest:
+            raise TimeUp(f"{n} samples were drawn before sampling took longer than time_limit={self.seconds:g} s{few}")
+        if self._each is None:
+            return n
+        each, count = self._each, min(n, int(max(self._left, 0) / self._each))
+        if count < min(n, fewest):
+            self._each = None
             raise TimeUp(
-                f"scoring a sample takes {self._each:.2g} s, and of time_limit={self.seconds:g} s "
-                f"{max(self._left, 0):.2g} s are left"
+                f"scoring a sample takes {each:.2g} s, and of time_limit={self.seconds:g} s "
+                f"{max(self._left, 0):.2g} s are left{few}"
             )
         return count
 
     @contextmanager
     def scoring(self, n: int) -> Iterator[None]:
-        """n samples may be scored in time.
+        """n samples may be scored in time, beside what is done once for samples of a new quality.
 
         Raises:
             TimeUp: Within, when time is up.
@@ -91,13 +108,16 @@ class TimeLimit:
             yield
             return
         clock = _Clock(self._left, f"scoring {n} samples takes longer than time_limit={self.seconds:g} s leaves")
+        token = ONCE.set(clock.lift)
         try:
             with clock:
                 yield
         finally:
+            ONCE.reset(token)
             self._left -= clock.passed
-            # What was cut short takes longer than it took.
-            self._each = clock.passed / n * (2 if clock.raised else 1)
+            if not clock.lifted:
+                # What was cut short takes longer than it took.
+                self._each = clock.passed / n * (2 if clock.raised else 1)
 
 
 class _Clock(TorchFunctionMode):
@@ -106,14 +126,19 @@ class _Clock(TorchFunctionMode):
     def __init__(self, seconds: float, reason: str) -> None:
         super().__init__()
         self.start, self.seconds, self.reason = time.monotonic(), seconds, reason
-        self.thread, self.raised = threading.get_ident(), False
+        self.thread, self.raised, self.lifted = threading.get_ident(), False, False
 
     @property
     def passed(self) -> float:
         return time.monotonic() - self.start
 
+    def lift(self) -> None:
+        """What is done from here on may take as long as it takes."""
+        self.lifted = True
+
     def look(self) -> None:
-        if self.passed >= self.seconds and not self.raised and threading.get_ident() == self.thread:
+        done = self.raised or self.lifted
+        if self.passed >= self.seconds and not done and threading.get_ident() == self.thread:
             self.raised = True
             raise TimeUp(self.reason)
 

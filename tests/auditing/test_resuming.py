@@ -14,7 +14,7 @@ from mi_callback.auditing.reports.reviewing import review
 from mi_callback.auditing.resuming import UNFINISHED, Kept
 from mi_callback.detection.matching import Matcher
 from mi_callback.detector import MemorizationDetector
-from mi_callback.errors import BusyError, OptionError
+from mi_callback.errors import BusyError, OptionError, OutputError
 from mi_callback.reporting.record import verify_record
 from mi_callback.reporting.record.lock import held
 from mi_callback.retrieval.features import Features
@@ -185,3 +185,7 @@ def test_a_fitted_state_serves_the_next_audit_of_the_same_people(where, encoder,
         audit(held_out, synthetic, train, cache=cache, encoder=encoder, size=32, power=0, verify=False, alpha=0.1)
     with pytest.raises(OptionError, match="needed cache as a file"):
         audit(*where, cache=tmp_path, encoder=encoder)
+    done.update(encoded=0)
+    with pytest.raises(OutputError, match="needed a place to write a fitted state"):
+        audit(*where, cache="/proc/nowhere/state", encoder=encoder, size=32, power=0)
+    assert done["encoded"] == 0

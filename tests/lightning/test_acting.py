@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from watching import HELD_OUT, TRAIN, Tiny, callback, fit, images, loader, make_trainer, options, scalars
 
@@ -56,6 +56,54 @@ def test_an_error_comes_after_all_was_saved_and_told(tmp_path: Path, said: list[
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["epoch=0.ckpt"]
     assert any("memorization by epoch" in line for line in said)
     fit(callback(act="raise"))
+
+
+class Breaks(Callback):
+    """Ends training by an error, once."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error: BaseException | None = error
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1 and self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at_error", [False, True])
+def test_a_clean_run_after_one_that_an_error_ended_keeps_checkpoints(
+    tmp_path: Path, error: BaseException, at_error: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning ignores Ctrl-C for good
+    checkpoint = ModelCheckpoint(tmp_path, "{epoch}", save_last=True)
+    checkpoint.save_on_exception = at_error  # an argument from Lightning 2.6 on
+    watch, breaks = callback(sampler=copies_from(0), act="veto", **MANY), Breaks(error)
+    with pytest.raises((RuntimeError, SystemExit)):
+        fit(watch, breaks, checkpoint, max_epochs=2, enable_checkpointing=True)
+    assert not (tmp_path / "last.ckpt").exists()
+    if not at_error:
+        assert (checkpoint.save_top_k, checkpoint.save_last) == (1, True)
+    watch._drawing.sampler = lambda n: images(n, 77)
+    fit(watch, checkpoint, max_epochs=2, enable_checkpointing=True)
+    assert (tmp_path / "last.ckpt").exists()
+    assert (checkpoint.save_top_k, checkpoint.save_last) == (1, True)
+
+
+def test_the_run_is_told_once_though_an_error_follows_its_end(said: list[str]):
+    watch = callback(sampler=copies_from(0), act="raise", **MANY)
+    for _ in range(2):
+        with pytest.raises(AlarmError):
+            fit(watch)
+        assert sum("memorization by epoch" in line for line in said) == 1
+        said.clear()
+
+
+def test_a_trial_run_after_an_alarm_raises_none():
+    watch = callback(sampler=copies_from(0), act="raise", **MANY)
+    with pytest.raises(AlarmError):
+        fit(watch)
+    fit(watch, fast_dev_run=True)
 
 
 @pytest.mark.parametrize("act", ["exit", ["stop", "halt"], 3])

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from watching import (
 )
 
 from mi_callback import MemorizationDetector
+from mi_callback.calibration import FEWEST, ONCE
 from mi_callback.errors import OptionError
+from mi_callback.images.files.accounts import FileError, Reason
 from mi_callback.lightning.loggers.looks import Look
 from mi_callback.lightning.loggers.report import table
 from mi_callback.lightning.time_limit import TimeLimit, TimeUp
@@ -187,11 +190,55 @@ def test_how_long_scoring_took_tells_how_many_can_be_scored(clock: Clock):
     with pytest.raises(TimeUp, match="scoring 5 samples takes longer than time_limit=1 s leaves"):
         cut_short(limit, clock)
     limit.begin()
-    assert limit.affordable(1000) == 2  # at least twice as long as it had
+    assert limit.affordable(5) == 2  # at least twice as long as it had
     with limit.sampling(0):
         clock.now += 0.75
-    with pytest.raises(TimeUp, match=r"scoring a sample takes 0\.4 s, and of time_limit=1 s 0\.25 s are left"):
+    with pytest.raises(TimeUp, match=r"scoring a sample takes 0\.4 s, and of time_limit=1 s 0\.25 s are left$"):
         limit.affordable(1)
+
+
+def test_so_few_samples_that_their_quality_cannot_be_told_are_not_scored_and_all_are_tried_next_time(clock: Clock):
+    limit = TimeLimit(1.0)
+    limit.begin()
+    with limit.scoring(10):
+        clock.now += 1.25
+    limit.begin()
+    assert limit.affordable(128) == FEWEST
+    with limit.sampling(0):
+        clock.now += 0.25
+    with pytest.raises(TimeUp, match="fewer than 8 samples are not scored, for their quality cannot be told"):
+        limit.affordable(128)
+    limit.begin()
+    assert limit.affordable(128) == 128
+
+
+def test_sampling_that_is_cut_to_so_few_is_not_scored_either(clock: Clock):
+    limit = TimeLimit(1.0)
+    limit.begin()
+    network = nn.Linear(1, 1)
+    with suppress(TimeUp), limit.sampling(3):
+        clock.now += 2.0
+        network(torch.ones(1))
+    with pytest.raises(TimeUp, match="3 samples were drawn before sampling took longer than time_limit=1 s; fewer"):
+        limit.affordable(3, asked=40)
+    assert limit.affordable(3, asked=3) == 3
+    limit.begin()
+    assert limit.affordable(3, asked=40) == 3  # the sampler has no more
+
+
+def test_what_is_done_once_for_samples_of_a_new_quality_is_finished_and_measures_nothing(clock: Clock):
+    limit = TimeLimit(1.0)
+    limit.expect(0.03125)
+    limit.begin()
+    assert limit.affordable(128) == 32
+    with limit.scoring(32):
+        ONCE.get()()
+        clock.now += 60.0
+        torch.ones(1)
+    limit.begin()
+    assert limit.affordable(128) == 32
+    with pytest.raises(TimeUp, match="scoring 5 samples takes longer"):
+        cut_short(limit, clock)
 
 
 def test_the_power_self_test_tells_how_long_a_sample_takes():
@@ -247,6 +294,36 @@ def test_errors_that_may_name_files_are_kept_here_where_a_logger_sends_what_is_p
         fit(callback(sampler=sampler))
 
 
+@pytest.mark.parametrize("caused", [True, False])
+def test_a_training_file_that_is_damaged_is_named_in_a_file_that_stays_here_alone(
+    tmp_path: Path, caused: bool, said: list[str]
+):
+    class Patients(Slices):
+        damaged = False
+
+        def __getitem__(self, i: int) -> Any:
+            if self.damaged:
+                raise FileError(Reason.DAMAGED, "needed a readable image; /ward7/Janssen.png is damaged.") from (
+                    OSError("Janssen") if caused else None
+                )
+            return super().__getitem__(i)
+
+    class Share(lp.Callback):
+        def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            data.damaged = not trainer.sanity_checking
+
+    data, logger, folder = Patients(TRAIN), CometLogger(), tmp_path / "report"
+    watch = callback(sampler=lambda n: HELD_OUT[:n], report=folder)
+    with pytest.warns(UserWarning, match=r"FileError.*: damaged.*errors\.txt.*nothing reads as clean") as told:
+        fit(Share(), watch, train=loader(data), logger=logger)
+    assert [record.scores.verdict for record in watch.history] == ["inconclusive"]
+    report = (folder / "report.json").read_text()
+    assert "FileError" in report
+    assert "Janssen" not in report + str([str(each.message) for each in told]) + str(watch.scores) + str(said)
+    assert "/ward7/Janssen.png" in (kept := folder / "errors.txt").read_text()
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
 class CometLogger(lp.loggers.logger.Logger):
     """May send what it gets."""
 
@@ -280,6 +357,15 @@ def test_the_run_ends_with_a_table_and_a_report_in_which_no_name_stands(tmp_path
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(
         ("report.json", "curves.png", "matches.csv"), 0o600
     )
+
+
+def test_a_report_is_of_one_run(tmp_path: Path):
+    for name in ("report.json", "curves.png", "matches.csv", "errors.txt", "matches.csv.part", "of the user.txt"):
+        (tmp_path / name).write_text("Janssen")
+    fit(callback(report=tmp_path, sampler=copies(3)), fast_dev_run=True)
+    assert (tmp_path / "matches.csv").read_text() == "Janssen"  # nothing is scored, and nothing written
+    fit(callback(report=tmp_path, sampler=lambda n: HELD_OUT[:n]))
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "curves.png", "of the user.txt"}
 
 
 def test_without_a_logger_and_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

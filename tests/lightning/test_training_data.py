@@ -311,7 +311,8 @@ def test_where_new_images_cannot_be_searched_that_is_said_once_and_nothing_reads
         fit(watch, Locking(), train=loader(slices(0, 24), 4), val=loader(Slices(HELD_OUT, OTHER_IDS)), max_epochs=3)
     assert verdicts(watch) == ["clean", "inconclusive", "inconclusive"]
     assert len([one for one in caught if "nothing reads as clean" in str(one.message)]) == 1
-    assert any("copying Slices failed" in doubt for doubt in watch.scores.doubts)
+    assert any("copying Slices failed" in str(one.message) for one in caught)
+    assert any("could not be followed (DataError (TypeError)" in doubt for doubt in watch.scores.doubts)
 
 
 @pytest.mark.filterwarnings("ignore:memorization. the training set changes its images")

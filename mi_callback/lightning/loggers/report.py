@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mi_callback.errors import MemorizationError
+from mi_callback.errors import MemorizationError, OutputError
+from mi_callback.images.files.accounts import FileError
 from mi_callback.lightning.loggers.curves import draw_curves
 from mi_callback.lightning.loggers.looks import Look, worst
 from mi_callback.lightning.loggers.tables import ROWS
-from mi_callback.private_files import make_private, replace_file, replaced
+from mi_callback.private_files import PART, make_private, replace_file, replaced
 from mi_callback.reporting.tables import csv_text, text_table
 from mi_callback.scores import Scores
 from mi_callback.version import __version__
@@ -20,6 +21,8 @@ from mi_callback.version import __version__
 REPORT, CURVES, MATCHES, ERRORS = "report.json", "curves.png", "matches.csv", "errors.txt"
 """Aggregates; curves; flagged samples with the people and files that they match; errors in full. The last two hold
 names of patients and files, and never leave this machine."""
+
+OWN = (REPORT, CURVES, MATCHES, ERRORS)
 
 FOLDER = "memorization"
 """Folder of the report, beside the logs."""
@@ -32,13 +35,20 @@ SHOWN = 20
 class Report:
     """A folder beside the logs that its owner alone can read; nothing is written where there is none.
 
+    What an earlier run left there is removed first: its matches would read as those of this run.
+
     Args:
         folder: Made when first something is written; None for none.
+
+    Raises:
+        OutputError: If what an earlier run left there cannot be removed.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self._rows: list[list[Any]] = []
+        if folder is not None:
+            _remove_earlier(folder)
 
     def note(self, epoch: int, scores: Scores, sources: Sequence[str] | None) -> None:
         """Keep who was copied at this validation, worst first."""
@@ -74,15 +84,17 @@ class Report:
 
     def _write(self, name: str, content: bytes) -> None:
         assert self.folder is not None
-        make_private(self.folder, lambda own: own in (REPORT, CURVES, MATCHES, ERRORS))
+        make_private(self.folder, lambda own: own in OWN)
         replace_file(self.folder / name, content)
 
 
 def report_folder(asked: Any, trainer: Any) -> Path | None:
     """Where the report goes: where the user says, else beside the logs; nowhere without a logger."""
+    if trainer.fast_dev_run:
+        return None
     if asked is not None:
         return Path(asked)
-    if not trainer.loggers or trainer.fast_dev_run:
+    if not trainer.loggers:
         return None
     first = trainer.loggers[0]
     # Not trainer.log_dir, which all ranks must ask for together.
@@ -112,19 +124,33 @@ def table(looks: Sequence[Look]) -> str:
 
 
 def in_words(error: Exception, private: bool, path: Path | None = None) -> str:
-    """An error in a line; where what is printed may leave this machine, without the text of errors that are not ours.
+    """An error in a line; where what is printed may leave this machine, without the text of errors that are
+    not ours, or of files.
 
     Args:
         error: What was raised.
         private: Whether names must not be printed.
         path: Where the error is in full.
     """
-    foreign = not isinstance(error, MemorizationError) or error.__cause__ is not None
+    ours = isinstance(error, MemorizationError) and not isinstance(error, FileError)
+    foreign = not ours or error.__cause__ is not None
     if not (private and foreign):
         return f"{type(error).__name__}: {error}"
     cause = "" if error.__cause__ is None else f" ({type(error.__cause__).__name__})"
     where = "is not shown, for loggers send what is printed" if path is None else f"is in {ERRORS}, beside the logs"
-    return f"{type(error).__name__}{cause}; the text, which may name files, {where}"
+    why = f": {error.reason.value}" if isinstance(error, FileError) else ""
+    return f"{type(error).__name__}{cause}{why}; the text, which may name files, {where}"
+
+
+def _remove_earlier(folder: Path) -> None:
+    try:
+        for name in OWN:
+            for left in (folder / name, folder / (name + PART)):
+                left.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"needed to remove what an earlier run left in {folder}; {error.strerror}. Choose another folder."
+        ) from error
 
 
 def _row(look: Look) -> list[str]:

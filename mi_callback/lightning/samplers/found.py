@@ -29,6 +29,7 @@ class FoundSampler:
         averaged: Whether it draws from averaged weights.
         weights: Makes the context in which averaged weights are in place of the module's own.
         late: Whether images are there only after the validation batches were run.
+        fewer: Whether there may be fewer images than asked for.
     """
 
     function: Callable[..., Any]
@@ -36,6 +37,7 @@ class FoundSampler:
     averaged: bool = False
     weights: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext, repr=False)
     late: bool = False
+    fewer: bool = False
 
     def __call__(self, n: int, condition: Any = None) -> Any:
         """Images in any form that `draw` takes.

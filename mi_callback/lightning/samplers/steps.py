@@ -59,7 +59,7 @@ class StepSampler:
             drawn, rest = rest[:n], rest[n:]
             return drawn
 
-        return FoundSampler(draw, f"what {type(module).__name__}.{self.step} returns", late=self.late)
+        return FoundSampler(draw, f"what {type(module).__name__}.{self.step} returns", late=self.late, fewer=True)
 
     def _predicted(self, module: Any, setting: Setting) -> Iterator[Tensor]:
         if setting.batches is None:

@@ -142,10 +142,11 @@ def test_samples_are_taken_from_what_the_validation_step_returns(n: int, said: l
     assert any("samples come from what Returning.validation_step returns" in line for line in said)
 
 
-def test_samples_are_taken_from_what_the_predict_step_returns():
-    watch = callback(sampler="predict_step")
+@pytest.mark.parametrize("n", [6, 1000])  # more than there are
+def test_samples_are_taken_from_what_the_predict_step_returns(n: int):
+    watch = callback(sampler="predict_step", n_samples=n)
     fit(watch, module=Returning(), max_epochs=2)
-    assert torch.equal(watch.samples, HELD_OUT[:6] * 0.5)
+    assert torch.equal(watch.samples, HELD_OUT[:n] * 0.5)
 
 
 def test_a_step_that_returns_no_samples_is_told():

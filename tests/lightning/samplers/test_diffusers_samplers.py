@@ -85,6 +85,17 @@ def test_labels_are_passed_to_a_network_that_takes_them():
     assert not torch.allclose(*images)
 
 
+def test_samples_that_were_made_before_are_not_said_to_be_of_averaged_weights():
+    from diffusers.training_utils import EMAModel
+
+    mine = Mine()
+    mine.ema_model = EMAModel(mine.unet.parameters())
+    mine.validation_step = lambda batch, index: None
+    found = find_sampler(mine, "validation_step")
+    assert (found.late, found.averaged) == (True, False)
+    assert "ema_model" not in found.name
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_weights_that_a_list_averages_are_in_place_while_images_are_drawn_and_not_after(fails: bool):
     from diffusers.training_utils import EMAModel

@@ -146,6 +146,11 @@ def test_a_decoder_decodes_normal_latents_and_a_codebook_uniform_codes():
         find_sampler(module(), DecoderSampler())
 
 
+def test_an_autoencoder_beside_a_diffusion_network_is_not_the_generator():
+    with pytest.raises(SamplerError, match="needed a way to draw images from Mine"):
+        find_sampler(module(autoencoder=copy.deepcopy(_autoencoder()), unet=unet()), None, SETTING)
+
+
 def test_volumes_are_drawn_in_three_dimensions():
     options = SMALL | {"spatial_dims": 3, "out_channels": 1}
     mine = module(inferer=DiffusionInferer(DDPMScheduler(2)), unet=alive(DiffusionModelUNet(**options)))

@@ -13,7 +13,7 @@ from mi_callback.images.files.telling import needs
 from mi_callback.images.subjects.paths import ZARR
 
 IMAGES = ("reconstruction_rss", "reconstruction_esc", "image", "images", "img", "volume", "data")
-"""Names that images go by, those of fastMRI first: the first that is there is read, whatever else is."""
+"""Names that images go by, those of fastMRI first: the first that is there is read, whatever other names there are."""
 
 NO_IMAGES = ("kspace", "mask", "masks", "label", "labels", "seg", "segmentation")
 """Names of what has the shape of images and is none."""
@@ -28,12 +28,12 @@ PATIENT = "patient_id"
 def read_store(path: Path) -> np.ndarray:
     """Slices `(n, h, w)` of the array that holds images; the magnitude of complex ones.
 
-    That is the array of one of the names in `IMAGES`, or else the largest that has the shape of an image or of a stack
-    of them and none of the names in `NO_IMAGES`. Axes of one place do not count.
+    That is the array of the first name in `IMAGES` that is there, or else the only one that has the shape of an image
+    or of a stack of them and none of the names in `NO_IMAGES`. Axes of one place do not count.
 
     Raises:
-        FileError: If h5py or zarr is not installed, no array or several equally large ones may be meant, or it is
-            larger than any volume, or than the file can hold.
+        FileError: If h5py or zarr is not installed, no array or several may be meant (those of several people, say), or
+            it is larger than any volume, or than the file can hold.
     """
     with _opened(path) as store:
         arrays = dict(_arrays(store))
@@ -55,22 +55,18 @@ def read_patient(path: Path) -> str | None:
 
 
 def _named(arrays: Mapping[str, Any], path: Path) -> str:
-    """The name of the array that holds images."""
-    shaped = {name: array for name, array in arrays.items() if _has_shape_of_images(array)}
-    known = {name.rpartition("/")[2].lower(): name for name in reversed(shaped)}
-    for name in IMAGES:
-        if name in known:
-            return known[name]
-    sizes = {name: array.size for name, array in shaped.items() if name.rpartition("/")[2].lower() not in NO_IMAGES}
-    largest = [name for name, size in sizes.items() if size == max(sizes.values())]
-    if len(largest) == 1:
-        return largest[0]
+    """The name of the array that holds images. Of several people in one file none is left unread in silence."""
+    last = {name: name.rpartition("/")[2].lower() for name in arrays}
+    shaped = [name for name, array in arrays.items() if _has_shape_of_images(array) and last[name] not in NO_IMAGES]
+    known = next((wanted for wanted in IMAGES if wanted in {last[name] for name in shaped}), None)
+    meant = shaped if known is None else [name for name in shaped if last[name] == known]
+    if len(meant) == 1:
+        return meant[0]
     held = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in list(arrays.items())[:5]) or "none"
-    several = "several of one size" if largest else "none of that shape"
     raise FileError(
         Reason.SHAPE,
-        f"needed one array of slices (h, w) or (n, h, w) in {path}; {several} came, among its arrays {held}. Name it "
-        "image, or save it alone.",
+        f"needed one array of slices (h, w) or (n, h, w) in {path}; {'several' if meant else 'none of that shape'} "
+        f"came, among its arrays {held}. Name it image, or save it alone.",
     )
 
 

@@ -43,7 +43,7 @@ both = pytest.mark.parametrize("write", [write_hdf5, write_zarr])
         ({"many": SLICES[:, None, :, :, None]}, SLICES),
         ({"kspace": COILS, "reconstruction_rss": SLICES, "other": np.zeros((9, 20, 20))}, SLICES),  # fastMRI
         ({"Mask": np.ones((5, 9, 11)), "x": SLICES, "table": np.zeros((1000, 3)), "line": np.zeros(9)}, SLICES),
-        ({"deep/down/x": SLICES, "small": SLICES[:2]}, SLICES),
+        ({"deep/down/x": SLICES, "table": np.zeros((50, 3))}, SLICES),
         ({"image": SLICES[:2], "image_before": SLICES}, SLICES[:2]),
         ({"x": SLICES * np.exp(1j * SLICES)}, SLICES),  # the magnitude
         ({"x": (255 * SLICES).astype(np.uint8)}, (255 * SLICES).astype(np.uint8)),
@@ -72,7 +72,9 @@ def test_who_is_shown_is_told_by_the_file_and_files_of_one_person_are_one(tmp_pa
     ("arrays", "said"),
     [
         ({"kspace": SLICES}, "none of that shape came, among its arrays kspace"),
-        ({"a": SLICES, "b": SLICES}, "several of one size came, among its arrays a .*, b "),
+        ({"a": SLICES, "b": SLICES}, "several came, among its arrays a .*, b "),
+        ({"a": SLICES, "b": SLICES[:2]}, "several came, among its arrays a .*, b "),
+        ({f"sub-{k}/image": SLICES for k in range(3)}, "several came, among its arrays sub-0/image "),  # three people
         ({"x": COILS}, "none of that shape came"),
         ({"table": np.zeros((50, 3))}, "none of that shape came"),
         ({"names": np.zeros((9, 9), "S4")}, "none of that shape came"),

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: $(VENV)/demo.stamp  ## watch a generator memorize, in about six minutes; pictures and logs in outputs/demo
+demo: $(VENV)/demo.stamp  ## watch a generator memorize, in about three minutes; pictures and logs in outputs/demo
 	$(BIN)/python examples/demo/main.py
 
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)

@@ -1,14 +1,18 @@
 """A generator that memorizes is caught while it trains: `make demo`, or `python examples/demo/main.py`.
 
 The same latent diffusion model is trained on the slices of few subjects and of many; MemorizationCallback scores it
-after every epoch against held-out subjects. Ends with a table, a figure and the paths of all files.
+after every epoch against held-out subjects. The runs go side by side, a process and a core each. Ends with a table, a
+figure and the paths of all files.
 """
 
 import importlib.util
 import logging
 import os
+import sys
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ import hydra
 import lightning
 import torch
 from cohort import Cohort, load_cohort
-from figure import draw
+from figure import PAIRS, Watched, draw
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from latent_diffusion import LatentDiffusion
@@ -32,11 +36,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="demo")
 def main(config: DictConfig) -> None:
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip" not in record.msg)
-    os.environ.setdefault("WANDB_SILENT", "true")
-    torch.set_num_threads(config.threads)
     began, out = time.monotonic(), Path(HydraConfig.get().runtime.output_dir)
     wanted = config.held_out.subjects + max(run.subjects for run in config.runs.values())
     cohort = load_cohort(config.size, config.seed, wanted)
@@ -47,12 +46,15 @@ def main(config: DictConfig) -> None:
         f"{cohort.name}: {len(cohort)} slices of {len(subjects)} subjects, "
         f"{len(held_out)} slices of {len(set(held_out.subjects))} held out"
     )
-    runs: dict[str, MemorizationCallback] = {}
-    for name, run in config.runs.items():
-        chosen = subjects[config.held_out.subjects :][: run.subjects]
-        train = cohort.of(chosen, run.slices)
-        print(f"\n{name}: training on {len(train)} slices of {len(chosen)} subjects")
-        runs[name] = fit(name, train, held_out, run.epochs, config, out)
+    at_once = min(len(config.runs), os.cpu_count() or 1)
+    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
+        started = {}
+        for name, run in config.runs.items():
+            chosen = subjects[config.held_out.subjects :][: run.subjects]
+            train = cohort.of(chosen, run.slices)
+            print(f"{name}: training on {len(train)} slices of {len(chosen)} subjects")
+            started[name] = pool.submit(fit, name, train, held_out, run.epochs, config, out)
+        runs = {name: future.result() for name, future in started.items()}
     print(f"\n{table(runs)}\n")
     picture = draw(runs, out / "memorization.png")
     print(f"figure  {picture}")
@@ -63,7 +65,10 @@ def main(config: DictConfig) -> None:
     print(f"{time.monotonic() - began:.0f} s")
 
 
-def fit(name: str, train: Cohort, held_out: Cohort, epochs: int, config: DictConfig, out: Path) -> MemorizationCallback:
+def fit(name: str, train: Cohort, held_out: Cohort, epochs: int, config: DictConfig, out: Path) -> Watched:
+    """One run, in a process of its own."""
+    quiet(name)
+    torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
     callback: MemorizationCallback = instantiate(config.callback)
     model = LatentDiffusion(train.images, **config.model)
@@ -83,8 +88,20 @@ def fit(name: str, train: Cohort, held_out: Cohort, epochs: int, config: DictCon
     trainer.fit(model, DataLoader(train, config.batch_size, sampler=sampler), DataLoader(held_out, config.batch_size))
     for logger in trainer.loggers:
         if hasattr(logger.experiment, "finish"):
-            logger.experiment.finish()  # else the next run would go on in this one
-    return callback
+            logger.experiment.finish()
+    return Watched(callback.history, len(train), len(set(train.subjects)), callback.closest_pairs(PAIRS))
+
+
+def quiet(name: str) -> None:
+    """What is told in this process says of which run, once, and nothing beside it."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for message in (".*does not have many workers.*", ".*isinstance.treespec.*"):
+        warnings.filterwarnings("ignore", message=message)
+    told = logging.StreamHandler(sys.stdout)
+    told.setFormatter(logging.Formatter(f"{name:5} %(message)s"))
+    told.addFilter(lambda record: record.getMessage().startswith(("memorization:", "  ")))
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.handlers, log.propagate = [told], False
 
 
 def loggers(name: str, wandb: str, out: Path) -> list[Logger]:
@@ -99,7 +116,7 @@ def loggers(name: str, wandb: str, out: Path) -> list[Logger]:
     return chosen
 
 
-def table(runs: dict[str, MemorizationCallback]) -> str:
+def table(runs: dict[str, Watched]) -> str:
     columns = ["run", "epoch", "step", "MI median", "MI max", "flagged", "expected at most", "verdict"]
     rows: list[list[Any]] = [
         [
@@ -112,8 +129,8 @@ def table(runs: dict[str, MemorizationCallback]) -> str:
             scores.flagging.expected,
             scores.verdict,
         ]
-        for name, callback in runs.items()
-        for epoch, step, scores in callback.history
+        for name, watched in runs.items()
+        for epoch, step, scores in watched.history
     ]
     return markdown_table(columns, rows)
 

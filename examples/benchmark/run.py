@@ -10,9 +10,6 @@ is one plain pass: reading, scaling and encoding of one image of 96 × 96 pixels
 """
 
 import platform
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +34,7 @@ K, WIDTH, QUERIES = 64, 128, 256
 def main() -> None:
     torch.set_num_threads(1)
     units, steps = unit_costs(), paper_costs()
-    (HERE / "RESULTS.md").write_text(page(units, steps, [engine(n) for n in VECTORS], growth()))
+    (HERE / "RESULTS.md").write_text(page(units, steps, [engine(n) for n in VECTORS]))
     print((HERE / "RESULTS.md").read_text())
 
 
@@ -113,25 +110,7 @@ def engine(n: int) -> list[str]:
     return [f"{n:,}", name, *times, f"{recall:.4f}", f"{built:.0f}"]
 
 
-def growth(few: int = 500, many: int = 2000) -> float:
-    """Bytes by which the peak of `fit` grows for each training image; each size in a process of its own."""
-    peaks = [
-        int(subprocess.run([sys.executable, __file__, str(n)], capture_output=True, text=True, check=True).stdout)
-        for n in (few, many)
-    ]
-    return 1024 * (peaks[1] - peaks[0]) / (many - few)
-
-
-def fit_alone(n: int) -> None:
-    """Fit on n made-up images, and print the most memory that was taken, in KB."""
-    torch.set_num_threads(1)
-    detector = MemorizationDetector()
-    batches = ({"image": people(64, seed)} for seed in range(n // 64))
-    detector.features(batches, ("identity",), views=True)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-def page(units: dict[str, float], steps: dict[str, float], engines: list[list[str]], bytes_each: float) -> str:
+def page(units: dict[str, float], steps: dict[str, float], engines: list[list[str]]) -> str:
     plain = units["plain"]
     score = units["encode"] + units["match"]
     ours = TRAINED * units["train"] + (SAMPLES + HELD_OUT) * score
@@ -165,15 +144,8 @@ against each other). Ratios: {theirs / ours:.1f} and {(theirs + halves) / ours:.
 {QUERIES} queries of {WIDTH} numbers among clustered vectors, the {K} nearest of each.
 
 {markdown_table(columns, engines)}
-
-## Memory
-
-The peak of encoding grows by {bytes_each / 1024:.0f} KB for each training image between 500 and 2000.
 """
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        fit_alone(int(sys.argv[1]))
-    else:
-        main()
+    main()

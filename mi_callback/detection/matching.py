@@ -25,7 +25,8 @@ from mi_callback.types import Thumbnails
 
 @dataclass(frozen=True)
 class MatchingConfig:
-    """Constants of matching, chosen on seeds 0 and 1 of the detection benchmark (brains and lumbar spines).
+    """Constants of matching, chosen on seeds 0 and 1 of the detection benchmark (brains and lumbar spines);
+    `looked_up` of images on seed 0 alone.
 
     Attributes:
         at_once: Images, or volumes, whose candidates are aligned in one go; bounds the memory.

@@ -1,7 +1,6 @@
 """The encoder that ships in the wheel: a small residual CNN trained to recognise copies of MRI slices."""
 
 from collections.abc import Mapping
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mi_callback.encoders.checkpoints import load_weights, read_checkpoint
+from mi_callback.encoders.checkpoints import load_weights, shipped_or
 from mi_callback.encoders.hooked import HookedEncoder
 from mi_callback.encoders.pooling import Layer
 
@@ -72,9 +71,7 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
     Raises:
         EncoderError: If the weights are missing or belong to another network.
     """
-    with as_file(files("mi_callback.encoders") / "weights" / WEIGHTS) as shipped:
-        path = Path(shipped if checkpoint is None else checkpoint)
-        weights = read_checkpoint(path)
+    path, weights = shipped_or(checkpoint, WEIGHTS)
     with torch.device("meta"):  # no random initial weights: they would move the global random state
         network = CopyNet(_widths(weights))
     load_weights(network, weights, path)

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,22 @@ def read_checkpoint(path: str | Path, sha256: str | None = None) -> dict[str, Te
         f"needed tensors by name in {path}, at the top or under one of {list(_CONTAINERS)}; it holds "
         f"{[str(key) for key in content][:20] if isinstance(content, Mapping) else type(content).__name__}."
     )
+
+
+def shipped(name: str) -> AbstractContextManager[Path]:
+    """A file of weights that comes with the package, as a file, while the context lasts."""
+    return as_file(files("mi_callback.encoders") / "weights" / name)
+
+
+def shipped_or(checkpoint: str | Path | None, name: str) -> tuple[Path, dict[str, Tensor]]:
+    """A checkpoint, or when None the file of that name which comes with the package: its path and what it holds.
+
+    Raises:
+        EncoderError: As `read_checkpoint`.
+    """
+    with shipped(name) as path:
+        path = path if checkpoint is None else Path(checkpoint)
+        return path, read_checkpoint(path)
 
 
 def checked_file(path: str | Path, sha256: str | None = None) -> Path:

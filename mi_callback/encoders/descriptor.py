@@ -6,7 +6,6 @@ with another one. It sees thumbnails, so that a training set that is kept can be
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mi_callback.encoders.bundled import Stage
-from mi_callback.encoders.checkpoints import file_digest, load_weights, read_checkpoint
+from mi_callback.encoders.checkpoints import file_digest, load_weights, shipped, shipped_or
 from mi_callback.encoders.pooling import generalised_mean
 from mi_callback.images.contrast.edges import edge_strength
 from mi_callback.images.perturbations import affine
@@ -98,7 +97,7 @@ class DescriptorNet(nn.Module):
 @lru_cache
 def descriptor_fingerprint() -> str:
     """Hash of the weights of the package's descriptor."""
-    with as_file(files("mi_callback.encoders") / "weights" / WEIGHTS) as path:
+    with shipped(WEIGHTS) as path:
         return file_digest(path)
 
 
@@ -112,9 +111,7 @@ def copy_descriptor(checkpoint: str | Path | None = None) -> DescriptorNet:
     Raises:
         EncoderError: If the weights are missing or belong to another network.
     """
-    with as_file(files("mi_callback.encoders") / "weights" / WEIGHTS) as shipped:
-        path = Path(shipped if checkpoint is None else checkpoint)
-        weights = read_checkpoint(path)
+    path, weights = shipped_or(checkpoint, WEIGHTS)
     with torch.device("meta"):  # no random initial weights: they would move the global random state
         network = DescriptorNet()
     load_weights(network, weights, path)

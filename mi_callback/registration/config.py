@@ -204,7 +204,8 @@ class ScheduleConfig:
     """Which candidates go on (`schedule`), and how many pairs at a time.
 
     Attributes:
-        whole, window, edges: Of candidates found as a whole, by a window, and by their edges.
+        whole, window, edges: Of candidates found as a whole, by a window, and by their edges. Those of images were
+            chosen with the copy descriptor, on seed 0 alone, with 24 to 30 copies of each change.
         coarse_batch, fine_batch: Pairs that are aligned at a time, on the coarser levels and on the finest: set for the
             time on two CPU cores; memory grows with them. Results do not depend on them but for rounding.
     """

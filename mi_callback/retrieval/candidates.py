@@ -76,7 +76,6 @@ def choose(
     subjects: Subjects | None,
     candidates: int,
     config: SearchConfig = SEARCH,
-    second_poses: int | None = None,
 ) -> Choice:
     """The best of k hits in each look: each training image once, at most `config.per_subject` of one subject.
 
@@ -85,14 +84,13 @@ def choose(
         scores: How similar it is; larger is closer, −inf for no hit.
         poses: The pose of the query in each look.
         subjects: Subject of each training image; without them every image is its own subject.
-        candidates: How many are chosen.
-        second_poses: How many of the first come again at the end, in the second best pose, where they are about as
-            similar in it; `config.second_poses` when None.
+        candidates: How many are chosen. The first `config.second_poses` of them come again at the end, in the second
+            best pose, where they are about as similar in it.
     """
     _, _, k = rows.shape
     rows, scores, poses = rows.flatten(1), scores.flatten(1), poses.repeat_interleave(k)
     chosen, place = _best_rows(rows, scores, subjects, candidates, config.per_subject)
-    first = slice(config.second_poses if second_poses is None else second_poses)
+    first = slice(config.second_poses)
     again, elsewhere = _in_second_pose(rows, scores, poses, chosen[:, first], place[:, first], config.second_pose_share)
     chosen, place = torch.cat([chosen, again], dim=1), torch.cat([place, elsewhere], dim=1)
     return Choice(chosen, poses[place], place // k)

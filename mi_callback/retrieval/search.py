@@ -1,7 +1,7 @@
 """Which training images come near a query, in which pose and view of them, and which are worth aligning."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -164,8 +164,8 @@ def _by_descriptor(
     """Candidates by what the copy descriptor says, whose poses are not sure: many are tried in a second one."""
     rows, cosines = descriptors.search(queries, config.by_descriptor * config.hits)
     poses = torch.tensor([list(POSES).index(pose) for pose in descriptor_poses(orbit)]).repeat(len(descriptors.indexes))
-    second = config.described_second_poses
-    found = choose(rows, cosines, poses, reference.subjects, config.by_descriptor, config, second)
+    config = replace(config, second_poses=config.described_second_poses)
+    found = choose(rows, cosines, poses, reference.subjects, config.by_descriptor, config)
     return Candidates.of_kind(found.row, found.pose)
 
 

@@ -64,8 +64,8 @@ class MemorizationDetector(Fitted):
         procedure: How: `bh` (Benjamini-Hochberg), or `by` (Benjamini-Yekutieli, under any dependence of the samples).
         tail: `gpd` extrapolates p-values beyond the null by a generalized-Pareto tail, into `Scores.p_tail`, for a
             finer ranking; flags never depend on it.
-        contrast: Look samples up among held-out images too, blind to which is which, as a second opinion that holds for
-            generators that are too smooth or too sharp. Needs held-out images, and doubles the time.
+        contrast: Look samples up among held-out images too, blind to which is which: a second opinion that assumes
+            nothing of the samples, and doubles the time. When None, where samples would else be called memorized.
         oni_scale: `unit` (0 novel, 1 identical) or `paper` (−1 memorized, +1 novel).
         backend: What searches: `auto`, `torch`, `faiss`, `milvus` or `milvus:http://host:19530`; see `build_index`.
         device: Where encoder, search and registration run; CUDA if there is one, when None.
@@ -98,7 +98,7 @@ class MemorizationDetector(Fitted):
         fdr: float | None = None,
         procedure: Procedure | str = "bh",
         tail: Literal["gpd"] | None = None,
-        contrast: bool = False,
+        contrast: bool | None = None,
         oni_scale: OniScale | str = "unit",
         backend: Backend | str = "auto",
         device: torch.device | str | None = None,
@@ -106,7 +106,8 @@ class MemorizationDetector(Fitted):
         null_size: int | None = 1000,
         seed: int = 0,
     ) -> None:
-        self.verify, self.contrast = switch("verify", verify), switch("contrast", contrast)
+        self.verify = switch("verify", verify)
+        self.contrast = None if contrast is None else switch("contrast", contrast)
         self.windows, self.views = (
             switch_beside(name, asked, "verify", verify) for name, asked in (("windows", windows), ("views", views))
         )
@@ -259,11 +260,10 @@ class MemorizationDetector(Fitted):
         scorer = Scorer(state, calibration, self.rule, self.aggregation, self.oni_scale, self.seed)
         flagging = scorer.flag(generated, found)
         second = None
-        if self.contrast:
-            if self._pool is None:
-                self._pool = Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
-            pooled = self.match(generated, self._pool.reference, self._pool.images.thumbnails)
-            second = scorer.contrast(self._pool, pooled, flagging.flagged)
+        if scorer.contrast_could_object(found, flagging) if self.contrast is None else self.contrast:
+            self._pool = pool = self._pool or Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
+            pooled = self.match(generated, pool.reference, pool.images.thumbnails)
+            second = scorer.contrast(pool, pooled, flagging.flagged)
         control = None if self.control is None else self.control.score_features(generated).flagging
         if self._planting is not None and self._planting.calibration is not calibration:
             self._measure(replace(self._planting, calibration=calibration))

@@ -20,7 +20,8 @@ from mi_callback.statistics.flagging import Flagging, FlagRule, NullSummary
 from mi_callback.statistics.indices import OniScale, memorization_index, overfit_novelty_index
 from mi_callback.statistics.outliers import like_copies
 from mi_callback.statistics.subjects import numbered
-from mi_callback.statistics.target_decoy import TargetDecoy, target_decoy_contrast
+from mi_callback.statistics.target_decoy import TargetDecoy, chance_of_all_trained, target_decoy_contrast
+from mi_callback.statistics.verdict import DECISIVE, exceeds_chance, undecidable
 
 POOL_FDR = 0.1
 """False discovery rate of people in a target-decoy contrast where no other was asked for."""
@@ -77,6 +78,14 @@ class Scorer:
             by_edges=found.by_edges,
             p_tail=None if tail is None else tail.extrapolate(found.similarity, p_value),
         )
+
+    def contrast_could_object(self, found: Match, flagging: Flagging) -> bool:
+        """Whether more is flagged than chance explains, of so many people that a contrast would see no copying."""
+        held_out, trained = self.state.held_out, self.state.train.ids
+        if held_out is None or undecidable(flagging) or not exceeds_chance(flagging):
+            return False
+        people = {trained[i] for i in found.row[flagging.flagged].tolist()}
+        return chance_of_all_trained(len(people), len(set(trained)), len(set(held_out.ids))) <= DECISIVE
 
     def contrast(self, pool: Pool, found: Match, flagged: Bool[Tensor, " n"]) -> TargetDecoy:
         """Whether the samples, matched in a pool of both sides, are closer to training than to held-out people."""

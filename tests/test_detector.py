@@ -317,6 +317,25 @@ def test_novel_images_look_like_either_side_in_the_second_opinion():
     assert detector.score(NOVEL).verdict == "clean"
 
 
+def test_by_default_a_second_opinion_is_asked_for_before_memorization_is_said():
+    """It costs as much as the first, so not where nothing would be said, nor where it could not object."""
+    images = {"train": TRAIN, "held_out": HELD_OUT}
+    one_by_one = make().fit(TRAIN, held_out=HELD_OUT)
+    plain = make(contrast=False).fit(**images)
+    copies = TRAIN[::3] + 0.01 * people(20, 9)
+    asked = one_by_one.score(torch.cat([copies, NOVEL]))
+    assert asked.verdict == "memorized"
+    assert asked.target_decoy.p_value == 0.0005
+    assert one_by_one.score(NOVEL).target_decoy is None
+    assert one_by_one.score(torch.cat([copies[:2], NOVEL])).target_decoy is None
+    # As close to held-out as to training people: the null alone, which sees training people, calls them memorized.
+    either = torch.cat([HELD_OUT, TRAIN[:20]])
+    assert plain.score(either).verdict == "memorized"
+    assert plain.score(either).target_decoy is None
+    assert one_by_one.score(either).verdict == "inconclusive"
+    assert make(null="cross_fit").fit(TRAIN).score(copies).target_decoy is None
+
+
 def test_copies_of_held_out_people_are_no_memorization():
     scores = with_contrast().score(torch.cat([HELD_OUT[::2] + 0.01 * people(20, 9), NOVEL]))
     assert scores.target_decoy.p_value > 0.5

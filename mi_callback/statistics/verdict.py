@@ -140,8 +140,8 @@ def doubts(findings: Findings) -> list[str]:
         >>> doubts(Findings(flagging))
         ['to flag a single image at 0.05 needs at least 19 held-out subjects']
     """
-    if undecidable := _undecidable(findings.flagging):
-        return [undecidable]
+    if reason := undecidable(findings.flagging):
+        return [reason]
     return _of_memorized(findings) if exceeds_chance(findings.flagging) else _of_clean(findings)
 
 
@@ -164,7 +164,7 @@ def alarm(findings: Findings, look: int, risk: float = LEVEL) -> bool:
     return findings.flagging.exceeds_a_run(look, risk)
 
 
-def _undecidable(flagging: Flagging) -> str | None:
+def undecidable(flagging: Flagging) -> str | None:
     """Why these numbers can decide nothing; None where they can."""
     null = flagging.null
     if not bool(flagging.p_value.isfinite().all()):

@@ -10,6 +10,7 @@ from mi_callback.encoders import Encoder
 from mi_callback.encoders.descriptor import AS_IT_IS, DescriptorNet, describe
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images.batches import Batch, read_batches
+from mi_callback.images.patterns import patterned, without_pattern
 from mi_callback.images.poses import POSES, descriptor_poses
 from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
@@ -122,7 +123,7 @@ class _Collector:
         return Features(whole, thumbnails, settle(found, thumbnails), self.sources, windows, joined, described)
 
     def _encode(self, images: Tensor) -> None:
-        thumbnails = make_thumbnails(images, THUMBNAIL_SIDE[self.dims])
+        images, thumbnails = without_patterns(images)
         if self.thumbnails is None:
             self.thumbnails = GrowingTensor(thumbnails.shape[1:], thumbnails.dtype)
         self.thumbnails.append(thumbnails)
@@ -134,6 +135,23 @@ class _Collector:
             pooled[name] = encode(view.of(images, self.encoder.intensity), self.encoder, poses)[0]
         for kind, found in pooled.items():
             self.pooled[kind].append(found)
+
+
+def without_patterns(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images less the periodic patterns laid over them, which would hide what they copy, and their thumbnails.
+
+    Volumes and images of several channels are left as they came.
+    """
+    side = THUMBNAIL_SIDE[images.ndim - 2]
+    thumbnails = make_thumbnails(images, side)
+    if images.ndim == 5 or images.shape[1] > 1:
+        return images, thumbnails
+    striped = patterned(thumbnails)
+    if bool(striped.any()):
+        images = images.clone()
+        images[striped] = torch.cat([without_pattern(image) for image in images[striped].split(1)])
+        thumbnails[striped] = make_thumbnails(images[striped], side)
+    return images, thumbnails
 
 
 class _Described:

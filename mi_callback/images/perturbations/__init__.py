@@ -17,6 +17,7 @@ from mi_callback.images.perturbations.acquisition import (
 from mi_callback.images.perturbations.geometric import affine, crop, elastic, flip_horizontal, flip_vertical
 from mi_callback.images.perturbations.intensity import gamma, invert, remap, scale_intensity, t2_like
 from mi_callback.images.perturbations.pastes import blend, implant, paste
+from mi_callback.images.perturbations.patterns import grid, stripes
 from mi_callback.images.perturbations.registry import (
     PASTES,
     PERTURBATIONS,
@@ -49,6 +50,7 @@ __all__ = [
     "flip_vertical",
     "gamma",
     "gaussian_noise",
+    "grid",
     "implant",
     "in_planes",
     "invert",
@@ -58,5 +60,6 @@ __all__ = [
     "remap",
     "rician_noise",
     "scale_intensity",
+    "stripes",
     "t2_like",
 ]

@@ -165,6 +165,7 @@ class PatternConfig:
         local: Scale, in pixels, at which the strength of a wave may change.
         apart: Cycles per pixel between waves that are taken out at once: at this scale they have nothing in common.
         rounds: In which waves are looked for, each after the strongest of the last were taken out.
+        least_side: Of an image, in pixels: enlarged, smaller ones have waves of their own.
     """
 
     found: float = 2.4
@@ -175,6 +176,7 @@ class PatternConfig:
     local: float = 6.0
     apart: float = 1 / 15
     rounds: int = 8
+    least_side: int = 64
 
 
 INTENSITY = IntensityConfig()

@@ -10,6 +10,7 @@ from mi_callback.encoders import Encoder
 from mi_callback.encoders.descriptor import AS_IT_IS, DescriptorNet, describe
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images.batches import Batch, read_batches
+from mi_callback.images.config import PATTERN
 from mi_callback.images.patterns import patterned, without_pattern
 from mi_callback.images.poses import POSES, descriptor_poses
 from mi_callback.images.preprocessing import check_images, preprocess
@@ -140,11 +141,11 @@ class _Collector:
 def without_patterns(images: Tensor) -> tuple[Tensor, Tensor]:
     """Images less the periodic patterns laid over them, which would hide what they copy, and their thumbnails.
 
-    Volumes and images of several channels are left as they came.
+    Volumes, images of several channels and small ones are left as they came.
     """
     side = THUMBNAIL_SIDE[images.ndim - 2]
     thumbnails = make_thumbnails(images, side)
-    if images.ndim == 5 or images.shape[1] > 1:
+    if images.ndim == 5 or images.shape[1] > 1 or min(images.shape[2:]) < PATTERN.least_side:
         return images, thumbnails
     striped = patterned(thumbnails)
     if bool(striped.any()):

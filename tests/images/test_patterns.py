@@ -81,8 +81,8 @@ def test_a_constant_image_has_no_pattern():
     assert torch.equal(without_pattern(torch.full((1, 1, 40, 50), 0.5)), torch.full((1, 1, 40, 50), 0.5))
 
 
-def test_volumes_and_colours_are_left_as_they_came():
-    for images in (torch.rand(1, 1, 48, 48, 48), torch.rand(2, 3, 96, 96)):
+def test_volumes_colours_and_small_images_are_left_as_they_came():
+    for images in (torch.rand(1, 1, 48, 48, 48), torch.rand(2, 3, 96, 96), torch.rand(8, 1, 12, 10)):
         assert without_patterns(images)[0] is images
 
 

@@ -164,6 +164,8 @@ class PatternConfig:
         ring: Half side of what is around it.
         local: Scale, in pixels, at which the strength of a wave may change.
         apart: Cycles per pixel between waves that are taken out at once: at this scale they have nothing in common.
+        thin: Skewness of a pattern from which it is lines rather than stripes: of a grid of period 6 it is .8.
+        fill: Standard deviation, in pixels, of the blur with which lines are filled.
         rounds: In which waves are looked for, each after the strongest of the last were taken out.
         least_side: Of an image, in pixels: enlarged, smaller ones have waves of their own.
     """
@@ -175,6 +177,8 @@ class PatternConfig:
     ring: int = 4
     local: float = 6.0
     apart: float = 1 / 15
+    thin: float = 0.5
+    fill: float = 0.8
     rounds: int = 8
     least_side: int = 64
 

@@ -27,15 +27,18 @@ def patterned(thumbnails: Thumbnails) -> Bool[Tensor, " n"]:
 def without_pattern(image: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
     """An image less its waves, the most prominent first, in rounds.
 
-    A wave is taken out as strong as it is around every pixel, within about `PATTERN.local` pixels: it may fade.
+    A wave is taken out as strong as it is around every pixel, within about `PATTERN.local` pixels: it may fade. Where
+    all waves together are thin lines, what lies between these is as it came, and they are filled from there.
     """
+    rest = image
     for _ in range(PATTERN.rounds):
-        waves = _waves(prominence(image))
+        waves = _waves(prominence(rest))
         if not waves:
             break
-        deviation = image - gaussian_blur(image, PATTERN.local)
-        image = image - sum(_locally(deviation, wave) for wave in waves)
-    return image
+        deviation = rest - gaussian_blur(rest, PATTERN.local)
+        rest = rest - sum(_locally(deviation, wave) for wave in waves)
+    lines = _lines(image - rest)
+    return rest if lines is None else torch.where(lines, _filled(image, ~lines), image)
 
 
 def prominence(images: Images) -> Float[Tensor, "n h w"]:
@@ -58,6 +61,19 @@ def _around(power: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     whole, lobe = 2 * PATTERN.ring + 1, 2 * PATTERN.lobe + 1
     outer, inner = (apply_along_axes(power, [_circular_sum(side, n) for side in sides]) for n in (whole, lobe))
     return (outer - inner) / (whole**2 - lobe**2)
+
+
+def _lines(pattern: Float[Tensor, "1 1 h w"]) -> Bool[Tensor, "1 1 h w"] | None:
+    """Where the lines of a pattern are, if it is one of thin lines: few pixels far to one side; else None."""
+    relative = pattern / gaussian_blur(pattern.square(), PATTERN.local).sqrt().clamp_min(1e-12)
+    skewness = float(relative.pow(3).mean())
+    return relative * math.copysign(1, skewness) > 1 if abs(skewness) > PATTERN.thin else None
+
+
+def _filled(image: Float[Tensor, "1 1 h w"], known: Bool[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
+    """Mean of the known pixels next to each one."""
+    weight = gaussian_blur(known.to(image), PATTERN.fill)
+    return gaussian_blur(image * known, PATTERN.fill) / weight.clamp_min(1e-12)
 
 
 class _Wave(NamedTuple):

@@ -22,7 +22,7 @@ from mi_callback.detection.matching import MATCHING, Match, Matcher
 from mi_callback.detector import MemorizationDetector
 from mi_callback.fingerprints import canonical_json, content_hash
 from mi_callback.fitting import Fitter
-from mi_callback.images.batches import PROVENANCE, Batch, read_batches
+from mi_callback.images.batches import PROVENANCE, read_batches
 from mi_callback.images.preprocessing import check_images
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids
@@ -137,13 +137,14 @@ class ResumableDetector(MemorizationDetector):
         grown, done = GrowingFeatures(), 0
         whole = super().features
         for batch in read_batches(images, self.batch_size, progress=label, **keys):
-            own = _as_read(batch, None if ids is None else ids[done : done + len(batch.images)])
+            own = {"image": batch.images} | ({} if batch.sources is None else {PROVENANCE: batch.sources})
             key = content_hash(self._settings, list(self.poses if poses is None else poses), views, plain, own)
 
             def encode(own: dict[str, Any] = own) -> Features:
                 return whole([own], poses, views=views, plain=plain)
 
-            grown.append(self.kept.part(key, encode))
+            people = batch.subjects if ids is None else ids[done : done + len(batch.images)]
+            grown.append(self.kept.part(key, encode), people)
             if keep is not None:
                 keep.offer(check_images(batch.images, self.encoder.channels, self.dims))
             done += len(batch.images)
@@ -183,12 +184,6 @@ class _KeptMatcher(Matcher):
             key = content_hash(among, some.thumbnails, some.layers, some.windows, some.views, some.descriptors)
             parts.append(self.kept.part(key, lambda some=some: find(some, reference, references)))  # type: ignore[misc]
         return _matches_together(parts)
-
-
-def _as_read(batch: Batch, ids: list[str | None] | None) -> dict[str, Any]:
-    """A batch as `read_batches` finds the same in it."""
-    found = {"image": batch.images, "subject": batch.subjects if ids is None else ids, PROVENANCE: batch.sources}
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def _matches_together(parts: Sequence[Any]) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import chain, islice, takewhile
 from typing import Any
 
@@ -15,7 +16,7 @@ from mi_callback.lightning.data.sides import Source, fetch_validation_loaders, t
 from mi_callback.lightning.randomness import rng_kept
 from mi_callback.lightning.ranks import Ranks, guarded, raise_told, told
 from mi_callback.lightning.samplers import FoundSampler, ReadySampler, Setting, StepSampler
-from mi_callback.lightning.samplers.averages import swaps_averages
+from mi_callback.lightning.samplers.averages import buffers_of_zero, swaps_averages
 from mi_callback.lightning.samplers.conditions import Conditions, draw_conditions
 from mi_callback.lightning.samplers.found import NoMoreImages
 from mi_callback.lightning.sampling import draw, draw_batches, find_sampler, together
@@ -55,8 +56,9 @@ class Drawing:
     def __post_init__(self) -> None:
         if self.sampler in ("validation_step", "predict_step"):
             self.sampler = StepSampler(str(self.sampler))
-        self._early: _Drawn | None = None
-        self._meets = False
+        self._drawn: _Drawn | None = None
+        self._when = _When.EARLY
+        self._done = False
         self._refused: Exception | None = None
         self._example: Tensor | None = None
 
@@ -80,28 +82,22 @@ class Drawing:
 
     def begin(self, trainer: Any) -> None:
         """A validation begins."""
-        self._early, self._refused = None, None
+        self._drawn, self._refused, self._done = None, None, False
         self.limit.begin()
         if isinstance(self.sampler, StepSampler):
             self.sampler.begin()
         if not trainer.sanity_checking and not trainer.fast_dev_run:
-            self._meets = all(Ranks.of(trainer).all(_validates(trainer)))
+            self._when = _when(trainer)
             self._refused = guarded(lambda: self._draw_conditions(trainer))
 
     def draw_early(self, trainer: Any, module: Any) -> None:
-        """Draw this rank's share while averaged weights are in place; what fails is raised where samples are asked for.
-
-        Where every rank has a validation batch they wait for each other, for steps of the module may exchange values.
-        """
-
-        def work() -> None:
-            if not self._source(trainer, module).late:
-                self._early = self._draw(trainer, module)
-
-        if self._refused is None:
-            self._refused = guarded(work)
-        if self._meets:
-            Ranks.of(trainer).wait()
+        """Draw while averaged weights are in place; what fails is raised where samples are asked for."""
+        late = isinstance(self.sampler, StepSampler) and self.sampler.late
+        if self._when is not _When.AT_THE_END and not late:
+            self._draw(trainer, module)
+            # Steps of the module may exchange values, and give up when one rank draws for longer.
+            if self._when is _When.EARLY:
+                Ranks.of(trainer).wait()
 
     def take(self, outputs: Any) -> None:
         """See what `validation_step` returned; what cannot be taken is raised where the samples are asked for."""
@@ -123,11 +119,13 @@ class Drawing:
             SamplerError, DataError: As `draw`; where another rank has a problem, as `raise_told`, on rank zero.
             TimeUp: If there is time for none, or for fewer than can be judged as all are.
         """
-        ranks, found, problem = Ranks.of(trainer), [self._early], self._refused
-        self._early = None
-        if found[0] is None and problem is None:
-            problem = guarded(lambda: found.append(self._draw(trainer, module)))
-        each = ranks.gather((found[-1] or _Drawn(cut=self.limit.cut), told(problem)))
+        ranks = Ranks.of(trainer)
+        # Every rank that draws goes here or none does, unless rank zero draws alone.
+        if not self._done:
+            self._draw(trainer, module)
+        problem = self._refused
+        each = ranks.gather((self._drawn or _Drawn(cut=self.limit.cut), told(problem)))
+        self._drawn = None
         if not ranks.first:
             if problem is not None:
                 raise problem
@@ -157,10 +155,23 @@ class Drawing:
         )
         return find_sampler(module, self.sampler, setting)
 
-    def _draw(self, trainer: Any, module: Any) -> "_Drawn":
-        """This rank's share of the samples."""
+    def _draw(self, trainer: Any, module: Any) -> None:
+        """Draw this rank's share of the samples; all of them where rank zero draws alone."""
+        ranks, self._done = Ranks.of(trainer), True
+        if self._when is _When.BY_ZERO:
+            if not ranks.first:
+                return
+            ranks = Ranks()
+
+        def work() -> None:
+            self._drawn = self._share(trainer, module, ranks.share)
+
+        with buffers_of_zero(ranks, module):
+            self._refused = self._refused or guarded(work)
+
+    def _share(self, trainer: Any, module: Any, share: tuple[int, int]) -> "_Drawn":
         found, context = self._source(trainer, module), trainer.precision_plugin.forward_context
-        first, step = (0, 1) if found.late else Ranks.of(trainer).share
+        first, step = (0, 1) if found.late else share
         numbers, how = range(first, -(-self.n // self.batch_size), step), (context, self.conditions, self.limit)
         try:
             batches = draw_batches(module, found, self.n, self.batch_size, self.seed, numbers, *how)
@@ -170,6 +181,7 @@ class Drawing:
 
     def _in_order(self, drawn: list["_Drawn"]) -> Tensor:
         """What all ranks drew, as one process would have: they take turns with batches, and with validation images."""
+        drawn = drawn[:1] if self._when is _When.BY_ZERO else drawn
         parts = [
             [one for batch in rank.batches for one in batch.split(1 if rank.late else len(batch))] for rank in drawn
         ]
@@ -212,6 +224,22 @@ class Drawing:
         raise SamplerError(
             "needed a real image to tell the shape of samples; there is none. Pass shape= to the sampler."
         )
+
+
+class _When(Enum):
+    """When samples are drawn at a validation, and by whom."""
+
+    EARLY = "by all ranks, at the first validation batch, which each of them has"
+    AT_THE_END = "by all ranks, after the validation batches"
+    BY_ZERO = "by rank zero, at its first validation batch: averaged weights are in place, and others may have none"
+
+
+def _when(trainer: Any) -> _When:
+    ranks = Ranks.of(trainer)
+    if all(ranks.all(_validates(trainer))):
+        return _When.EARLY
+    averages = ranks.size == 1 or swaps_averages(trainer.callbacks) is not None
+    return _When.BY_ZERO if averages else _When.AT_THE_END
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ class MemorizationCallback(Callback):
         # The first moment at which the Trainer has its loaders; the sanity check needs no scores.
         # Before the training set is encoded: a sampler that cannot work is said now.
         if not trainer.fast_dev_run:
-            check_strategy(trainer)
+            check_strategy(trainer, timed=self._limit.seconds is not None)
         self._drawing.try_out(trainer, pl_module)
         if trainer.fast_dev_run:
             say("fast_dev_run, the sampler works; nothing is fitted or scored.")

@@ -1,7 +1,7 @@
 """Which samples a validation is scored on: when they are drawn, for which conditions, and what they are drawn from."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain, islice, takewhile
@@ -14,7 +14,7 @@ from mi_callback.errors import DataError, SamplerError
 from mi_callback.lightning.data.loaders import evaluation_loader, named_loaders
 from mi_callback.lightning.data.sides import Source, fetch_validation_loaders, training_sources
 from mi_callback.lightning.randomness import rng_kept
-from mi_callback.lightning.ranks import Ranks, guarded, raise_told, told
+from mi_callback.lightning.ranks import Ranks, guarded, raise_told, sharded, told
 from mi_callback.lightning.samplers import FoundSampler, ReadySampler, Setting, StepSampler
 from mi_callback.lightning.samplers.averages import buffers_of_zero, swaps_averages
 from mi_callback.lightning.samplers.conditions import Conditions, draw_conditions
@@ -166,13 +166,16 @@ class Drawing:
         def work() -> None:
             self._drawn = self._share(trainer, module, ranks.share)
 
-        with buffers_of_zero(ranks, module):
+        with nullcontext() if sharded(trainer) else buffers_of_zero(ranks, module):
             self._refused = self._refused or guarded(work)
 
     def _share(self, trainer: Any, module: Any, share: tuple[int, int]) -> "_Drawn":
         found, context = self._source(trainer, module), trainer.precision_plugin.forward_context
         first, step = (0, 1) if found.late else share
-        numbers, how = range(first, -(-self.n // self.batch_size), step), (context, self.conditions, self.limit)
+        count = -(-self.n // self.batch_size)
+        if sharded(trainer):  # all ranks draw equally often; what is too much is left out in the end
+            count = step * -(-count // step)
+        numbers, how = range(first, count, step), (context, self.conditions, self.limit)
         try:
             batches = draw_batches(module, found, self.n, self.batch_size, self.seed, numbers, *how)
         except NoMoreImages as reason:
@@ -238,7 +241,9 @@ def _when(trainer: Any) -> _When:
     ranks = Ranks.of(trainer)
     if all(ranks.all(_validates(trainer))):
         return _When.EARLY
-    averages = ranks.size == 1 or swaps_averages(trainer.callbacks) is not None
+    if ranks.size == 1:
+        return _When.BY_ZERO
+    averages = swaps_averages(trainer.callbacks) is not None and not sharded(trainer)
     return _When.BY_ZERO if averages else _When.AT_THE_END
 
 

@@ -195,21 +195,44 @@ def guarded(work: Callable[[], object]) -> Exception | None:
     return None
 
 
-SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
-"""Strategies under which no rank can sample alone."""
+SHARDED = ("ModelParallelStrategy",)
+"""Strategies under which no rank can sample alone: all call the model equally often."""
+
+UNTRIED = ("FSDP", "DeepSpeed")
+"""Strategies under which nobody has seen the callback work; `ModelParallelStrategy` shards with PyTorch's newer FSDP."""
 
 
-def check_strategy(trainer: Any) -> None:
-    """Refuse strategies under which no rank can sample alone.
+def sharded(trainer: Any) -> bool:
+    """Whether each rank holds but a part of the model, so that all have to call it together."""
+    return any(kind.__name__ in SHARDED for kind in type(trainer.strategy).__mro__)
+
+
+def check_strategy(trainer: Any, timed: bool) -> None:
+    """Refuse strategies under which samples cannot be drawn.
+
+    Args:
+        trainer: With its strategy.
+        timed: Whether sampling may be cut short, on one rank and not on another.
 
     Raises:
-        StateError: For those that shard the model.
+        StateError: For FSDPStrategy, DeepSpeed, tensor parallelism, and a time limit where the model is sharded.
     """
     strategy = type(trainer.strategy).__name__
-    if any(name in strategy for name in SHARDED):
+    if any(name in strategy for name in UNTRIED):
         raise StateError(
-            f"needed a strategy in which every rank holds the whole model, for each draws its samples alone; "
-            f"{strategy} shards it. Score checkpoints afterwards with MemorizationDetector."
+            f"needed a strategy that the callback was tried with; {strategy} was not. Take ModelParallelStrategy, or "
+            "score checkpoints afterwards with MemorizationDetector."
+        )
+    mesh = getattr(trainer.strategy, "_device_mesh", None) if sharded(trainer) else None
+    if mesh is not None and "tensor_parallel" in (mesh.mesh_dim_names or ()) and mesh["tensor_parallel"].size() > 1:
+        raise StateError(
+            "needed tensor_parallel_size=1, for each rank draws other samples; "
+            f"{mesh['tensor_parallel'].size()} came. Score checkpoints afterwards with MemorizationDetector."
+        )
+    if timed and sharded(trainer):
+        raise StateError(
+            f"needed no time_limit under {strategy}: ranks call the model together, and one that stops keeps the "
+            "others waiting. Leave it out, or draw fewer samples: n_samples=…."
         )
 
 

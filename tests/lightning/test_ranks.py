@@ -1,9 +1,13 @@
 """Two processes find what one finds: the same index, the same samples, the same scores; an error on one ends both."""
 
 import datetime
+import multiprocessing
+import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as lp
@@ -11,14 +15,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import Dataset, IterableDataset
 from watching import HELD_OUT, SIDE, TRAIN, Slices, Tiny, callback, fit, loader, options, scalars
 
 from mi_callback import MemorizationDetector
 from mi_callback.errors import DataError, StateError
-from mi_callback.lightning.ranks import RankError, Ranks, guarded, raise_told, told
+from mi_callback.lightning.ranks import RankError, Ranks, check_strategy, guarded, raise_told, told
 
 pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use .self.log")
 
@@ -59,19 +64,26 @@ class Kept(Callback):
                 "null": state.null.similarity,
             }
             found |= {"samples": self.watch.samples, "mi": self.watch.scores.mi if scored else None}
-            found |= {"weights": module.state_dict(), "caveats": self.watch.scores.caveats if scored else ()}
+            found |= {"weights": {key: value for key, value in module.state_dict().items() if type(value) is Tensor}}
+            found |= {"caveats": self.watch.scores.caveats if scored else ()}
             torch.save(found, self.path)
 
 
-def found(tmp_path: Path, strategy: dict[str, Any], train: Any = None, kind: type = Plain, val: Any = None, **further):
-    """What rank zero has at the end of a run."""
-    detector = further.pop("detector", options(batch_size=5))
-    watch = callback(detector=detector, **further)
+def found(tmp_path: Path, strategy: dict[str, Any], train: Any = None, **further: Any) -> Any:
+    """What rank zero has at the end of a run, and what it logged."""
+    trainer = run(tmp_path, strategy, train, **further)
+    return torch.load(tmp_path / "found", weights_only=False), scalars(trainer)
+
+
+def run(
+    tmp_path: Path, strategy: dict[str, Any], train: Any = None, kind: type = Plain, val: Any = None, **further: Any
+) -> Any:
+    """Train a generator of a kind, from the same weights each time, and write what rank zero found."""
+    watch = callback(detector=options(batch_size=5), **further)
     val = loader(Slices(HELD_OUT, [f"h{i}" for i in range(20)])) if val is None else val or None
     torch.manual_seed(0)
     module = kind()
-    trainer = fit(watch, Kept(watch, tmp_path / "found"), module=module, train=train, val=val, **strategy)
-    return torch.load(tmp_path / "found", weights_only=False), scalars(trainer)
+    return fit(watch, Kept(watch, tmp_path / "found"), module=module, train=train, val=val, **strategy)
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -183,6 +195,65 @@ def test_images_that_come_new_are_noticed_by_both(tmp_path: Path):
     assert len(both["train"]) == 24
     assert equal(both["train"], one["train"])
     assert torch.allclose(both["mi"], one["mi"], atol=1e-6)
+
+
+# Sharded models -------------------------------------------------------------------------------------------------------
+
+
+class Halved(Plain):
+    """Each rank holds half of the weights, and both are needed to draw."""
+
+    def configure_model(self) -> None:
+        if not isinstance(self.net, FSDPModule):
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+
+def halves(rank: int, port: int, path: Path, further: dict[str, Any]) -> None:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({key: str(value) for key, value in told.items()})
+    timeout = datetime.timedelta(seconds=60)
+    strategy = ModelParallelStrategy(2, 1, process_group_backend="gloo", timeout=timeout)
+    try:
+        run(path, {"devices": 2, "strategy": strategy}, kind=Halved, **further)
+    except Exception as error:
+        (path / f"error of {rank}").write_text(str(error))
+
+
+def run_halves(path: Path, **further: Any) -> list[str]:
+    """Train in two processes; their errors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=halves, args=(rank, port, path, further)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [error.read_text() for error in sorted(path.glob("error of *"))]
+
+
+@pytest.mark.parametrize("n", [8, 10])  # two batches, or three: one rank has one more to draw
+def test_a_model_that_is_sharded_over_ranks_is_sampled_by_all_of_them(n: int, tmp_path: Path):
+    assert run_halves(tmp_path, n_samples=n) == []
+    both = torch.load(tmp_path / "found", weights_only=False)
+    one, _ = found(tmp_path, {}, n_samples=n)
+    assert equal(both["train"], one["train"])
+    assert torch.allclose(both["samples"], one["samples"], atol=1e-6)
+
+
+def test_a_time_limit_for_a_sharded_model_is_refused_on_both_ranks(tmp_path: Path):
+    errors = run_halves(tmp_path, time_limit=60)
+    assert len(errors) == 2
+    assert all("needed no time_limit under ModelParallelStrategy" in error for error in errors)
+
+
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy"])
+def test_strategies_under_which_nobody_tried_it_are_refused(name: str):
+    trainer = SimpleNamespace(strategy=type(name, (), {})())
+    with pytest.raises(StateError, match=f"{name} was not. Take ModelParallelStrategy"):
+        check_strategy(trainer, timed=False)
 
 
 # No wait has a limit --------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ SHARDED = ("ModelParallelStrategy",)
 """Strategies under which no rank can sample alone: all call the model equally often."""
 
 UNTRIED = ("FSDP", "DeepSpeed")
-"""Strategies under which nobody has seen the callback work; `ModelParallelStrategy` shards with PyTorch's newer FSDP."""
+"""Strategies under which nobody has seen the callback work; `ModelParallelStrategy` shards with a newer FSDP."""
 
 
 def sharded(trainer: Any) -> bool:

@@ -44,7 +44,7 @@ class FeatureExtraction(LightningModule):
         folder: Where the shards go, readable by their owner alone: patient data. Every machine must reach it.
         held_out: Whether these are held-out images, and not those that the generator learns from.
         in_all_poses: Whether training images are encoded in all poses, as a null needs that is made of them.
-        shard: Images of a file; a kill costs two of them at most on each rank, and one more for each worker.
+        shard: Images of a file; a kill costs two of them at most on each rank, and two more for each worker.
         num_workers: Processes of each rank that read.
         subject_key, image_key: Where batches hold ids and images.
 

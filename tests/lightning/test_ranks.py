@@ -18,12 +18,15 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.utils.data import Dataset, IterableDataset
-from watching import HELD_OUT, SIDE, TRAIN, Slices, Tiny, callback, fit, loader, options, scalars
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from watching import HELD_OUT, SIDE, TRAIN, Slices, Tiny, callback, fit, listening, loader, options, scalars
 
 from mi_callback import MemorizationDetector
 from mi_callback.errors import DataError, StateError
+from mi_callback.lightning.data.sides import Source
+from mi_callback.lightning.messages import say_cost
 from mi_callback.lightning.ranks import RankError, Ranks, check_strategy, guarded, raise_told, told
+from mi_callback.lightning.rounds import Rounds
 
 pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use .self.log")
 
@@ -348,3 +351,37 @@ def test_one_process_is_a_rank_whose_errors_stay_as_they_are():
     assert (alone.all(3), alone.gather(3), alone.from_zero(3)) == ([3], [3], 3)
     raised = guarded(lambda: alone.each(lambda: (_ for _ in ()).throw(error)))
     assert raised is error
+
+
+# What it will cost ----------------------------------------------------------------------------------------------------
+
+
+def test_the_time_that_features_take_is_told_once_from_the_first_batches_without_the_very_first():
+    told: list[tuple[int, float]] = []
+    rounds = Rounds(Ranks(), _sleeping(), {"subject_key": None, "image_key": None}, tell=lambda *a: told.append(a))
+    start = time.monotonic()
+    rounds.features([Source("train=", TensorDataset(TRAIN), shared=False)])
+    taken = time.monotonic() - start
+    ((count, seconds),) = told
+    assert count == 24
+    assert seconds == pytest.approx(taken - 0.5, rel=0.4)  # the first batch took longer
+
+
+def _sleeping() -> MemorizationDetector:
+    detector = MemorizationDetector(**options(batch_size=3))
+    encode, waits = detector.features, iter([0.6])
+
+    def features(*args: Any, **further: Any) -> Any:
+        time.sleep(next(waits, 0.1))
+        return encode(*args, **further)
+
+    detector.features = features  # type: ignore[method-assign]
+    return detector
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(50, "50 seconds"), (61, "1 minute"), (5000, "1.4 hours")])
+def test_a_cost_is_told_in_words_where_it_is_worth_a_line(seconds: float, words: str):
+    with listening() as said:
+        say_cost(12_000, seconds)
+        say_cost(12_000, 5)
+    assert said == [f"memorization: features of 12000 training images: about {words}."]

@@ -1,18 +1,22 @@
-"""Fitted states of several data sets and settings in one folder, each under a hash of both.
+"""What was computed before, in files under a hash of all that it follows from: fitted states, and parts of large jobs.
+
+Fitted states of several data sets and settings lie in one folder, each under a hash of both.
 
 A change of the data, of the encoder, of the code or of any setting is another hash: no state is taken for another.
 Those that were not used for longest go.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mi_callback.errors import OptionError
 from mi_callback.fingerprints import canonical_json, content_hash
-from mi_callback.private_files import PART, make_private, sweep
+from mi_callback.private_files import PART, make_private, replaced, sweep
 
 ENDING = ".state"
 """Of the files in such a folder."""
@@ -77,3 +81,36 @@ def tidy(folder: Path, newest: Path, limit: int | None = None) -> None:
         left -= sizes[state][1]
         if left < 0:
             state.unlink(missing_ok=True)
+
+
+class Kept:
+    """Blocks of what was computed, a file each, readable by their owner alone.
+
+    Args:
+        folder: Made with the first block.
+        kinds: All that a block may hold beside tensors, texts and numbers: reading one runs no other code.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[type]) -> None:
+        self.folder, self.kinds = folder, kinds
+
+    def has(self, key: str) -> bool:
+        """Whether a block was written."""
+        return (self.folder / key).is_file()
+
+    def part(self, key: str, compute: Callable[[], Any]) -> Any:
+        """The block of a key: read where it is there and whole, else computed and kept.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        path = self.folder / key
+        try:
+            with torch.serialization.safe_globals(list(self.kinds)):
+                return torch.load(path, weights_only=True)
+        except Exception:  # not there, cut short, or of another version: each has errors of its own
+            part = compute()
+        make_private(self.folder, lambda name: True)
+        with replaced(path, shared=True) as unfinished:
+            torch.save(part, unfinished)
+        return part

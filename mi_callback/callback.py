@@ -23,7 +23,7 @@ from mi_callback.lightning.messages import say, say_scores, warn
 from mi_callback.lightning.options import checked_detector, checked_key, checked_sampler
 from mi_callback.lightning.preparing import Preparation
 from mi_callback.lightning.randomness import rng_kept
-from mi_callback.lightning.ranks import check_strategy, guarded, raise_everywhere
+from mi_callback.lightning.ranks import Ranks, check_strategy, guarded
 from mi_callback.lightning.recording import Recording
 from mi_callback.lightning.samplers import ReadySampler
 from mi_callback.lightning.time_limit import TimeLimit, TimeUp, checked_time_limit
@@ -175,38 +175,33 @@ class MemorizationCallback(Callback):
             self._validations, self._looks, self._alarmed, self._scored = 0, 0, False, False
             self._summary = {}
         self._acting.put_back()  # where the last run was killed
-        self._recording.begin(trainer, stage)
+        with Ranks.of(trainer).together():
+            self._recording.begin(trainer, stage)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # The first moment at which the Trainer has its loaders; the sanity check needs no scores.
         # Before the training set is encoded: a sampler that cannot work is said now.
         if not trainer.fast_dev_run:
-            check_strategy(trainer)
+            check_strategy(trainer, timed=self._limit.seconds is not None)
         self._drawing.try_out(trainer, pl_module)
         if trainer.fast_dev_run:
             say("fast_dev_run, the sampler works; nothing is fitted or scored.")
             return
-        if self._prepared.held_out is None:
-            fetch_validation_loaders(trainer)
-        problem = None
-        if trainer.is_global_zero:
-            problem = guarded(lambda: self._fit(trainer, pl_module))
-        raise_everywhere(trainer, problem)
+        self._fit(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         # New loaders may hold people who are gone again at the next validation.
         if trainer.reload_dataloaders_every_n_epochs and not trainer.fast_dev_run:
-            problem = guarded(lambda: self._catch_up(trainer)) if trainer.is_global_zero else None
-            raise_everywhere(trainer, problem)
+            self._catch_up(trainer)
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._drawing.begin()
+        self._begin(trainer)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         # Averaged weights are in place now, whatever the order of the callbacks that swap them in and out.
-        if batch_idx == dataloader_idx == 0 and self._watches(trainer) and self._prepared.fitted:
+        if batch_idx == dataloader_idx == 0 and self._watches(trainer) and self._prepared.ready:
             self._drawing.draw_early(trainer, pl_module)
 
     def on_validation_batch_end(
@@ -222,11 +217,11 @@ class MemorizationCallback(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         # Without a validation loop the training epoch takes its place.
         if not trainer.fast_dev_run and not trainer.enable_validation:
-            self._drawing.begin()
+            self._begin(trainer)
             self._count(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._drawing.begin()
+        self._begin(trainer)
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.fast_dev_run and self._ready(trainer):
@@ -236,8 +231,10 @@ class MemorizationCallback(Callback):
         checkpoint[METADATA] = {"alarm": self._alarmed, "looks": self._looks, **self._recording.last()}
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.is_global_zero and not trainer.fast_dev_run:
-            self._recording.end(trainer)
+        if not trainer.fast_dev_run:
+            with Ranks.of(trainer).together():
+                if trainer.is_global_zero:
+                    self._recording.end(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._acting.put_back(failed=True)
@@ -261,13 +258,16 @@ class MemorizationCallback(Callback):
         return self._validations % self.every_n_validations == 0 or not self._scored
 
     def _watches(self, trainer: Any) -> bool:
-        """Whether this rank looks at the validation that is run."""
-        return trainer.is_global_zero and self._due and not trainer.sanity_checking and not trainer.fast_dev_run
+        """Whether samples are drawn at the validation that is run."""
+        return self._due and not trainer.sanity_checking and not trainer.fast_dev_run
+
+    def _begin(self, trainer: Any) -> None:
+        # Only rank zero has a fitted detector, and every rank must take the same way.
+        self._prepared.ready = Ranks.of(trainer).from_zero(self._prepared.fitted)
+        self._drawing.begin(trainer)
 
     def _ready(self, trainer: Any) -> bool:
-        # Only rank zero has a detector, and every rank must take the same way.
-        ready: bool = trainer.strategy.broadcast(self._prepared.fitted)
-        if ready or trainer.state.fn == "fit":
+        if self._prepared.ready or trainer.state.fn == "fit":
             return True
         warn(
             f"{trainer.state.fn.value}() was called without a fitted detector, so nothing is scored. Pass one: "
@@ -283,27 +283,24 @@ class MemorizationCallback(Callback):
             self._look(trainer, pl_module)
 
     def _look(self, trainer: Any, pl_module: Any) -> None:
-        problem = None
-        if trainer.is_global_zero:
-            problem = guarded(lambda: self._score(trainer, pl_module))
+        ranks, problem = Ranks.of(trainer), guarded(lambda: self._score(trainer, pl_module))
         # That time was up, or a young generator draws no images yet, is what there is to say, and no error.
-        forgiven = problem is not None and (self.on_error == "warn" or isinstance(problem, TimeUp))
-        if trainer.strategy.broadcast(forgiven):
+        if not ranks.from_zero(problem is None or self.on_error == "warn" or isinstance(problem, TimeUp)):
+            ranks.exchange(None, problem)
+        if problem is not None and ranks.first:
             self._skip(trainer, problem)
-        else:
-            raise_everywhere(trainer, problem)
         # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
-        summary, self._looks, self._alarmed = trainer.strategy.broadcast((self._summary, self._looks, self._alarmed))
+        own = (self._summary, self._looks, self._alarmed, self._limit.each)
+        summary, self._looks, self._alarmed, each = ranks.from_zero(own)
+        self._limit.expect(each)
         self._summary = summary
         scalars = {f"{PREFIX}{key}": value for key, value in summary.items()}
         pl_module.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         if summary.get("alarm"):
             self._acting.alarmed(trainer)
 
-    def _skip(self, trainer: Any, problem: Exception | None) -> None:
+    def _skip(self, trainer: Any, problem: Exception) -> None:
         """Say that a validation is not scored; it is no zero, which would read as clean."""
-        if problem is None:  # on other ranks
-            return
         self._recording.skip(trainer, problem)
         self._summary = {"scored": 0.0, "n_scored": 0.0}
         if self.detector is None or not self.detector.fitted:
@@ -315,20 +312,28 @@ class MemorizationCallback(Callback):
     # What ----------------------------------------------------------------------------------------------------------
 
     def _fit(self, trainer: Any, pl_module: Any) -> None:
-        self._recording.sampled = self._drawing.described(trainer, pl_module)
-        say(f"{self._recording.sampled}.")
+        ranks = Ranks.of(trainer)
+        with ranks.together():
+            if self._prepared.held_out is None:
+                fetch_validation_loaders(trainer)
+            self._recording.sampled = self._drawing.described(trainer, pl_module)
+            say(f"{self._recording.sampled}.")
         self._prepared.fit(trainer, pl_module, self.n_samples)
-        self._limit.expect(self._prepared.seconds_each)
+        self._limit.expect(ranks.from_zero(self._prepared.seconds_each))
 
     def _catch_up(self, trainer: Any) -> None:
         self._prepared.catch_up(trainer, self._validations + trainer.current_epoch)
 
     def _score(self, trainer: Any, pl_module: Any) -> None:
-        if self.detector is None:
-            raise StateError("needed a detector that was fitted at the start of fit; none is there.")
         if trainer.state.fn == "fit":
             self._catch_up(trainer)
         samples = self._drawing.samples(trainer, pl_module)
+        if samples is not None:  # on rank zero
+            self._judge(trainer, samples)
+
+    def _judge(self, trainer: Any, samples: Tensor) -> None:
+        if self.detector is None:
+            raise StateError("needed a detector that was fitted at the start of fit; none is there.")
         with rng_kept(), torch.inference_mode(False), torch.no_grad(), self._limit.scoring(len(samples)):
             scores = replace(self.detector.score(samples), caveats=tuple(self._prepared.caveats))
             others = self.detector.set_scores(samples) if self.set_scores else {}

@@ -13,9 +13,9 @@ from mi_callback.auditing.reading import FolderReader, Folders, Volumes
 from mi_callback.auditing.reports.contents import volume_of
 from mi_callback.auditing.reports.outputs import Outputs
 from mi_callback.auditing.reports.writing import Judged
-from mi_callback.auditing.resuming import Kept, ResumableDetector, kept_in
+from mi_callback.auditing.resuming import ResumableDetector, kept_in
 from mi_callback.auditing.volumes import score_volumes
-from mi_callback.cache import checked_cache
+from mi_callback.cache import Kept, checked_cache
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.errors import CalibrationError, StateError

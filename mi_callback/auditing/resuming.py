@@ -6,7 +6,7 @@ So nothing that changed is ever taken for what it was. The blocks are patient da
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -18,15 +18,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mi_callback.auditing.reports.writing import UNFINISHED
+from mi_callback.cache import Kept
 from mi_callback.detection.matching import MATCHING, Match, Matcher
 from mi_callback.detector import MemorizationDetector
 from mi_callback.fingerprints import canonical_json, content_hash
 from mi_callback.fitting import Fitter
-from mi_callback.images.batches import PROVENANCE, Batch, read_batches
+from mi_callback.images.batches import PROVENANCE, read_batches
 from mi_callback.images.preprocessing import check_images
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids
-from mi_callback.private_files import make_private, replaced
 from mi_callback.retrieval.candidates import Candidates
 from mi_callback.retrieval.features import Features, GrowingFeatures
 from mi_callback.retrieval.reference import Reference
@@ -35,34 +35,6 @@ from mi_callback.types import SubjectKey, Subjects, Thumbnails
 
 KINDS = (Features, Match, Neighbours, Candidates)
 """All that a block may hold beside tensors, texts and numbers: reading one runs no other code."""
-
-
-class Kept:
-    """Blocks of what was computed, a file each, readable by their owner alone.
-
-    Args:
-        folder: Made with the first block.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def part(self, key: str, compute: Callable[[], Any]) -> Any:
-        """The block of a key: read where it is there and whole, else computed and kept.
-
-        Raises:
-            OutputError: If it cannot be written.
-        """
-        path = self.folder / key
-        try:
-            with torch.serialization.safe_globals(list(KINDS)):
-                return torch.load(path, weights_only=True)
-        except Exception:  # not there, cut short, or of another version: each has errors of its own
-            part = compute()
-        make_private(self.folder, lambda name: True)
-        with replaced(path) as unfinished:
-            torch.save(part, unfinished)
-        return part
 
 
 @contextmanager
@@ -77,7 +49,7 @@ def kept_in(out: Path | None) -> Iterator[Kept | None]:
         return
     folder = out / UNFINISHED
     try:
-        yield Kept(folder)
+        yield Kept(folder, KINDS)
     except BaseException:
         if folder.is_dir():
             warnings.warn(
@@ -137,13 +109,14 @@ class ResumableDetector(MemorizationDetector):
         grown, done = GrowingFeatures(), 0
         whole = super().features
         for batch in read_batches(images, self.batch_size, progress=label, **keys):
-            own = _as_read(batch, None if ids is None else ids[done : done + len(batch.images)])
+            own = {"image": batch.images} | ({} if batch.sources is None else {PROVENANCE: batch.sources})
             key = content_hash(self._settings, list(self.poses if poses is None else poses), views, plain, own)
 
             def encode(own: dict[str, Any] = own) -> Features:
                 return whole([own], poses, views=views, plain=plain)
 
-            grown.append(self.kept.part(key, encode))
+            people = batch.subjects if ids is None else ids[done : done + len(batch.images)]
+            grown.append(self.kept.part(key, encode), people)
             if keep is not None:
                 keep.offer(check_images(batch.images, self.encoder.channels, self.dims))
             done += len(batch.images)
@@ -183,12 +156,6 @@ class _KeptMatcher(Matcher):
             key = content_hash(among, some.thumbnails, some.layers, some.windows, some.views, some.descriptors)
             parts.append(self.kept.part(key, lambda some=some: find(some, reference, references)))  # type: ignore[misc]
         return _matches_together(parts)
-
-
-def _as_read(batch: Batch, ids: list[str | None] | None) -> dict[str, Any]:
-    """A batch as `read_batches` finds the same in it."""
-    found = {"image": batch.images, "subject": batch.subjects if ids is None else ids, PROVENANCE: batch.sources}
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def _matches_together(parts: Sequence[Any]) -> Any:

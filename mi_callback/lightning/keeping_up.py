@@ -1,6 +1,6 @@
 """The reference follows the training data: what comes new while training is searched too, and nothing is forgotten."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from mi_callback.detection.planting import PLANTED
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import MemorizationError, StateError
-from mi_callback.images.batches import PROVENANCE, Batch, read_batch, read_batches
-from mi_callback.images.preprocessing import check_images
+from mi_callback.images.batches import Batch, read_batch
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import settle
-from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.lightning.data.copying import private_copy
 from mi_callback.lightning.data.sides import Sides, Source
-from mi_callback.retrieval.features import Features, concatenate, digest
+from mi_callback.lightning.ranks import Ranks
+from mi_callback.lightning.rounds import Rounds, digests_of, read_alike
+from mi_callback.retrieval.features import Features, concatenate
 from mi_callback.state import fingerprint
 
 SAMPLED = 64
@@ -32,17 +32,27 @@ class TrainingReference:
     """A detector that is fitted on what the Trainer trains on, and fitted again when that changes.
 
     Args:
-        detector: Not fitted yet.
+        detector: Not fitted yet; that of rank zero will be.
+        ranks: Of the run, all of which call each method.
         progress: Show progress bars.
         lenient: Whether a cache that cannot be written is said, and no error.
+        tell: Takes the number of training images and the seconds that encoding them will take, once that can be told.
 
     Attributes:
         not_stored: Why the cache was not written; None where it was, or none was asked for.
         not_loaded: Why a cache that exists was not used; None where it was.
     """
 
-    def __init__(self, detector: MemorizationDetector, progress: bool = False, lenient: bool = False) -> None:
-        self.detector, self.progress, self.lenient = detector, progress, lenient
+    def __init__(
+        self,
+        detector: MemorizationDetector,
+        ranks: Ranks,
+        progress: bool = False,
+        lenient: bool = False,
+        tell: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.detector, self.ranks, self.progress, self.lenient = detector, ranks, progress, lenient
+        self.tell = tell
         self._train: Features | None = None
         self._held_out: Features | None = None
         self._known: set[bytes] = set()
@@ -51,6 +61,7 @@ class TrainingReference:
         self._sizes: list[int] = []
         self._datasets: list[Any] = []
         self._poses: Sequence[str] = ()
+        self._loaded = False
         self.not_loaded: str | None = None
         self.not_stored: str | None = None
 
@@ -60,23 +71,17 @@ class TrainingReference:
         Raises:
             MemorizationError: As `MemorizationDetector.fit`.
         """
-        size = self.detector.batch_size
-        self._random = sides.random()
-        stored, data = False, None
-        if cache is not None and not self._random:
-            data = fingerprint(sides.training(size), sides.novel(size), **sides.keys)
-            stored = self._load(cache, data)
-        if not stored:
+        self._random = any(self.ranks.each(sides.random))
+        key = None if cache is None or self._random else self._key(sides)
+        found = self.ranks.each(lambda: cache is not None and key is not None and self._load(cache, key))
+        self._loaded = found[0]
+        if not self._loaded:
             self._extract_and_fit(sides)
-            if cache is not None and data is not None:
-                self._store(cache, data)
-        train = self.detector.state.train
-        self._known, self._told = set(train.digests()), _names(train.subjects, train.sources)
-        self._sizes = [_size(source) for source in sides.train]
-        self._datasets = [getattr(source.data, "dataset", source.data) for source in sides.train]
-        # A stream that shows other images when it is read again: augmented, or shuffled without an end.
-        self._random = self._random or not self._sampled(sides, look=0) <= self._known
-        return stored
+            with self.ranks.together():
+                if cache is not None and key is not None:
+                    self._store(cache, key)
+        self._remember(sides)
+        return self._loaded
 
     def catch_up(self, sides: Sides, look: int) -> str | None:
         """Add what is trained on now, and was not before, to the reference; what was removed stays.
@@ -92,12 +97,13 @@ class TrainingReference:
             StateError: Where new images are seen, or cannot be excluded, and the reference cannot be fitted to them.
         """
         if self._random:
-            self._check_augmented(sides, look)
+            with self.ranks.together():
+                self._check_augmented(sides, look)
             return None
-        sizes = [_size(source) for source in sides.train]
-        if self._sampled(sides, look) <= self._known and sizes == self._sizes:
+        sizes = [source.size for source in sides.train]
+        if not any(self.ranks.each(lambda: sizes != self._sizes or not self._sampled(sides, look) <= self._known)):
             return None
-        if self._train is None:
+        if self._loaded:
             raise StateError(
                 "training data changed, and a state that was loaded cannot be fitted to them: train without cache=…"
             )
@@ -114,52 +120,65 @@ class TrainingReference:
 
     def _extract_and_fit(self, sides: Sides) -> None:
         """As `MemorizationDetector.fit`, with the features kept in all poses that a later fit needs."""
-        detector, size = self.detector, self.detector.batch_size
-        novel = sides.novel(size)
-        kind = detector.fitter.kind(novel)
+        detector, ranks = self.detector, self.ranks
+        kind = ranks.each(lambda: detector.fitter.kind(sides.held_out or None))[0]
         planted = Reservoir(PLANTED[detector.dims], detector.seed)
-        label = "training features" if self.progress else None
+        label, novel = ("training features", "held-out features") if self.progress else (None, None)
         self._poses = detector.poses if kind != "held_out" else detector.poses[:1]
-        train = detector.features(
-            sides.training(size), self._poses, views=True, label=label, keep=planted, **sides.keys
-        )
-        held_out = None
-        if novel is not None and (kind == "held_out" or detector.contrast):
-            held_out = detector.features(novel, label="held-out features" if self.progress else None, **sides.keys)
-        detector.fit_features(train, held_out, planted, self.progress)
+        rounds = Rounds(ranks, detector, sides.keys, self._poses, True, planted, label=label, tell=self.tell)
+        train, held_out = rounds.features(sides.train), None
+        if sides.held_out and (kind == "held_out" or detector.contrast):
+            held_out = Rounds(ranks, detector, sides.keys, label=novel).features(sides.held_out)
+        with ranks.together():
+            if train is not None:
+                detector.fit_features(train, held_out, planted, self.progress)
         self._train, self._held_out = train, held_out
 
     def _add(self, sides: Sides) -> int:
-        """Encode the training images that are not known, and fit again on all."""
-        assert self._train is not None
-        planted = self.detector.state.planted
-        fresh = [batch for batch in self._unknown(sides) if len(batch["image"])]
-        if not fresh:
+        """Encode the training images that are not known, and fit again on all; how many these are."""
+        new = Rounds(self.ranks, self.detector, sides.keys, self._poses, True, known=self._known).features(sides.train)
+        with self.ranks.together():
+            if new is not None:
+                self._fit_again(new)
+        found = None if new is None else (set(new.digests()), _names(new.subjects, new.sources))
+        if (added := self.ranks.from_zero(found)) is None:
             return 0
-        new = self.detector.features(fresh, self._poses, views=True)
-        train = _union(self._train, new)
-        control = self.detector.control
-        self.detector.fit_features(train, self._held_out, planted)
-        self.detector.control = control
-        self._train = train
-        self._known |= set(new.digests())
-        self._told |= _names(new.subjects, new.sources)
-        return len(new)
+        self._known |= added[0]
+        self._told |= added[1]
+        return len(added[0])
 
-    def _unknown(self, sides: Sides) -> Iterator[dict[str, Any]]:
-        """What of the training images is not known, in batches."""
-        seen = set(self._known)
-        for batch in read_batches(sides.training(self.detector.batch_size), 64, **sides.keys, progress=None):
-            chosen = []
-            for i, one in enumerate(self._digests([batch])):
-                if one not in seen:
-                    seen.add(one)
-                    chosen.append(i)
-            found: dict[str, Any] = {"image": batch.images[chosen]}
-            for key, values in (("subject", batch.subjects), (PROVENANCE, batch.sources)):
-                if values is not None:
-                    found[key] = [values[i] for i in chosen]
-            yield found
+    def _fit_again(self, new: Features) -> None:
+        assert self._train is not None
+        planted, control = self.detector.state.planted, self.detector.control
+        train = _union(self._train, new)
+        self.detector.fit_features(train, self._held_out, planted)
+        self.detector.control, self._train = control, train
+
+    def _remember(self, sides: Sides) -> None:
+        """Keep what tells on every rank whether other images are trained on."""
+        known: tuple[set[bytes], set[str]] | None = None
+        if self.ranks.first:
+            train = self.detector.state.train
+            known = set(train.digests()), _names(train.subjects, train.sources)
+        found = self.ranks.from_zero(known)
+        assert found is not None
+        self._known, self._told = found
+        self._sizes = [source.size for source in sides.train]
+        self._datasets = [getattr(source.data, "dataset", source.data) for source in sides.train]
+        # A stream that shows other images when it is read again: augmented, or shuffled without an end.
+        others = self.ranks.each(lambda: not self._sampled(sides, look=0) <= self._known)
+        self._random = self._random or any(others)
+
+    def _key(self, sides: Sides) -> str | None:
+        """A hash of all data, on rank zero; None on others, and where ranks read data of their own."""
+        size = self.detector.batch_size
+        if not all(read_alike(self.ranks, [*sides.train, *sides.held_out], sides.keys)):
+            self.not_loaded = "each rank reads data of its own"
+            return None
+        with_data = self.ranks.first
+        return self.ranks.each(
+            lambda: fingerprint(sides.training(size), sides.novel(size), **sides.keys) if with_data else None
+        )[self.ranks.rank]
 
     def _store(self, cache: str | Path, data: str) -> None:
         try:
@@ -185,9 +204,7 @@ class TrainingReference:
         return {one for source in sides.train for one in self._digests(_sample(source, sides, look))}
 
     def _digests(self, batches: list[Batch]) -> list[bytes]:
-        encoder, dims = self.detector.encoder, self.detector.dims
-        images = [check_images(batch.images, encoder.channels, dims) for batch in batches]
-        return [digest(one) for some in images for one in make_thumbnails(some.cpu(), THUMBNAIL_SIDE[dims])]
+        return [one for batch in batches for one in digests_of(self.detector, batch)]
 
     def _check_augmented(self, sides: Sides, look: int) -> None:
         """Images that change at random are known by their ids and files, and by their number.
@@ -199,7 +216,7 @@ class TrainingReference:
         told = set().union(*(_names(batch.subjects, batch.sources) for batch in batches))
         datasets = [getattr(source.data, "dataset", source.data) for source in sides.train]
         others = not told and any(one is not other for one, other in zip(datasets, self._datasets, strict=False))
-        if others or not told <= self._told or [_size(source) for source in sides.train] != self._sizes:
+        if others or not told <= self._told or [source.size for source in sides.train] != self._sizes:
             raise StateError(
                 "training data changed, and images that change at random cannot be compared: pass all that will be "
                 "trained on, without augmentation, MemorizationCallback(train=…)"
@@ -244,15 +261,3 @@ def _settled(features: Features) -> list[str]:
 
 def _names(subjects: Any, sources: Any) -> set[str]:
     return {name for name in (*(subjects or ()), *(sources or ())) if name is not None}
-
-
-def _size(source: Source) -> int:
-    """Number of rows; −1 of a stream, which has none."""
-    if source.stream:
-        return -1
-    if source.rows is not None:
-        return len(source.rows)
-    try:
-        return len(source.data)
-    except TypeError:
-        return -1

@@ -1,16 +1,17 @@
 """What a user reads while training: one line a validation, a line for each doubt, and no file name and no id."""
 
 import logging
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mi_callback.detector import MemorizationDetector
-from mi_callback.lightning.data.sides import Sides
 from mi_callback.lightning.keeping_up import TrainingReference
 from mi_callback.scores import Scores
 from mi_callback.statistics.null import smallest_p, subjects_needed
 from mi_callback.statistics.power import Power
+
+SHORT = 10
+"""Seconds that are not worth a line."""
 
 log = logging.getLogger("mi_callback")
 """Takes the long lines: `logging.getLogger("mi_callback").setLevel("INFO")` shows them."""
@@ -66,13 +67,23 @@ def say_randomness(reference: TrainingReference, cache: object) -> None:
         warn(f"the cache was not written, and training goes on without it: {reference.not_stored}")
 
 
-def say_what_ranks_miss(trainer: Any, sides: Sides) -> list[str]:
-    """Streams may give each rank a share, of which rank zero reads its own: then nothing reads as clean."""
-    if trainer.world_size == 1 or not any(source.stream and source.shared for source in sides.train):
-        return []
-    caveat = "a training stream is read by rank zero alone, which may get but its share: pass train=… to search all"
-    warn(f"{caveat}. Until then nothing reads as clean.")
-    return [caveat]
+def say_cost(images: int, seconds: float) -> None:
+    """What encoding the training images will take, as the first batches tell, where it is worth a line."""
+    if seconds >= SHORT:
+        say(f"features of {images} training images: about {in_time(seconds)}.")
+
+
+def in_time(seconds: float) -> str:
+    """A duration in words.
+
+    Example:
+        >>> in_time(50), in_time(70), in_time(5000)
+        ('50 seconds', '1 minute', '1.4 hours')
+    """
+    if seconds < 60:
+        return f"{round(seconds)} seconds"
+    minutes = round(seconds / 60)
+    return f"{seconds / 3600:.1f} hours" if minutes >= 60 else f"{minutes} minute{'s' * (minutes > 1)}"
 
 
 def _warn_of_levels(detector: MemorizationDetector, unit: str, n_samples: int) -> None:

@@ -11,9 +11,10 @@ from mi_callback.lightning.data.sides import Sides, Source, sides_of, training_s
 from mi_callback.lightning.keeping_up import TrainingReference
 from mi_callback.lightning.loggers import sends
 from mi_callback.lightning.loggers.report import in_words
-from mi_callback.lightning.messages import say, say_fitted, say_randomness, say_what_ranks_miss, warn
+from mi_callback.lightning.messages import say, say_cost, say_fitted, say_randomness, warn
 from mi_callback.lightning.options import build_detector
 from mi_callback.lightning.randomness import rng_kept
+from mi_callback.lightning.ranks import Ranks
 from mi_callback.statistics.null import NullKind
 from mi_callback.types import SubjectKey
 
@@ -33,6 +34,7 @@ class Preparation:
     Attributes:
         detector: Fitted or not; None before it was made.
         caveats: Why the samples may copy what they are not compared with.
+        ready: Whether rank zero, which scores, has a fitted detector.
         seconds_each: How long a planted copy took to look up, and so about what a sample will take; None without any.
     """
 
@@ -55,56 +57,74 @@ class Preparation:
         self.cache, self.power, self.lenient = cache, power, lenient
         self.caveats: list[str] = []
         self.seconds_each: float | None = None
+        self.ready = False
         self._reference: TrainingReference | None = None
         self._doubted: set[str] = set()
 
     @property
     def fitted(self) -> bool:
-        """Whether there is a detector that can score."""
+        """Whether there is a detector here that can score."""
         return self.detector is not None and self.detector.fitted
 
     def fit(self, trainer: Any, module: Any, n_samples: int) -> None:
-        """Fit the detector, or use the one that was fitted by the user.
+        """Fit the detector, with the features that all ranks make, or use the one that was fitted by the user.
 
         Raises:
-            MemorizationError: As `MemorizationDetector.fit`.
+            MemorizationError: As `MemorizationDetector.fit`, on every rank.
         """
-        if self.fitted and self._reference is None:
-            self._use_fitted()
+        ranks = Ranks.of(trainer)
+        if ranks.from_zero(self.fitted and self._reference is None):
+            with ranks.together():
+                if ranks.first:
+                    self._use_fitted()
+            self.ready = True
             return
-        sides = self._sides(trainer)
-        if self.detector is None:
-            with rng_kept():  # an encoder may initialise weights at random before it loads others
-                self.detector = build_detector(self.options, sides, module.device)
-        with rng_kept():
-            say(f"{sides}.")
-        self.caveats = say_what_ranks_miss(trainer, sides)
+        [sides, detector] = ranks.each_own(lambda: self._made(trainer, module))
         shown = getattr(trainer, "progress_bar_callback", None) is not None
-        self._reference = TrainingReference(self.detector, shown, self.lenient)
+        self._reference = TrainingReference(detector, ranks, shown, self.lenient, say_cost)
+        self.caveats = []
         with rng_kept():
-            sides.check_ends(self.detector.batch_size)
             stored = self._reference.fit(sides, self.cache)
-            self._fit_control(self.detector)
-            if self.power:
-                self._measure_power(self.detector)
+            with ranks.together():
+                if ranks.first:
+                    self._finish(detector, stored, n_samples)
+        self.ready = True
+
+    def _made(self, trainer: Any, module: Any) -> tuple[Sides, MemorizationDetector]:
+        """Both sides, told, and the detector, not fitted."""
+        sides = self._sides(trainer)
+        with rng_kept():  # an encoder may initialise weights at random before it loads others
+            if self.detector is None:
+                self.detector = build_detector(self.options, sides, module.device)
+            say(f"{sides}.")
+            sides.check_ends(self.detector.batch_size)
+        return sides, self.detector
+
+    def _finish(self, detector: MemorizationDetector, stored: bool, n_samples: int) -> None:
+        self._fit_control(detector)
+        if self.power:
+            self._measure_power(detector)
+        assert self._reference is not None
         say_randomness(self._reference, self.cache)
-        say_fitted(self.detector, stored, n_samples)
+        say_fitted(detector, stored, n_samples)
 
     def catch_up(self, trainer: Any, look: int) -> None:
         """Search what is trained on now, too; where that cannot be, say so, and never say clean again."""
         if self._reference is None or self.train is not None:
             return
-        assert self.detector is not None
+        ranks = Ranks.of(trainer)
         try:
             with rng_kept():
-                found = Sides(training_sources(trainer), (), (), self.subject_key, self.image_key)
-                news = self._reference.catch_up(found, look)
-                if news and self.power:
-                    self.detector.power(self.power)
+                sources = ranks.each_own(lambda: training_sources(trainer))
+                news = self._reference.catch_up(Sides(sources, (), (), self.subject_key, self.image_key), look)
+                with ranks.together():
+                    if news and self.power and ranks.first and self.detector is not None:
+                        self.detector.power(self.power)
         except Exception as error:
             if not isinstance(error, MemorizationError) and not self.lenient:
                 raise
-            self._doubt(trainer, error)
+            if ranks.first:
+                self._doubt(trainer, error)
             return
         if news:
             say(f"the training data changed: {news}.")

@@ -2,7 +2,7 @@
 
 import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -47,6 +47,9 @@ from mi_callback.lightning.time_limit import TimeLimit, TimeUp
 METHODS = ("sample", "sample_images", "generate")
 
 LATENT = "latent_dim"
+
+APART = 0x9E3779B97F4A7C15
+"""Between the seeds of batches: 2⁶⁴ divided by the golden ratio, so that near seeds of users share none."""
 
 READY = (DiffusionSampler, DiffusersSampler)
 """Kinds of generators that are known by what a module holds."""
@@ -156,13 +159,46 @@ def draw(
     conditions: Conditions | None = None,
     limit: TimeLimit | None = None,
 ) -> Tensor:
-    """Draw n images or volumes, float32 on the CPU, `(n, c, *spatial)`: in eval mode, no gradient, with its own seed.
+    """As `draw_batches`: n images or volumes `(n, c, *spatial)`."""
+    batches = range(-(-n // batch_size))
+    try:
+        return together(draw_batches(module, sampler, n, batch_size, seed, batches, context, conditions, limit))
+    except NoMoreImages as reason:
+        raise SamplerError(f"needed samples; {reason}.") from None
 
-    Modes of all submodules and the global random state of Python, NumPy, torch and CUDA are put back, also when
-    sampling raises. A `torch.Generator` of the module's own is not among them: a sampler that draws from one goes on
-    where it was. Fewer images come where the sampler has no more, or time is up.
+
+def together(batches: Sequence[Tensor]) -> Tensor:
+    """Images of batches.
+
+    Raises:
+        SamplerError: If they have several shapes.
+    """
+    sizes = {tuple(batch.shape[1:]) for batch in batches}
+    if len(sizes) > 1:
+        raise SamplerError(f"needed generated images of one shape; the sampler returned {sorted(sizes)}.")
+    return torch.cat(list(batches))
+
+
+def draw_batches(
+    module: nn.Module,
+    sampler: Callable[..., Any],
+    n: int,
+    batch_size: int,
+    seed: int,
+    batches: Iterable[int],
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    conditions: Conditions | None = None,
+    limit: TimeLimit | None = None,
+) -> list[Tensor]:
+    """Draw some of the batches of n images, float32 on the CPU: in eval mode, no gradient, each with its own seed.
+
+    A batch is the same whichever others are drawn before it, so that ranks can take turns. Modes of all submodules and
+    the global random state of Python, NumPy, torch and CUDA are put back, also when sampling raises. A
+    `torch.Generator` of the module's own is not among them: a sampler that draws from one goes on where it was. Fewer
+    images come where the sampler has no more, or time is up.
 
     Args:
+        batches: Their numbers; one beyond the last is as large as the first.
         context: Makes the context to sample in, e.g. the `forward_context` of the precision plugin.
         conditions: What images are drawn for; the sampler gets those of its batch.
         limit: Of the time.
@@ -171,31 +207,34 @@ def draw(
         SamplerError: If the sampler returns something that is no tensor, or another number of images than asked.
         DataError: If the images are NaN, constant or of the wrong shape.
         TimeUp: If time was up before the first batch was there.
+        NoMoreImages: If the sampler had none at all.
     """
     images: list[Tensor] = []
     limit = limit or TimeLimit(None)
     weights = getattr(sampler, "weights", nullcontext)
     # Validation may run in inference mode, whose tensors cannot be used further.
     with rng_kept(), evaluating(module), torch.inference_mode(False), torch.no_grad(), weights(), context():
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
         device = like(module)["device"]
-        for start in range(0, n, batch_size):
-            asked = min(batch_size, n - start)
+        for number in batches:
+            _seed((seed + number * APART) % 2**63)
+            start = number * batch_size
+            asked = min(batch_size, n - start if start < n else n)
             given = () if conditions is None else (conditions.part(start, asked, device),)
             try:
                 with limit.sampling(start):
                     drawn = sampler(asked, *given)
             except (NoMoreImages, TimeUp) as reason:
                 if not images:
-                    raise reason if isinstance(reason, TimeUp) else SamplerError(f"needed samples; {reason}.") from None
+                    raise reason
                 break
             images.append(_checked(drawn, asked, start, getattr(sampler, "fewer", False)))
-        sizes = {tuple(batch.shape[1:]) for batch in images}
-        if len(sizes) > 1:
-            raise SamplerError(f"needed generated images of one shape; the sampler returned {sorted(sizes)}.")
-        return torch.cat(images)
+        return images
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 @contextmanager

@@ -39,6 +39,20 @@ class TimeLimit:
         self._each: float | None = None
         self._cut = False
 
+    @property
+    def each(self) -> float | None:
+        """Seconds that scoring a sample takes; None where it is not known."""
+        return self._each
+
+    @property
+    def cut(self) -> bool:
+        """Whether time was up while samples were drawn at this validation."""
+        return self._cut
+
+    def shorten(self) -> None:
+        """Time was up on another rank."""
+        self._cut = True
+
     def expect(self, seconds: float | None) -> None:
         """A sample takes about so long to score, as far as that is known before the first one was."""
         self._each = seconds

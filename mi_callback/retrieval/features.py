@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from mi_callback.images.subjects.ids import settle
 from mi_callback.retrieval.growing import GrowingColumns, GrowingTensor, joined, taken
 from mi_callback.types import LayerFeatures, Thumbnails
 
@@ -109,11 +110,11 @@ class GrowingFeatures:
     def __init__(self) -> None:
         self.kinds, self.views = dict[str, GrowingColumns](), list[str]()
         self.thumbnails: GrowingTensor | None = None
-        self.subjects: list[str] | None = []
+        self.subjects: list[str | None] | None = []
         self.sources: list[str] | None = []
 
-    def append(self, part: Features) -> None:
-        """The next images, in the same poses, views and looks."""
+    def append(self, part: Features, subjects: Sequence[str | None] | None) -> None:
+        """The next images, in the same poses, views and looks, and their ids: None where one, or all, are missing."""
         if self.thumbnails is None:
             self.views = list(part.views)
             self.thumbnails = GrowingTensor(part.thumbnails.shape[1:], part.thumbnails.dtype)
@@ -122,7 +123,7 @@ class GrowingFeatures:
         own = {"layers": part.layers, "windows": part.windows, "descriptors": part.descriptors}
         for kind, pooled in (own | views).items():
             self.kinds.setdefault(kind, GrowingColumns()).append(pooled)
-        self.subjects = extended(self.subjects, part.subjects)
+        self.subjects = extended(self.subjects, subjects)
         self.sources = extended(self.sources, part.sources)
 
     def features(self) -> Features:
@@ -130,7 +131,8 @@ class GrowingFeatures:
         assert self.thumbnails is not None
         found = {kind: columns.tensors() for kind, columns in self.kinds.items()}
         views = {view: found[f"view {view}"] for view in self.views}
-        own = found["layers"], self.thumbnails.tensor(), self.subjects, self.sources
+        thumbnails = self.thumbnails.tensor()
+        own = found["layers"], thumbnails, settle(self.subjects, thumbnails), self.sources
         return Features(*own, found["windows"], views, found["descriptors"])
 
 

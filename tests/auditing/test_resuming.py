@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mi_callback import audit, build_encoder
 from mi_callback.auditing.reports.reviewing import review
-from mi_callback.auditing.resuming import UNFINISHED, Kept
+from mi_callback.auditing.resuming import UNFINISHED
+from mi_callback.cache import Kept
 from mi_callback.detection.matching import Matcher
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import BusyError, OptionError, OutputError
@@ -113,7 +114,7 @@ def test_of_a_killed_audit_nothing_is_taken_for_what_it_was_not(where, encoder, 
 
 def test_a_block_that_was_cut_is_computed_again(tmp_path):
     features = Features({"a": torch.rand(1, 2, 3)}, torch.zeros(2, 4, 4, dtype=torch.uint8), ["x", "y"], None)
-    kept = Kept(tmp_path / "kept")
+    kept = Kept(tmp_path / "kept", [Features])
     kept.part("key", lambda: features)
     assert_same(kept.part("key", lambda: pytest.fail("it was kept")), features)
     path = tmp_path / "kept" / "key"

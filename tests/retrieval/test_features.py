@@ -645,7 +645,8 @@ def test_features_of_parts_together_are_those_of_the_whole(images, encoder, monk
         for subjects in (whole.subjects, None):
             grown = GrowingFeatures()
             for rows in torch.arange(7).split(3):
-                grown.append(replace(whole, subjects=subjects).where(rows))
+                part = replace(whole, subjects=subjects).where(rows)
+                grown.append(part, part.subjects)
             found = grown.features()
             assert (found.subjects, found.sources) == (subjects, whole.sources)
             assert torch.equal(found.thumbnails, whole.thumbnails)

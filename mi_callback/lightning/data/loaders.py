@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from mi_callback.errors import DataError
 from mi_callback.images.batches import read_batch
 from mi_callback.lightning.data.copying import private_copy
 from mi_callback.types import SubjectKey
+
+WHOLE = (0, 1)
+"""The share of one process."""
 
 ENDLESS = 50_000
 """Images after which a stream that tells no length, and has no limit, is taken to have no end."""
@@ -46,6 +49,7 @@ def evaluation_loader(
     shared: bool = True,
     rows: Sequence[Any] | None = None,
     limit: int | None = None,
+    share: tuple[int, int] = WHOLE,
 ) -> Iterable[Any]:
     """All items of a DataLoader or Dataset once, in order, nothing dropped, with its own random generator.
 
@@ -59,12 +63,14 @@ def evaluation_loader(
         shared: Whether training reads the same object.
         rows: Rows that count; all of them when None.
         limit: Batches of a stream that count; all of them when None.
+        share: Of the batches, which are read: from the first number on, each that many further on. Of a stream all
+            are, for its batches have no positions.
 
     Raises:
         DataError: If training reads the same object, and it cannot be copied, or can be read only once.
     """
     if not isinstance(data, (DataLoader, Dataset)):
-        return _batches(data, shared, limit)
+        return _shared_out(_batches(data, shared, limit), batch_size, share)
     loader = data if isinstance(data, DataLoader) else None
     dataset = private_copy(data if loader is None else loader.dataset, shared)
     options: dict[str, Any] = {"batch_size": batch_size, "drop_last": False}
@@ -80,6 +86,9 @@ def evaluation_loader(
             options["batch_size"] = loader.batch_size  # its own batches, of which some may count
         elif loader.batch_sampler is None:  # the data set makes the batches
             options["batch_size"] = None
+    if share != WHOLE and not isinstance(dataset, IterableDataset):
+        whole = range(len(dataset)) if rows is None else rows  # type: ignore[arg-type]
+        rows = _rows_of(whole, 1 if _makes_batches(loader) else batch_size, share)
     if rows is not None:
         chunks = [list(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
         options["sampler"] = chunks if _takes_lists(loader) else list(rows)
@@ -147,6 +156,30 @@ def _batches(data: Any, shared: bool, limit: int | None) -> Iterable[Any]:
             )
         data = private_copy(data)
     return data if limit is None else Limited(data, limit)
+
+
+def _shared_out(batches: Any, batch_size: int, share: tuple[int, int]) -> Any:
+    """A share of what is no DataLoader: of its batches, or of those that will be made of it."""
+    if share == WHOLE or is_stream(batches):
+        return batches
+    first, step = share
+    if hasattr(batches, "ndim"):
+        return list(torch.as_tensor(batches).split(batch_size))[first::step]
+    if isinstance(batches, (list, tuple)):
+        return batches[first::step]
+    return Subset(batches, _rows_of(range(len(batches)), batch_size, share))
+
+
+def _rows_of(rows: Sequence[Any], batch_size: int, share: tuple[int, int]) -> list[Any]:
+    """The rows of every so manieth batch: batches of the same size are the same again."""
+    first, step = share
+    starts = range(first * batch_size, len(rows), step * batch_size)
+    return [row for start in starts for row in rows[start : start + batch_size]]
+
+
+def _makes_batches(loader: DataLoader[Any] | None) -> bool:
+    """Whether the data set is asked for a row, and makes a batch of it."""
+    return loader is not None and loader.batch_sampler is None and not _takes_lists(loader)
 
 
 def _takes_lists(loader: DataLoader[Any] | None) -> bool:

@@ -9,7 +9,14 @@ from torch.utils.data import DataLoader
 
 from mi_callback.errors import MemorizationError
 from mi_callback.images.batches import Batch, read_batch
-from mi_callback.lightning.data.loaders import check_end, evaluation_loader, is_random, is_stream, named_loaders
+from mi_callback.lightning.data.loaders import (
+    WHOLE,
+    check_end,
+    evaluation_loader,
+    is_random,
+    is_stream,
+    named_loaders,
+)
 from mi_callback.lightning.data.rows import base_rows, reachable_rows
 from mi_callback.lightning.randomness import rng_kept
 from mi_callback.types import SubjectKey
@@ -38,9 +45,32 @@ class Source:
         """Whether items have no positions."""
         return is_stream(self.data)
 
-    def batches(self, batch_size: int) -> Iterable[Any]:
-        """All that counts, once, without a trace in what training reads."""
-        return evaluation_loader(self.data, batch_size, self.shared, self.rows, self.limit)
+    def batches(self, batch_size: int, share: tuple[int, int] = WHOLE) -> Iterable[Any]:
+        """All that counts, or a rank's share of it, once, without a trace in what training reads."""
+        return evaluation_loader(self.data, batch_size, self.shared, self.rows, self.limit, share)
+
+    @property
+    def size(self) -> int:
+        """Number of rows, of items or of batches; −1 of a stream, which has none."""
+        if self.stream:
+            return -1
+        if self.rows is not None:
+            return len(self.rows)
+        try:
+            return len(self.data)
+        except TypeError:
+            return -1
+
+    def random(self, image_key: SubjectKey) -> bool:
+        """Whether images change at random whenever they are read."""
+        return is_random(self.data, image_key, self.shared, self.rows)
+
+    @property
+    def count(self) -> int:
+        """Number of images; 0 where it is not known before they are read."""
+        if self.stream or isinstance(self.data, (list, tuple)) or getattr(self.data, "batch_size", 1) is None:
+            return 0
+        return _length(_dataset(self.data)) if self.rows is None else len(self.rows)
 
     def first(self, subject_key: SubjectKey, image_key: SubjectKey) -> Batch | None:
         """A batch of one image, or of a stream its first; None where it is empty, or an iterable of the user's, which
@@ -99,7 +129,7 @@ class Sides:
 
     def random(self) -> bool:
         """Whether a training set changes its images at random."""
-        return any(is_random(one.data, self.image_key, one.shared, one.rows) for one in self.train)
+        return any(one.random(self.image_key) for one in self.train)
 
     def check_ends(self, batch_size: int) -> None:
         """Refuse training streams that have no end in sight, before anything is encoded."""

@@ -1,12 +1,13 @@
 """Averaged weights: those that are released are those to sample from."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mi_callback.lightning.ranks import Ranks
 from mi_callback.lightning.samplers.found import AVERAGED
 
 SHADOW = "shadow_params"
@@ -58,7 +59,7 @@ def swaps_averages(callbacks: Iterable[Any]) -> str | None:
 
 
 @contextmanager
-def put_in_place(weights: list[nn.Parameter], others: list[Tensor]) -> Iterator[None]:
+def put_in_place(weights: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
     """Other values in place of weights, which are put back bit by bit on every path."""
     own = [weight.detach().clone() for weight in weights]
     try:
@@ -68,8 +69,20 @@ def put_in_place(weights: list[nn.Parameter], others: list[Tensor]) -> Iterator[
         _copy(weights, own)
 
 
+@contextmanager
+def buffers_of_zero(ranks: Ranks, module: nn.Module) -> Iterator[None]:
+    """The buffers of rank zero in place of each rank's own, which batch norm makes of the batches that it saw."""
+    own = list(module.buffers()) if ranks.size > 1 else []
+    values = ranks.from_zero([buffer.detach().cpu() for buffer in own] if ranks.first else [])
+    if ranks.first or not own:
+        yield
+        return
+    with put_in_place(own, values):
+        yield
+
+
 @torch.no_grad()
-def _copy(weights: list[nn.Parameter], values: list[Tensor]) -> None:
+def _copy(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for weight, value in zip(weights, values, strict=True):
         weight.data.copy_(value)  # without a new version: autograd and optimizers see the same weights afterwards
 

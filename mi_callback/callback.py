@@ -14,11 +14,12 @@ from mi_callback.arguments import integer, positive_integer, seed_number, switch
 from mi_callback.cache import checked_cache
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError, StateError, choice
-from mi_callback.lightning.acting import METADATA, Acting, checked_acts
+from mi_callback.lightning.acting import Acting, checked_acts
 from mi_callback.lightning.data.sides import fetch_validation_loaders
 from mi_callback.lightning.drawing import Drawing
-from mi_callback.lightning.loggers import PREFIX, logged_step
+from mi_callback.lightning.loggers import logged_step
 from mi_callback.lightning.loggers.looks import band
+from mi_callback.lightning.loggers.names import ALONE, check_apart, checked_name
 from mi_callback.lightning.messages import say, say_scores, warn
 from mi_callback.lightning.options import checked_detector, checked_key, checked_sampler
 from mi_callback.lightning.preparing import Preparation
@@ -98,6 +99,8 @@ class MemorizationCallback(Callback):
             `"raise"` an `AlarmError` at the end of `fit`; one or several. Checkpoints say what was found up to then.
         report: Folder of the report; beside the logs when None. It holds names of people and files that were copied, in
             `matches.csv`; readable by its owner alone.
+        name: Of one callback among several in a Trainer: it logs under `memorization_NAME/`, and so are its report and
+            what it says in checkpoints called.
 
     Attributes:
         scores: `Scores` of the last scored validation, or None.
@@ -134,8 +137,10 @@ class MemorizationCallback(Callback):
         time_limit: float | timedelta | None = None,
         act: Literal["stop", "veto", "raise"] | Sequence[Literal["stop", "veto", "raise"]] | None = None,
         report: str | Path | None = None,
+        name: str | None = None,
     ) -> None:
         super().__init__()
+        self.names = checked_name(name)
         self.n_samples = positive_integer("n_samples", n_samples)
         self.every_n_validations = positive_integer("every_n_validations", every_n_validations)
         self.set_scores, self.log_images = switch("set_scores", set_scores), switch("log_images", log_images)
@@ -153,7 +158,7 @@ class MemorizationCallback(Callback):
             checked_cache(cache), integer("power", power, least=0), lenient=self.on_error == "warn",
         )  # fmt: skip
         self._acting = Acting(checked_acts(act))
-        self._recording = Recording(report, switch("log_subjects", log_subjects), lenient=self.on_error == "warn")
+        self._recording = Recording(report, switch("log_subjects", log_subjects), self.on_error == "warn", self.names)
         self.scores: Scores | None = None
         self.samples: Tensor | None = None
         self.history: list[Record] = []
@@ -168,9 +173,16 @@ class MemorizationCallback(Callback):
         """The detector that scores; None until it is made at the start of `fit`."""
         return self._prepared.detector
 
+    @property
+    def state_key(self) -> str:
+        """Under which a checkpoint keeps the state; the name tells several callbacks of a Trainer apart."""
+        own = type(self).__qualname__
+        return own if self.names == ALONE else f"{own}[{self.names.base}]"
+
     # When ----------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        check_apart(self, trainer.callbacks)
         if stage == "fit" and trainer.global_step == 0:  # another run; a checkpoint is loaded after this
             self._validations, self._looks, self._alarmed, self._scored = 0, 0, False, False
             self._summary = {}
@@ -228,7 +240,7 @@ class MemorizationCallback(Callback):
             self._look(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint[METADATA] = {"alarm": self._alarmed, "looks": self._looks, **self._recording.last()}
+        checkpoint[self.names.base] = {"alarm": self._alarmed, "looks": self._looks, **self._recording.last()}
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.fast_dev_run:
@@ -294,7 +306,7 @@ class MemorizationCallback(Callback):
         summary, self._looks, self._alarmed, each = ranks.from_zero(own)
         self._limit.expect(each)
         self._summary = summary
-        scalars = {f"{PREFIX}{key}": value for key, value in summary.items()}
+        scalars = {self.names.scalar(key): value for key, value in summary.items()}
         pl_module.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         if summary.get("alarm"):
             self._acting.alarmed(trainer)
@@ -347,10 +359,10 @@ class MemorizationCallback(Callback):
         if scores.flagging.calibrated:
             self._summary["alarm"] = float(self._alarmed)
         self.history.append(Record(trainer.current_epoch, trainer.global_step, scores))
-        say_scores(scores, trainer.current_epoch, self.n_samples)
+        say_scores(scores, trainer.current_epoch, self.n_samples, self.names.said)
         raised = scores.flagging.calibrated and self._alarmed and not before
         if raised:
-            say(f"alarm raised at epoch {trainer.current_epoch}.")
+            say(f"alarm raised at epoch {trainer.current_epoch}.", self.names.said)
         pairs = (lambda: self.closest_pairs(8)) if self.log_images else None
         sources, names = self.detector.state.train.sources, self._drawing.names(len(samples))
         self._recording.look(trainer, logged_step(trainer), scores, self._summary, names, sources, pairs, raised)

@@ -7,9 +7,6 @@ from mi_callback.errors import AlarmError, OptionError, choice
 
 ACTS = ("stop", "veto", "raise")
 
-METADATA = "memorization"
-"""Key of a checkpoint that says what was found up to then."""
-
 
 def checked_acts(act: Any) -> tuple[str, ...]:
     """Names of acts, each once.
@@ -43,7 +40,8 @@ class Acting:
             trainer.should_stop = True
         if "veto" in self.acts and not self._vetoed:
             for callback in trainer.checkpoint_callbacks:
-                if hasattr(callback, "save_top_k"):
+                # What another callback vetoed is put back by it.
+                if hasattr(callback, "save_top_k") and (callback.save_top_k or callback.save_last):
                     self._vetoed.append((callback, callback.save_top_k, callback.save_last))
                     callback.save_top_k, callback.save_last = 0, False
 

@@ -6,6 +6,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mi_callback.detector import MemorizationDetector
 from mi_callback.lightning.keeping_up import TrainingReference
+from mi_callback.lightning.loggers.names import BASE
 from mi_callback.scores import Scores
 from mi_callback.statistics.null import smallest_p, subjects_needed
 from mi_callback.statistics.power import Power
@@ -17,9 +18,9 @@ log = logging.getLogger("mi_callback")
 """Takes the long lines: `logging.getLogger("mi_callback").setLevel("INFO")` shows them."""
 
 
-def say(text: str) -> None:
+def say(text: str, who: str = BASE) -> None:
     """A line of information, on rank zero."""
-    rank_zero_info(f"memorization: {text}")
+    rank_zero_info(f"{who}: {text}")
 
 
 def warn(text: str) -> None:
@@ -27,11 +28,14 @@ def warn(text: str) -> None:
     rank_zero_warn(f"memorization: {text}")
 
 
-def say_scores(scores: Scores, epoch: int, asked: int) -> None:
+def say_scores(scores: Scores, epoch: int, asked: int, who: str = BASE) -> None:
     """The headline, and the doubts one a line; all that is known goes to `log`."""
-    say(f"epoch {epoch}: {scores.headline}")
+    say(f"epoch {epoch}: {scores.headline}", who)
     if len(scores) < asked:
-        say(f"epoch {epoch}: {len(scores)} of {asked} samples are scored, for there was no time for more, or no more.")
+        say(
+            f"epoch {epoch}: {len(scores)} of {asked} samples are scored, for there was no time for more, or no more.",
+            who,
+        )
     for doubt in scores.doubts:
         rank_zero_info(f"  {doubt}")
     log.info("epoch %d: %s", epoch, scores)

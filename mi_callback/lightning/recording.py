@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mi_callback.lightning.loggers import log_alarm, log_media, log_report, logged_step, sends
 from mi_callback.lightning.loggers.looks import Look, by_condition, copied
+from mi_callback.lightning.loggers.names import ALONE, Names
 from mi_callback.lightning.loggers.report import Report, in_words, report_folder, table
 from mi_callback.lightning.messages import say, warn
 from mi_callback.lightning.ranks import guarded
@@ -23,14 +24,16 @@ class Recording:
         folder: Of the report; None for one beside the logs.
         subjects: Whether loggers get subject ids.
         lenient: Whether what fails is said, and no error.
+        names: Under which things are logged.
 
     Attributes:
         looks: All validations of this run.
         sampled: What is sampled, in a line.
     """
 
-    def __init__(self, folder: Any, subjects: bool, lenient: bool) -> None:
+    def __init__(self, folder: Any, subjects: bool, lenient: bool, names: Names = ALONE) -> None:
         self.asked, self.subjects, self.lenient = folder, subjects, lenient
+        self.names, self.all_names = names, [names]
         self.looks: list[Look] = []
         self.sampled = ""
         self._report = Report(None)
@@ -41,6 +44,7 @@ class Recording:
         if stage != "fit" or not trainer.is_global_zero:
             return
         self.looks, self._report, self._ended = [], Report(None), False
+        self.all_names = [one.names for one in trainer.callbacks if isinstance(getattr(one, "names", None), Names)]
         self._tried("the report", trainer, lambda: self._open(trainer))
 
     def last(self) -> dict[str, Any]:
@@ -83,7 +87,7 @@ class Recording:
             picture = shown[0] if shown else None
             self._tried(name, trainer, partial(self._send, logger, scores, step, picture))
             if raised:
-                self._tried("the alert", trainer, partial(log_alarm, logger, self.looks[-1]))
+                self._tried("the alert", trainer, partial(log_alarm, logger, self.looks[-1], self.names))
 
     def skip(self, trainer: Any, problem: Exception) -> None:
         """A validation was not scored."""
@@ -103,24 +107,28 @@ class Recording:
             warn(f"{len(missed)} validations were not scored, the last at {last}")
         if not self.looks:
             return
-        self._tried("the table", trainer, lambda: say(f"the run\n{table(self.looks)}"))
+        self._tried("the table", trainer, lambda: say(f"the run\n{table(self.looks)}", self.names.said))
         self._tried("the report", trainer, lambda: self._write(trainer))
 
     def _open(self, trainer: Any) -> None:
-        self._report = Report(report_folder(self.asked, trainer))
+        self._report = Report(report_folder(self.asked, trainer, self.names.base))
 
     def _write(self, trainer: Any) -> None:
         files = self._report.write(self.looks, self.sampled)
         if not files:
             return
         private = sends(trainer.loggers)
-        where = "memorization/ beside the logs" if private and self.asked is None else self._report.folder
+        where = f"{self.names.base}/ beside the logs" if private and self.asked is None else self._report.folder
         say(f"the report is in {where}.")
         for logger in trainer.loggers:
-            self._tried(f"{type(logger).__name__} did not take the report", trainer, partial(log_report, logger, files))
+            self._tried(
+                f"{type(logger).__name__} did not take the report",
+                trainer,
+                partial(log_report, logger, files, self.names),
+            )
 
     def _send(self, logger: Any, scores: Scores, step: int, pairs: Tensor | None) -> None:
-        log_media(logger, scores, step, self.subjects, pairs, self.looks)
+        log_media(logger, scores, step, self.subjects, pairs, self.looks, self.names, self.all_names)
 
     def _tried(self, what: str, trainer: Any, work: Callable[[], object]) -> None:
         problem = guarded(work)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import lightning.pytorch as lp
@@ -59,8 +58,10 @@ class Tiny(lp.LightningModule):
         super().__init__()
         self.net = nn.Linear(2, SIDE * SIDE)
 
+        self.generated = GENERATED
+
     def sample(self, n: int) -> Tensor:
-        return GENERATED[:n]
+        return self.generated[:n]
 
     def training_step(self, batch: Any, _index: int) -> Tensor:
         return self.net(torch.randn(len(batch["image"]), 2)).square().mean()
@@ -104,7 +105,7 @@ class Run(NamedTuple):
         return json.loads((self.wandb_folder / "files" / row["memorization_media/flagged.path"]).read_text())
 
 
-def train(folder: Path, *more: Any, epochs: int = 1, **asked: bool) -> Run:
+def train(folder: Path, *more: Any, epochs: int = 1, generator: Tensor = GENERATED, **asked: bool) -> Run:
     import wandb
 
     with pytest.MonkeyPatch.context() as patch:
@@ -127,7 +128,9 @@ def train(folder: Path, *more: Any, epochs: int = 1, **asked: bool) -> Run:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(Tiny(), DataLoader(Hospital(TRAIN, "A"), 8, shuffle=True), DataLoader(Hospital(HELD_OUT, "B"), 8))
+        module = Tiny()
+        module.generated = generator
+        trainer.fit(module, DataLoader(Hospital(TRAIN, "A"), 8, shuffle=True), DataLoader(Hospital(HELD_OUT, "B"), 8))
         wandb.finish()
         for logger in loggers[1:]:
             logger.finalize("success")
@@ -279,17 +282,22 @@ def test_wandb_shows_the_worst_validation_the_verdict_and_what_was_not_tested_be
     assert summary["memorization/untested"] == "power, contrast, control"
 
 
-def test_wandb_alerts_people_to_an_alarm_and_other_loggers_are_left_alone():
-    told: list[dict[str, Any]] = []
+def alerts(run: Run) -> list[dict[str, Any]]:
+    return [record["alert"] for record in run.records if record["type"] == "alert"]
 
-    class WandbLogger:
-        experiment = SimpleNamespace(alert=lambda **said: told.append(said))
 
-    look = Look(3, 9, {"flagged": 5.0, "flagged_expected": 1.2}, "memorized")
-    log_alarm(WandbLogger(), look)
-    log_alarm(object(), look)
-    (alert,) = told
-    assert alert["text"] == "Epoch 3: 5 samples flagged as copies, at most 1.2 expected by chance."
+def test_wandb_alerts_people_to_an_alarm_once_with_counts_and_without_names(tmp_path: Path):
+    run = train(tmp_path, epochs=2, generator=TRAIN[:N])
+    assert [record.scores.n_flagged for record in run.callback.history] == [N, N]
+    (alert,) = alerts(run)
+    assert (alert["title"], alert["level"]) == ("Memorization alarm", "WARN")
+    assert alert["text"] == f"Epoch 0: {N} samples flagged as copies, at most 1.2 expected by chance."
+
+
+def test_wandb_is_sent_no_alert_where_no_alarm_is_raised_and_other_loggers_have_none(private: Run):
+    assert [record.scores.n_flagged > 0 for record in private.callback.history] == [True, True]
+    assert alerts(private) == []
+    log_alarm(private.loggers[1], Look(3, 9, {"flagged": 5.0, "flagged_expected": 1.2}, "memorized"))
 
 
 def test_wandb_draws_bands_and_keeps_the_report_in_which_no_name_stands(private: Run):

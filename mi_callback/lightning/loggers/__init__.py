@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mi_callback.lightning.loggers import mlflow, tensorboard, weights_and_biases
 from mi_callback.lightning.loggers.looks import Look
-from mi_callback.lightning.loggers.tables import COLUMNS, MEDIA, PREFIX, ROWS, flagged_table, markdown_table
+from mi_callback.lightning.loggers.names import ALONE, Names
+from mi_callback.lightning.loggers.tables import COLUMNS, ROWS, flagged_table, markdown_table
 from mi_callback.scores import Scores
 
 LOCAL = ("CSVLogger", "TensorBoardLogger", "DummyLogger")
@@ -22,6 +23,8 @@ def log_media(
     subjects: bool = False,
     pairs: Tensor | None = None,
     looks: Sequence[Look] = (),
+    names: Names = ALONE,
+    all_names: Sequence[Names] = (),
 ) -> None:
     """Distributions, tables and curves, to W&B, TensorBoard and MLflow; nothing to other loggers.
 
@@ -35,29 +38,31 @@ def log_media(
         pairs: Images to show, generated beside match, `(k, 1, h, w)` in [0, 1], in the order of `scores.closest`; only
             when the user asked for pixels to be logged.
         looks: All validations so far, for curves; the last is this one.
+        names: Under which it is logged.
+        all_names: Those of all callbacks of the Trainer; these alone when empty.
     """
     kinds = _kinds(logger)
     if "WandbLogger" in kinds:
-        weights_and_biases.log_look(logger.experiment, scores, step, subjects, pairs, looks)
+        weights_and_biases.log_look(logger.experiment, scores, step, subjects, pairs, looks, names)
     elif "TensorBoardLogger" in kinds:
-        tensorboard.log_look(logger.experiment, scores, step, subjects, pairs, looks)
+        tensorboard.log_look(logger.experiment, scores, step, subjects, pairs, looks, names, all_names)
     elif "MLFlowLogger" in kinds:
-        mlflow.log_look(logger, scores, step, subjects, pairs, looks)
+        mlflow.log_look(logger, scores, step, subjects, pairs, looks, names)
 
 
-def log_alarm(logger: Any, look: Look) -> None:
+def log_alarm(logger: Any, look: Look, names: Names = ALONE) -> None:
     """Alert people to an alarm, where a logger can."""
     if "WandbLogger" in _kinds(logger):
-        weights_and_biases.log_alarm(logger.experiment, look)
+        weights_and_biases.log_alarm(logger.experiment, look, names)
 
 
-def log_report(logger: Any, files: Sequence[Path]) -> None:
+def log_report(logger: Any, files: Sequence[Path], names: Names = ALONE) -> None:
     """Files that hold aggregates and no patient, as an artifact, where a logger keeps any."""
     kinds = _kinds(logger)
     if "WandbLogger" in kinds:
-        weights_and_biases.log_report(logger.experiment, files)
+        weights_and_biases.log_report(logger.experiment, files, names)
     elif "MLFlowLogger" in kinds:
-        mlflow.log_report(logger, files)
+        mlflow.log_report(logger, files, names)
 
 
 def sends(loggers: Sequence[Any]) -> bool:
@@ -77,8 +82,6 @@ def _kinds(logger: Any) -> set[str]:
 
 __all__ = [
     "COLUMNS",
-    "MEDIA",
-    "PREFIX",
     "ROWS",
     "flagged_table",
     "log_alarm",

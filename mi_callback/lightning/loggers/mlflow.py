@@ -8,26 +8,31 @@ from torch import Tensor
 
 from mi_callback.lightning.loggers.curves import draw_curves
 from mi_callback.lightning.loggers.looks import Look
+from mi_callback.lightning.loggers.names import ALONE, Names
 from mi_callback.lightning.loggers.tables import flagged_table, markdown_table
 from mi_callback.scores import Scores
 
-FOLDER = "memorization"
-
 
 def log_look(
-    logger: Any, scores: Scores, step: int, subjects: bool, pairs: Tensor | None, looks: Sequence[Look] = ()
+    logger: Any,
+    scores: Scores,
+    step: int,
+    subjects: bool,
+    pairs: Tensor | None,
+    looks: Sequence[Look] = (),
+    names: Names = ALONE,
 ) -> None:
     """The table of flags of this validation, the curves so far, and pictures where they were asked for."""
     client, run = logger.experiment, logger.run_id
-    client.log_text(run, markdown_table(*flagged_table(scores, subjects)), f"{FOLDER}/flagged_{step:07}.md")
+    client.log_text(run, markdown_table(*flagged_table(scores, subjects)), f"{names.base}/flagged_{step:07}.md")
     if looks:
-        client.log_figure(run, draw_curves(looks), f"{FOLDER}/curves.png")
+        client.log_figure(run, draw_curves(looks), f"{names.base}/curves.png")
     for i, pair in enumerate(() if pairs is None else pairs):
         image = (pair[0].clamp(0, 1) * 255).byte().numpy()
-        client.log_image(run, image, f"{FOLDER}/closest_{step:07}_{i}.png")
+        client.log_image(run, image, f"{names.base}/closest_{step:07}_{i}.png")
 
 
-def log_report(logger: Any, files: Sequence[Path]) -> None:
+def log_report(logger: Any, files: Sequence[Path], names: Names = ALONE) -> None:
     """The files of the report that hold aggregates."""
     for file in files:
-        logger.experiment.log_artifact(logger.run_id, str(file), FOLDER)
+        logger.experiment.log_artifact(logger.run_id, str(file), names.base)

@@ -24,9 +24,6 @@ names of patients and files, and never leave this machine."""
 
 OWN = (REPORT, CURVES, MATCHES, ERRORS)
 
-FOLDER = "memorization"
-"""Folder of the report, beside the logs."""
-
 HEADER = ("epoch", "verdict", "flagged", "expected", "MI median", "MI 95 %", "most copied")
 SHOWN = 20
 """Validations in the table at most: the worst, and the last ones."""
@@ -88,8 +85,10 @@ class Report:
         replace_file(self.folder / name, content)
 
 
-def report_folder(asked: Any, trainer: Any) -> Path | None:
-    """Where the report goes: where the user says, else beside the logs; nowhere without a logger."""
+def report_folder(asked: Any, trainer: Any, name: str = "memorization") -> Path | None:
+    """Where the report goes: where the user says, else in a folder of this name beside the logs; nowhere without a
+    logger.
+    """
     if trainer.fast_dev_run:
         return None
     if asked is not None:
@@ -99,9 +98,9 @@ def report_folder(asked: Any, trainer: Any) -> Path | None:
     first = trainer.loggers[0]
     # Not trainer.log_dir, which all ranks must ask for together.
     if any(kind.__name__ in ("CSVLogger", "TensorBoardLogger") for kind in type(first).__mro__):
-        return Path(first.log_dir, FOLDER)
+        return Path(first.log_dir, name)
     # Other loggers tell the folder of all their runs.
-    return None if first.save_dir is None else Path(first.save_dir, FOLDER, str(first.version))
+    return None if first.save_dir is None else Path(first.save_dir, name, str(first.version))
 
 
 def table(looks: Sequence[Look]) -> str:

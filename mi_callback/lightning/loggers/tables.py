@@ -8,8 +8,6 @@ from torch import Tensor
 from mi_callback.lightning.loggers.looks import Look
 from mi_callback.scores import Scores
 
-PREFIX = "memorization/"
-MEDIA = "memorization_media/"
 ROWS = 64
 """Rows of the table of flagged samples at most; the worst first."""
 

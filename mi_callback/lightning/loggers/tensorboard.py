@@ -1,41 +1,53 @@
 """TensorBoard: distribution, tables as text, and bands, on the page "custom scalars"."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mi_callback.lightning.loggers.looks import Look, untested
-from mi_callback.lightning.loggers.tables import GROUPS, MEDIA, PREFIX, flagged_table, group_rows, markdown_table
+from mi_callback.lightning.loggers.names import ALONE, Names
+from mi_callback.lightning.loggers.tables import GROUPS, flagged_table, group_rows, markdown_table
 from mi_callback.scores import Scores
 
-LAYOUT = {
-    "memorization": {
-        "MI of samples, 5 % to 95 %": ["Margin", [f"{PREFIX}{key}" for key in ("mi_median", "mi_p05", "mi_p95")]],
-        "MI of samples and of real images not trained on": [
-            "Multiline",
-            [f"{PREFIX}(mi_median|mi_p95|null_mi_p05|null_mi_p95)$"],
-        ],
-        "flagged samples and those to expect": ["Multiline", [f"{PREFIX}(flagged|flagged_expected)$"]],
-    }
+BANDS = {
+    "MI of samples and of real images not trained on": ("mi_median", "mi_p95", "null_mi_p05", "null_mi_p95"),
+    "flagged samples and those to expect": ("flagged", "flagged_expected"),
 }
 """Which scalars are drawn together."""
 
 
 def log_look(
-    writer: Any, scores: Scores, step: int, subjects: bool, pairs: Tensor | None, looks: Sequence[Look] = ()
+    writer: Any,
+    scores: Scores,
+    step: int,
+    subjects: bool,
+    pairs: Tensor | None,
+    looks: Sequence[Look] = (),
+    names: Names = ALONE,
+    all_names: Sequence[Names] = (),
 ) -> None:
-    """What one validation gives to see; `looks` are all so far, the last is this one."""
-    writer.add_histogram(f"{MEDIA}mi", scores.mi.numpy(), step)
-    writer.add_text(f"{MEDIA}flagged", markdown_table(*flagged_table(scores, subjects)), step)
+    """What one validation gives to see; `looks` are all so far, the last is this one.
+
+    TensorBoard reads the first layout that a run wrote, so whoever comes first draws those of all callbacks.
+    """
+    writer.add_histogram(names.media("mi"), scores.mi.numpy(), step)
+    writer.add_text(names.media("flagged"), markdown_table(*flagged_table(scores, subjects)), step)
     if pairs is not None:
-        writer.add_images(f"{MEDIA}closest", pairs.clamp(0, 1), step)
+        writer.add_images(names.media("closest"), pairs.clamp(0, 1), step)
     if not looks:
         return
     if len([look for look in looks if look.scored]) == 1:
-        writer.add_custom_scalars(LAYOUT)
-    missing = [f"not tested: {names}"] if (names := untested(scores)) else []
+        writer.add_custom_scalars({one.base: _charts(one) for one in all_names or [names]})
+    missing = [f"not tested: {checks}"] if (checks := untested(scores)) else []
     notes = [*scores.doubts, *scores.notes, *missing]
-    writer.add_text(f"{MEDIA}notes", "\n".join(f"- {each}" for each in notes), step)
+    writer.add_text(names.media("notes"), "\n".join(f"- {each}" for each in notes), step)
     if looks[-1].groups:
-        writer.add_text(f"{MEDIA}by_condition", markdown_table(GROUPS, group_rows(looks[-1], scores)), step)
+        writer.add_text(names.media("by_condition"), markdown_table(GROUPS, group_rows(looks[-1], scores)), step)
+
+
+def _charts(names: Names) -> dict[str, Any]:
+    band = ["Margin", [names.scalar(key) for key in ("mi_median", "mi_p05", "mi_p95")]]
+    lines = {title: ["Multiline", [rf"^{re.escape(names.base)}/({'|'.join(keys)})$"]] for title, keys in BANDS.items()}
+    return {"MI of samples, 5 % to 95 %": band, **lines}

@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from mi_callback.lightning.loggers.looks import Look, untested, worst
-from mi_callback.lightning.loggers.tables import GROUPS, MEDIA, PREFIX, caption, flagged_table, group_rows, value_range
+from mi_callback.lightning.loggers.names import ALONE, Names
+from mi_callback.lightning.loggers.tables import GROUPS, caption, flagged_table, group_rows, value_range
 from mi_callback.scores import Scores
 
 STEP = "trainer/global_step"
@@ -23,7 +24,13 @@ BANDS = {
 
 
 def log_look(
-    run: Any, scores: Scores, step: int, subjects: bool, pairs: Tensor | None, looks: Sequence[Look] = ()
+    run: Any,
+    scores: Scores,
+    step: int,
+    subjects: bool,
+    pairs: Tensor | None,
+    looks: Sequence[Look] = (),
+    names: Names = ALONE,
 ) -> None:
     """What one validation gives to see; `looks` are all so far, the last is this one."""
     import wandb
@@ -34,41 +41,41 @@ def log_look(
         columns = [*columns, "evidence"]
         rows = [[*row, shown[i] if i < len(shown) else None] for i, row in enumerate(rows)]
     media: dict[str, Any] = {
-        f"{MEDIA}mi": wandb.Histogram(np_histogram=np.histogram(scores.mi.numpy(), 64, value_range(scores.mi))),
-        f"{MEDIA}flagged": wandb.Table(columns=list[str | int](columns), data=list[Any](rows)),
+        names.media("mi"): wandb.Histogram(np_histogram=np.histogram(scores.mi.numpy(), 64, value_range(scores.mi))),
+        names.media("flagged"): wandb.Table(columns=list[str | int](columns), data=list[Any](rows)),
         STEP: step,
     }
     if shown:
-        media[f"{MEDIA}closest"] = list(_pictures(scores, pairs))
+        media[names.media("closest")] = list(_pictures(scores, pairs))
     if looks:
-        media |= _curves(looks)
+        media |= _curves(looks, names)
         if looks[-1].groups:
-            media[f"{MEDIA}by_condition"] = wandb.Table(
+            media[names.media("by_condition")] = wandb.Table(
                 columns=list[str | int](GROUPS), data=list[Any](group_rows(looks[-1], scores))
             )
     run.log(media)
     if looks:
-        _summarise(run, scores, looks)
+        _summarise(run, scores, looks, names)
 
 
-def log_alarm(run: Any, look: Look) -> None:
+def log_alarm(run: Any, look: Look, names: Names = ALONE) -> None:
     """Alert people to an alarm: counts, and no name."""
     flagged, expected = look.summary["flagged"], look.summary["flagged_expected"]
     text = f"Epoch {look.epoch}: {flagged:.0f} samples flagged as copies, at most {expected:.1f} expected by chance."
-    run.alert(title="Memorization alarm", text=text, level="WARN")
+    run.alert(title=f"{names.title} alarm", text=text, level="WARN")
 
 
-def log_report(run: Any, files: Sequence[Path]) -> None:
+def log_report(run: Any, files: Sequence[Path], names: Names = ALONE) -> None:
     """The files of the report that hold aggregates, as an artifact."""
     import wandb
 
-    artifact = wandb.Artifact(f"memorization-{run.id}", type="memorization-report")
+    artifact = wandb.Artifact(f"{names.base}-{run.id}", type="memorization-report")
     for file in files:
         artifact.add_file(str(file), name=file.name)
     run.log_artifact(artifact)
 
 
-def _curves(looks: Sequence[Look]) -> dict[str, Any]:
+def _curves(looks: Sequence[Look], names: Names) -> dict[str, Any]:
     import wandb
 
     made = {}
@@ -76,20 +83,20 @@ def _curves(looks: Sequence[Look]) -> dict[str, Any]:
         having = [look for look in looks if keys[0] in look.summary]
         if len(having) > 1:
             steps, lines = [look.step for look in having], [[look.summary[key] for look in having] for key in keys]
-            made[f"{MEDIA}{name}"] = wandb.plot.line_series(steps, lines, list(keys), title, "training step")
+            made[names.media(name)] = wandb.plot.line_series(steps, lines, list(keys), title, "training step")
     return made
 
 
-def _summarise(run: Any, scores: Scores, looks: Sequence[Look]) -> None:
+def _summarise(run: Any, scores: Scores, looks: Sequence[Look], names: Names) -> None:
     """Beside the last values, which W&B keeps by itself: the worst validation, and what was not tested."""
-    run.define_metric(f"{PREFIX}*", step_metric=STEP)
+    run.define_metric(names.scalar("*"), step_metric=STEP)
     look = worst(looks)
     if look is not None:
-        run.summary.update({f"{PREFIX}worst/{key}": value for key, value in look.summary.items()})
-        run.summary[f"{PREFIX}worst/epoch"] = look.epoch
-    run.summary[f"{PREFIX}verdict"] = str(scores.verdict)
-    run.summary[f"{PREFIX}notes"] = " · ".join([*scores.doubts, *scores.notes])
-    run.summary[f"{PREFIX}untested"] = untested(scores)
+        run.summary.update({names.scalar(f"worst/{key}"): value for key, value in look.summary.items()})
+        run.summary[names.scalar("worst/epoch")] = look.epoch
+    run.summary[names.scalar("verdict")] = str(scores.verdict)
+    run.summary[names.scalar("notes")] = " · ".join([*scores.doubts, *scores.notes])
+    run.summary[names.scalar("untested")] = untested(scores)
 
 
 def _pictures(scores: Scores, pairs: Any) -> list[Any]:

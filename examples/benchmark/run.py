@@ -7,6 +7,7 @@ is one plain pass: reading, scaling and encoding of one image of 96 × 96 pixels
 - The paper's recipe (Deo et al., arXiv 2602.13066), rewritten plainly: a ViT-B/16 at 224 pixels with random weights,
   layers 3, 7 and 11, ZCA, whole matrices of cosines, the geometric mean.
 - Search by engine and number of vectors, against the exact product.
+- What the callback adds to an epoch, and `fit` to memory: `watching.py`, which also runs alone.
 """
 
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from watching import record
 
 from mi_callback import MemorizationDetector, __version__
 from mi_callback.lightning.loggers.tables import markdown_table
@@ -35,6 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)
     units, steps = unit_costs(), paper_costs()
     (HERE / "RESULTS.md").write_text(page(units, steps, [engine(n) for n in VECTORS]))
+    record()
     print((HERE / "RESULTS.md").read_text())
 
 

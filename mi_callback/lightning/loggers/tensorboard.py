@@ -1,11 +1,13 @@
-"""TensorBoard: distribution, tables as text, and bands, on the page "custom scalars"."""
+"""TensorBoard: distribution, tables as text, curves as a picture, and bands on the page "custom scalars"."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from mi_callback.lightning.loggers.curves import draw_curves
 from mi_callback.lightning.loggers.looks import Look, untested
 from mi_callback.lightning.loggers.names import ALONE, Names
 from mi_callback.lightning.loggers.tables import GROUPS, flagged_table, group_rows, markdown_table
@@ -40,6 +42,11 @@ def log_look(
         return
     if len([look for look in looks if look.scored]) == 1:
         writer.add_custom_scalars({one.base: _charts(one) for one in all_names or [names]})
+    figure = draw_curves(looks)
+    figure.canvas.draw()
+    # Lines of a run that are drawn together all have its colour.
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    writer.add_image(names.media("curves"), pixels, step, dataformats="HWC")
     missing = [f"not tested: {checks}"] if (checks := untested(scores)) else []
     notes = [*scores.doubts, *scores.notes, *missing]
     writer.add_text(names.media("notes"), "\n".join(f"- {each}" for each in notes), step)

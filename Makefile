@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-volumes clean
+.PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-attacks bench-volumes clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -47,6 +47,9 @@ bench-detection: $(VENV)/dev.stamp  ## measure detection on real slices, write e
 
 bench-generators: $(VENV)/dev.stamp  ## measure whether generators that copied nobody are cleared, write examples/generators/RESULTS.md (an hour)
 	$(BIN)/python examples/generators/run.py
+
+bench-attacks: $(VENV)/dev.stamp  ## measure what evades the detector, write examples/attacks/RESULTS.md (a quarter of an hour)
+	$(BIN)/python examples/attacks/run.py
 
 bench-volumes: $(VENV)/dev.stamp  ## measure detection on real volumes, write examples/volumes/RESULTS.md (half an hour)
 	$(BIN)/python examples/volumes/run.py

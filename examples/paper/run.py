@@ -22,9 +22,12 @@ from paper.page import page
 
 
 def tasks(config: DictConfig) -> list[tuple[str, int, bool]]:
-    """Set, seed and whether by the paper's protocol; all sets of a seed come before the next seed."""
-    ours = [(name, seed, False) for seed in range(config.seeds) for name in config.sets]
-    return ours + [(name, seed, True) for seed in range(config.coin_seeds) for name in config.coin_sets]
+    """Set, seed and whether by the paper's protocol; all of a seed comes before the next seed."""
+    found = []
+    for seed in range(config.seeds):
+        found += [(name, seed, False) for name in config.sets]
+        found += [(name, seed, True) for name in config.coin_sets if seed < config.coin_seeds]
+    return found
 
 
 def measured(config: DictConfig) -> dict[tuple[str, bool], list[dict]]:

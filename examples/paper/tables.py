@@ -70,17 +70,12 @@ def universal(sets: Mapping[str, Results]) -> str:
 
 
 def spreads(sets: Mapping[str, Results], levels: list[int]) -> str:
-    """How much the ONI of a set depends on how its copies were changed."""
-    rows = [
-        [
-            name,
-            METHODS[method],
-            *(over_seeds(one.spread(method, level)) for level in levels),
-            over_seeds(one.uneven(method, levels[-1]), 2),
-        ]  # fmt: skip
-        for name, one in sets.items()
-        for method in one.methods
-    ]
+    """How much the ONI of a set, and how far its MI moves, depend on how its copies were changed."""
+    rows = []
+    for name, one in sets.items():
+        for method in one.methods:
+            spread = [over_seeds(one.spread(method, level)) for level in levels]
+            rows.append([name, METHODS[method], *spread, over_seeds(one.uneven(method, levels[-1]), 2)])
     columns = [*(f"{level} %" for level in levels), f"MI's response at {levels[-1]} %"]
     return markdown_table(["set", "method", *columns], rows)
 
@@ -98,11 +93,11 @@ def variation(sets: Mapping[str, Results], levels: list[int]) -> str:
 def responses(one: Results, levels: list[int]) -> str:
     """What every measure says of a set, by duplication."""
     named = {method: f"MI, {METHODS[method]}" for method in one.methods} | SCORES
-    rows = [
-        [title, *(over_seeds(one.response(measure, level), 5 if measure == "kid" else 3) for level in levels),
-         " / ".join(f"{one.steps(measure, level):+.1f}" for level in (levels[1], levels[-1]))]
-        for measure, title in named.items()
-    ]  # fmt: skip
+    rows = []
+    for measure, title in named.items():
+        means = [over_seeds(one.response(measure, level), 5 if measure == "kid" else 3) for level in levels]
+        steps = " / ".join(f"{one.steps(measure, level):+.1f}" for level in (levels[1], levels[-1]))
+        rows.append([title, *means, steps])
     columns = [f"{level} %" for level in levels]
     return markdown_table(["measure", *columns, f"steps at {levels[1]} / {levels[-1]} %"], rows)
 

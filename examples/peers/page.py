@@ -12,11 +12,8 @@ from torch import Tensor
 
 from mi_callback.lightning.loggers import markdown_table
 
-TITLES = {
-    "ours": "this package",
-    "recipe": "memorization index, recipe",
-    **{k: peer.title for k, peer in PEERS.items()},
-}
+TITLES = {"ours": "this package", "recipe": "memorization index, recipe"}
+TITLES |= {rule: peer.title for rule, peer in PEERS.items()}
 KINDS = ("novel", "another contrast", "another site", "smooth")
 RATES = (0.01, 0.001)
 
@@ -123,10 +120,9 @@ def shortfalls(name: str, one: Judged) -> list[str]:
     """Where this package misses copies, accuses strangers, or where a rule of others is better."""
     found = []
     for change in (*CHANGES, *HARDER):
-        ours = mean(one.auc("ours", change))
-        better = {
-            title: value for rule, title in TITLES.items() if (value := mean(one.auc(rule, change))) > ours + 5e-4
-        }
+        means = {title: mean(one.auc(rule, change)) for rule, title in TITLES.items()}
+        ours = means[TITLES["ours"]]
+        better = {title: value for title, value in means.items() if value > ours + 5e-4}
         rates = [one.beyond("ours", [change], one.limit("ours", rate)) for rate in RATES]
         if better or ours < 0.995 or rates[0][0] < 0.95 * rates[0][1]:
             others = "; ".join(f"{title} {value:.3f}" for title, value in better.items())
@@ -145,10 +141,10 @@ HEAD = """# What others would say of the same slices
 
 `make bench-peers`, {measured}. Seeds from 0: {seeds}.
 
-Splits, held-out and novel slices and the first nine changes are those of [the paper's tables](../paper/RESULTS.md); five
-harder ones are added, each by `mi_callback.images.perturbations`. Spines are an anatomy that no encoder here has seen; of
-the brains people are shown on whom the encoder was not trained. All rules see the same training slices. They were
-rewritten from their papers in `examples/peers/rules.py` and `learned.py`, which name each source and what differs:
+Splits, held-out and novel slices and the first nine changes are those of [the paper's tables](../paper/RESULTS.md);
+five harder ones are added, each by `mi_callback.images.perturbations`. Spines are an anatomy that no encoder here has
+seen; of the brains people are shown on whom the encoder was not trained. All rules see the same training slices. They
+were rewritten from their papers in `examples/peers/rules.py` and `learned.py`, which name each source and what differs:
 **none is its authors' program or has its authors' weights**. The networks of DeepSSIM-like and LCMem-like are small and
 learn for half a minute on the 200 training slices of a split; SSCD-like is this package's own copy descriptor alone;
 features are those of the bundled encoder; LPIPS and Inception weights are not at hand.
@@ -160,13 +156,14 @@ seeds; ± is half the interval of Student's t over seeds.
 ![Copies found, by rule and change](found.png)
 """
 FALSE = (
-    "Share of novel slices, of people who are in no training set, that are called copies: as they are, through a random "
-    "contrast curve that need not rise, of another site and scanner (`open_ms`, T1; brains alone), and blurred by 1.5 "
-    "pixels as a generator may blur. p ≤ .05 is this package's own rule, with its null at the quality of the samples; of "
-    "the others the threshold is made of sharp held-out slices, or is the one that is used whatever the data are."
+    "Share of novel slices, of people who are in no training set, that are called copies: as they are; through a "
+    "random contrast curve that need not rise; of another site and scanner (`open_ms`, T1; beside brains alone); "
+    "blurred by 1.5 pixels, as a generator may blur. p ≤ .05 is this package's own rule, with its null at the quality "
+    "of the samples; of the others the threshold is made of sharp held-out slices, or is the one used whatever the data "
+    "are."
 )
 CHANGE = "AUC against novel slices / found at 1 % / at .1 %."
 WHOLE = (
-    "On shrunk-whitened features. AuthPct is small and C_T very negative where a set copies; MiFID, which is small for a "
-    "good generator, is made large by copies."
+    "On shrunk-whitened features. AuthPct is small and C_T very negative where a set copies; MiFID, which is small for "
+    "a good generator, is made large by copies."
 )

@@ -159,8 +159,8 @@ FALSE = (
     "Share of novel slices, of people who are in no training set, that are called copies: as they are; through a "
     "random contrast curve that need not rise; of another site and scanner (`open_ms`, T1; beside brains alone); "
     "blurred by 1.5 pixels, as a generator may blur. p ≤ .05 is this package's own rule, with its null at the quality "
-    "of the samples; of the others the threshold is made of sharp held-out slices, or is the one used whatever the data "
-    "are."
+    "of the samples; of the others the threshold is made of sharp held-out slices, or is the one used whatever the "
+    "data are."
 )
 CHANGE = "AUC against novel slices / found at 1 % / at .1 %."
 WHOLE = (

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = (
     "side=64", "seeds=1", "coin_seeds=0", "train=24", "held_out=6", "novel=6", "copies={clean: 3, others: 1}",
     "recipes=[rows]", "~sets.brain", "~sets.spine", "~sets.lesions",
-    "+sets.made_up={folder: slices, unknown: 0.0, people: [8, 4]}",
+    "+sets.made_up={folder: slices, unknown: 0.0, people: [8, 4, 4]}",
 )  # fmt: skip
 
 

@@ -32,8 +32,8 @@ def panels(
     for axes, (name, results) in zip(every, sets.items(), strict=True):
         one(axes, results)
         axes.set_title(name)
+        axes.set_xlabel(label, fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
-    canvas.supxlabel(label, fontsize="medium")
     canvas.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     canvas.savefig(path, dpi=110)
 

@@ -112,8 +112,8 @@ def divide(config: DictConfig, name: str, seed: int, by_slice: bool) -> Split:
         order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed)).tolist()
         ends = [sum(counts[: k + 1]) for k in range(3)]
         return Split(*(every.at(order[end - count : end]) for end, count in zip(ends, counts, strict=True)))
-    people, (first, second) = shuffled(sorted(set(every.subjects)), seed), data.people
-    groups = (people[:first], people[first : first + second], people[first + second :])
+    people, ends = shuffled(sorted(set(every.subjects)), seed), [sum(data.people[: k + 1]) for k in range(3)]
+    groups = (people[end - count : end] for end, count in zip(ends, data.people, strict=True))
     return Split(*(every.of(group).spread(count) for group, count in zip(groups, counts, strict=True)))
 
 

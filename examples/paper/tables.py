@@ -104,7 +104,8 @@ def responses(one: Results, levels: list[int]) -> str:
 
 def shortfalls(sets: Mapping[str, Results]) -> list[str]:
     """Where this package is worse than what was published, than the recipe here, or than it should be."""
-    return [line for name, one in sets.items() for line in (*short_aucs(name, one), *short_decisions(name, one))]
+    checks = (short_aucs, short_decisions, short_responses)
+    return [line for name, one in sets.items() for check in checks for line in check(name, one)]
 
 
 def short_aucs(name: str, one: Results) -> list[str]:
@@ -130,3 +131,16 @@ def short_decisions(name: str, one: Results) -> list[str]:
         people = one.seeds[0]["counts"]["held_out"][1]
         found.append(f"{name}: {people} held-out people carry no flag at α = .05, which takes 19 of them.")
     return found
+
+
+def short_responses(name: str, one: Results, level: int = 5) -> list[str]:
+    """Which measures of a set move by more of their own standard deviations."""
+    named = {method: f"MI, {METHODS[method]}" for method in one.methods} | SCORES
+    moved = {title: abs(one.steps(measure, level)) for measure, title in named.items()}
+    ours = moved.pop(f"MI, {METHODS['ours']}")
+    better = ", ".join(f"{title} {value:.1f}" for title, value in moved.items() if value > ours)
+    if not better:
+        return []
+    return [
+        f"{name}: with {level} % copies the mean MI of a set moves by {ours:.1f} of its standard deviations; {better}."
+    ]

@@ -98,9 +98,14 @@ def test_every_other_rule_knows_a_clean_copy_and_all_are_told(folder, programs):
     measure, page, figure = (programs(f"peers.{name}") for name in ("measure", "page", "figure"))
     small = ("judged=[made_up]", "further=1", "others=2", "steps={ssim: 3, identity: 2, copies: 2}")
     config = configured("peers", folder, *small, f"paper={folder / 'paper'}")
+    changes = programs("paper.measure").CHANGES
+    before = {"held_out": [0.0] * 6, "novel": [0.1] * 6} | {c: [5.0] * (3 if c == "clean" else 1) for c in changes}
+    (folder / "paper").mkdir()
+    told = {"methods": {"ours": {"mi": before, "p": {"novel": [0.01, 1, 1, 1, 1, 1]}}}}
+    (folder / "paper" / "made_up-0.json").write_text(json.dumps(told))
     found = measure.measure(config, "made_up", 0)
-    kept = json.loads((folder / "paper" / "made_up-0.json").read_text())
-    assert found["rules"]["ours"]["clean"] == kept["methods"]["ours"]["mi"]["clean"]
+    assert {part: found["rules"]["ours"][part] for part in before} == before  # as kept by the paper's tables
+    assert sum(found["flagged"]["novel"]) == 1
     judged = page.Judged([found])
     assert {rule: judged.auc(rule, "clean")[0] for rule in page.TITLES} == dict.fromkeys(page.TITLES, 1.0)
     assert found["sets"]["clean copies"]["mifid"] > 1000 * found["sets"]["novel"]["mifid"]

@@ -141,8 +141,8 @@ HEAD = """# What others would say of the same slices
 
 `make bench-peers`, {measured}. Seeds from 0: {seeds}.
 
-Splits, held-out and novel slices and the first nine changes are those of [the paper's tables](../paper/RESULTS.md);
-five harder ones are added, each by `mi_callback.images.perturbations`. Spines are an anatomy that no encoder here has
+Splits, held-out and novel slices and the first nine changes are those of `examples/paper/RESULTS.md`; five harder
+ones are added, each by `mi_callback.images.perturbations`. Spines are an anatomy that no encoder here has
 seen; of the brains people are shown on whom the encoder was not trained. All rules see the same training slices. They
 were rewritten from their papers in `examples/peers/rules.py` and `learned.py`, which name each source and what differs:
 **none is its authors' program or has its authors' weights**. The networks of DeepSSIM-like and LCMem-like are small and

@@ -49,9 +49,10 @@ HEAD = """# The tables of the paper, again
 `make bench-paper`, {measured}. Seeds from 0: {seeds}. Slices of {side} × {side} pixels.
 
 Deo et al., *A Calibrated Memorization Index (MI) for Detecting Training Data Leakage in Generative MRI Models*, arXiv
-2602.13066, 2026. Published figures are theirs, on other data (BraTS, knees, spines), with MRI-CORE. A dash: not known
-here. **MRI-CORE's weights are not at hand here**, so that the recipe (in-sample ZCA, nearest neighbour of each layer,
-geometric mean, null from ten halves of the training set) was run with
+2602.13066, 2026. Published figures are theirs, on other data (BraTS, knees, spines), with MRI-CORE. Of their tables of
+spread, variation and response no figures are known here; a dash stands where one is missing. **MRI-CORE's weights are
+not at hand here**, so that the recipe (in-sample ZCA, nearest neighbour of each layer, geometric mean, null from ten
+halves of the training set) was run with
 
 - *bundled encoder*: the three layers of the CNN that ships with this package, trained to recognise copies;
 - *row profiles*: the network of the paper's public code, axes mixed up as there (fifteen numbers a layer,

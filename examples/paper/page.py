@@ -54,7 +54,9 @@ spread, variation and response no figures are known here; a dash stands where on
 not at hand here**, so that the recipe (in-sample ZCA, nearest neighbour of each layer, geometric mean, null from ten
 halves of the training set) was run with
 
-- *bundled encoder*: the three layers of the CNN that ships with this package, trained to recognise copies;
+- *bundled encoder*: the three layers of the CNN that ships with this package, trained to recognise copies; its widest
+  layer has 192 features for 200 slices, so that the recipe's null is far too low, as it is for the 768 channels and
+  about 250 slices of the paper;
 - *row profiles*: the network of the paper's public code, axes mixed up as there (fifteen numbers a layer,
   `encoders/mri_core/paper_code.py`), 64 channels wide and with random weights.
 

@@ -1,5 +1,6 @@
 """The tables of RESULTS.md."""
 
+import math
 from collections.abc import Mapping
 from statistics import mean, stdev
 
@@ -96,10 +97,14 @@ def responses(one: Results, levels: list[int]) -> str:
     rows = []
     for measure, title in named.items():
         means = [over_seeds(one.response(measure, level), 5 if measure == "kid" else 3) for level in levels]
-        steps = " / ".join(f"{one.steps(measure, level):+.1f}" for level in (levels[1], levels[-1]))
+        steps = " / ".join(signed(one.steps(measure, level)) for level in (levels[1], levels[-1]))
         rows.append([title, *means, steps])
     columns = [f"{level} %" for level in levels]
     return markdown_table(["measure", *columns, f"steps at {levels[1]} / {levels[-1]} %"], rows)
+
+
+def signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.1f}"
 
 
 def shortfalls(sets: Mapping[str, Results]) -> list[str]:

@@ -106,10 +106,12 @@ def test_every_other_rule_knows_a_clean_copy_and_all_are_told(folder, programs):
     found = measure.measure(config, "made_up", 0)
     assert {part: found["rules"]["ours"][part] for part in before} == before  # as kept by the paper's tables
     assert sum(found["flagged"]["novel"]) == 1
-    judged = page.Judged([found])
+    judged = page.Judged([found], people=4)
     assert {rule: judged.auc(rule, "clean")[0] for rule in page.TITLES} == dict.fromkeys(page.TITLES, 1.0)
     assert found["sets"]["clean copies"]["mifid"] > 1000 * found["sets"]["novel"]["mifid"]
-    text = page.page({"made_up": [found]})
+    text = page.page(config, {"made_up": [found]})
+    assert judged.flagged("novel") is None
+    assert page.Judged([found], people=19).flagged("novel") == (1, 6)
     assert all(f"| {title} |" in text for title in page.TITLES.values())
     figure.draw({"made_up": [found]}, folder / "found.png")
     assert (folder / "found.png").is_file()

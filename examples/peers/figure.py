@@ -15,7 +15,7 @@ def draw(found: Mapping[str, list[dict]], path: Path) -> None:
     canvas = Figure(figsize=(4.4 * len(found) + 2, 6.2), layout="constrained")
     every = canvas.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, (name, seeds) in zip(every, found.items(), strict=True):
-        one = Judged(seeds)
+        one = Judged(seeds, people=0)  # flags are not drawn
         limits = {rule: one.limit(rule, RATES[0]) for rule in TITLES}
         counts = [[one.beyond(rule, [change], limits[rule]) for rule in TITLES] for change in changes]
         shares = [[hits / of for hits, of in row] for row in counts]

@@ -5,12 +5,14 @@ from statistics import mean
 
 import torch
 from common.numbers import auc, measured_on, over_seeds, share, threshold
+from omegaconf import DictConfig
 from paper.measure import CHANGES
 from peers.measure import HARDER, SETS
 from peers.rules import PEERS
 from torch import Tensor
 
 from mi_callback.lightning.loggers import markdown_table
+from mi_callback.statistics.null import subjects_needed
 
 TITLES = {"ours": "this package", "recipe": "memorization index, recipe"}
 TITLES |= {rule: peer.title for rule, peer in PEERS.items()}
@@ -19,10 +21,10 @@ RATES = (0.01, 0.001)
 
 
 class Judged:
-    """All seeds of one set."""
+    """All seeds of one set, whose nulls have slices of so many people."""
 
-    def __init__(self, seeds: Sequence[dict]) -> None:
-        self.seeds = seeds
+    def __init__(self, seeds: Sequence[dict], people: int) -> None:
+        self.seeds, self.people = seeds, people
 
     @property
     def kinds(self) -> list[str]:
@@ -46,15 +48,17 @@ class Judged:
         """What a share `rate` of the held-out slices of all seeds exceeds."""
         return threshold(torch.cat(self.values(rule, "held_out")), rate)
 
-    def flagged(self, kind: str) -> tuple[int, int]:
-        """By this package, p ≤ .05."""
+    def flagged(self, kind: str) -> tuple[int, int] | None:
+        """By this package, p ≤ .05; None where so few people can flag nothing."""
+        if self.people < subjects_needed(0.05):
+            return None
         every = [flag for one in self.seeds for flag in one["flagged"][kind]]
         return sum(every), len(every)
 
 
-def page(found: Mapping[str, list[dict]]) -> str:
+def page(config: DictConfig, found: Mapping[str, list[dict]]) -> str:
     """The whole page."""
-    sets = {name: Judged(seeds) for name, seeds in found.items()}
+    sets = {name: Judged(seeds, config.sets[name].people[1]) for name, seeds in found.items()}
     short = "\n".join(f"- {line}" for name, one in sets.items() for line in shortfalls(name, one))
     seeds = ", ".join(f"{len(one.seeds)} {name}" for name, one in sets.items())
     nulls = ", ".join(f"{sum(map(len, one.values('ours', 'held_out')))} {name}" for name, one in sets.items())
@@ -85,7 +89,8 @@ def summary(one: Judged) -> str:
 
 def false_flags(one: Judged) -> str:
     """Novel slices of each kind beyond the threshold of sharp held-out ones, and beyond the fixed one of the rule."""
-    rows = [["this package, p ≤ .05", "p ≤ .05", *(share(*one.flagged(kind)) for kind in one.kinds)]]
+    flags = [one.flagged(kind) for kind in one.kinds]
+    rows = [["this package", "p ≤ .05", *("–" if some is None else share(*some) for some in flags)]]
     for rule, title in TITLES.items():
         limits = {"1 % of held-out": one.limit(rule, RATES[0])}
         if rule in PEERS and (fixed := PEERS[rule].fixed) is not None:
@@ -130,10 +135,14 @@ def shortfalls(name: str, one: Judged) -> list[str]:
             found.append(f"{name}, {change}: AUC {ours:.3f}, found {told}{f'; better: {others}' if others else ''}.")
     for kind in one.kinds:
         flags, raw = one.flagged(kind), one.beyond("ours", [kind], one.limit("ours", RATES[0]))
-        if flags[0] > 0.05 * flags[1]:
+        if flags is not None and flags[0] > 0.05 * flags[1]:
             found.append(f"{name}, {kind} slices of strangers: {share(*flags)} flagged at α = .05.")
         if raw[0] > 0.01 * raw[1]:
             found.append(f"{name}, {kind} slices of strangers: {share(*raw)} beyond what 1 % of held-out ones reach.")
+    if one.people < subjects_needed(0.05):
+        found.append(f"{name}: {one.people} held-out people carry no flag at α = .05, which takes 19 of them.")
+    if (slices := one.beyond("ours", ["held_out"], 0.0)[1]) < 1 / RATES[-1]:
+        found.append(f"{name}: {slices} held-out slices cannot tell .1 % of false flags; that takes a thousand.")
     return found or [f"{name}: nothing, on these slices."]
 
 
@@ -149,8 +158,8 @@ were rewritten from their papers in `examples/peers/rules.py` and `learned.py`, 
 learn for half a minute on the 200 training slices of a split; SSCD-like is this package's own copy descriptor alone;
 features are those of the bundled encoder; LPIPS and Inception weights are not at hand.
 
-Thresholds are what 1 % and .1 % of the held-out slices of all seeds exceed ({nulls}; where .1 % is less than a slice:
-above all of them). Intervals in brackets are Clopper-Pearson over images, too narrow where a person returns in several
+Thresholds are what 1 % and .1 % of the held-out slices of all seeds exceed ({nulls}; where that is less
+than a slice: above all of them). Intervals in brackets are Clopper-Pearson over images, too narrow where a person returns in several
 seeds; ± is half the interval of Student's t over seeds.
 
 ![Copies found, by rule and change](found.png)

@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
         raise SystemExit("needed MI_CALLBACK_DATA, a folder with ixi_t1, spider_lumbar and open_ms; it is not set.")
     found, folder = measured(config), Path(config.page)
     draw(found, folder / "found.png")
-    (folder / "RESULTS.md").write_text(page(found))
+    (folder / "RESULTS.md").write_text(page(config, found))
     print((folder / "RESULTS.md").read_text())
 
 

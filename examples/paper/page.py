@@ -15,7 +15,7 @@ def page(config: DictConfig, found: Mapping[tuple[str, bool], list[dict]]) -> st
     levels = list(config.levels)
     short = "\n".join(f"- {line}" for line in shortfalls(sets)) or "- Nothing, on these sets."
     parts = [
-        HEAD.format(measured=measured_on(), seeds=seeds_of(found), sizes=sizes(sets), side=config.side),
+        HEAD.format(measured=measured_on(), seeds=seeds_of(config, found), sizes=sizes(sets), side=config.side),
         f"## What falls short\n\n{short}\n",
         f"## Is this image a copy?\n\n{AUC}\n",
         *(f"### {name}\n\n{aucs(one)}\n" for name, one in sets.items()),
@@ -31,8 +31,11 @@ def page(config: DictConfig, found: Mapping[tuple[str, bool], list[dict]]) -> st
     return "\n".join(part for part in parts if part)
 
 
-def seeds_of(found: Mapping[tuple[str, bool], list[dict]]) -> str:
-    return ", ".join(f"{len(seeds)} {name}{' by slice' if coins else ''}" for (name, coins), seeds in found.items())
+def seeds_of(config: DictConfig, found: Mapping[tuple[str, bool], list[dict]]) -> str:
+    """How many were measured, of how many."""
+    asked = {False: config.seeds, True: config.coin_seeds}
+    each = [(f"{name}{' by slice' * coins}", len(seeds), asked[coins]) for (name, coins), seeds in found.items()]
+    return ", ".join(f"{done} of {of} {name}" for name, done, of in each)
 
 
 def sizes(sets: Mapping[str, Results]) -> str:

@@ -38,7 +38,8 @@ def measured(config: DictConfig) -> dict[tuple[str, bool], list[dict]]:
     todo, began, fresh = tasks(config), time.monotonic(), 0
     for number, (name, seed, coins) in enumerate(todo, 1):
         path = Path(config.kept) / f"{name}{'-coins' if coins else ''}-{seed}.json"
-        new = not path.is_file()
+        if (new := not path.is_file()) and not config.measure:
+            continue
         one = kept(path, lambda name=name, seed=seed, coins=coins: measure(config, name, seed, coins))
         found.setdefault((name, coins), []).append(one)
         if new:

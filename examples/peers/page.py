@@ -60,7 +60,7 @@ def page(config: DictConfig, found: Mapping[str, list[dict]]) -> str:
     """The whole page."""
     sets = {name: Judged(seeds, config.sets[name].people[1]) for name, seeds in found.items()}
     short = "\n".join(f"- {line}" for name, one in sets.items() for line in shortfalls(name, one))
-    seeds = ", ".join(f"{len(one.seeds)} {name}" for name, one in sets.items())
+    seeds = ", ".join(f"{len(one.seeds)} of {config.peer_seeds} {name}" for name, one in sets.items())
     nulls = ", ".join(f"{sum(map(len, one.values('ours', 'held_out')))} {name}" for name, one in sets.items())
     parts = [HEAD.format(measured=measured_on(), seeds=seeds, nulls=nulls), f"## What falls short\n\n{short}\n"]
     for name, one in sets.items():
@@ -158,8 +158,8 @@ were rewritten from their papers in `examples/peers/rules.py` and `learned.py`, 
 learn for half a minute on the 200 training slices of a split; SSCD-like is this package's own copy descriptor alone;
 features are those of the bundled encoder; LPIPS and Inception weights are not at hand.
 
-Thresholds are what 1 % and .1 % of the held-out slices of all seeds exceed ({nulls}; where that is less
-than a slice: above all of them). Intervals in brackets are Clopper-Pearson over images, too narrow where a person returns in several
+Thresholds are what 1 % and .1 % of the held-out slices of all seeds exceed ({nulls}; where that is less than a slice:
+above all of them). Intervals in brackets are Clopper-Pearson over images, too narrow where a person returns in several
 seeds; ± is half the interval of Student's t over seeds.
 
 ![Copies found, by rule and change](found.png)

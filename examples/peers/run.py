@@ -29,11 +29,12 @@ def measured(config: DictConfig) -> dict[str, list[dict]]:
     for seed in range(config.peer_seeds):
         for name in config.judged:
             began, path = time.monotonic(), Path(config.kept) / f"{name}-{seed}.json"
-            new = not path.is_file()
+            if (new := not path.is_file()) and not config.measure:
+                continue
             found[name].append(kept(path, lambda name=name, seed=seed: measure(config, name, seed)))
             if new:
                 print(f"{name} {seed}, of {config.peer_seeds} seeds: {time.monotonic() - began:.0f} s", flush=True)
-    return found
+    return {name: seeds for name, seeds in found.items() if seeds}
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).resolve().parents[2] / "conf"), config_name="peers")

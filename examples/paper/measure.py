@@ -1,7 +1,7 @@
 """One split of a set of slices: how close copies, held-out and novel slices are, by the recipe and by this package."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from common.people import Images, load, shuffled
@@ -173,7 +173,7 @@ def responses(
     config: DictConfig, detector: MemorizationDetector, train: Features, queries: Features, batch: Batch, seed: int
 ) -> dict[str, dict[str, float]]:
     """Set scores of the literature by duplication, on shrunk features of the bundled encoder; copies are clean."""
-    alone = replace(train.in_pose(0).as_they_are())
+    alone = train.in_pose(0).as_they_are()
     reference = detector.fit_reference(alone)
     parts = batch.parts(reference.whitened(queries.in_pose(0).as_they_are()))
     known = reference.whitened(alone)

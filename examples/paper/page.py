@@ -13,7 +13,9 @@ def page(config: DictConfig, found: Mapping[tuple[str, bool], list[dict]]) -> st
     sets = {name: Results(seeds) for (name, coins), seeds in found.items() if not coins}
     coins = {name: Results(seeds) for (name, coins), seeds in found.items() if coins}
     levels = list(config.levels)
-    short = "\n".join(f"- {line}" for line in shortfalls(sets)) or "- Nothing, on these sets."
+    few = {name: len(one.seeds) for name, one in sets.items() if len(one.seeds) < config.seeds}
+    lines = [f"{name}: {done} of {config.seeds} seeds measured." for name, done in few.items()] + shortfalls(sets)
+    short = "\n".join(f"- {line}" for line in lines) or "- Nothing, on these sets."
     parts = [
         HEAD.format(measured=measured_on(), seeds=seeds_of(config, found), sizes=sizes(sets), side=config.side),
         f"## What falls short\n\n{short}\n",

@@ -59,7 +59,10 @@ class Judged:
 def page(config: DictConfig, found: Mapping[str, list[dict]]) -> str:
     """The whole page."""
     sets = {name: Judged(seeds, config.sets[name].people[1]) for name, seeds in found.items()}
-    short = "\n".join(f"- {line}" for name, one in sets.items() for line in shortfalls(name, one))
+    few = {name: len(one.seeds) for name, one in sets.items() if len(one.seeds) < config.peer_seeds}
+    lines = [f"{name}: {done} of {config.peer_seeds} seeds measured." for name, done in few.items()]
+    lines += [line for name, one in sets.items() for line in shortfalls(name, one)]
+    short = "\n".join(f"- {line}" for line in lines)
     seeds = ", ".join(f"{len(one.seeds)} of {config.peer_seeds} {name}" for name, one in sets.items())
     nulls = ", ".join(f"{sum(map(len, one.values('ours', 'held_out')))} {name}" for name, one in sets.items())
     parts = [HEAD.format(measured=measured_on(), seeds=seeds, nulls=nulls), f"## What falls short\n\n{short}\n"]

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-attacks bench-volumes clean
+.PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-attacks bench-volumes bench-paper bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -53,6 +53,12 @@ bench-attacks: $(VENV)/dev.stamp  ## measure what evades the detector, write exa
 
 bench-volumes: $(VENV)/dev.stamp  ## measure detection on real volumes, write examples/volumes/RESULTS.md (half an hour)
 	$(BIN)/python examples/volumes/run.py
+
+bench-paper: $(VENV)/dev.stamp  ## the tables of the memorization-index paper again, write examples/paper/RESULTS.md (an hour)
+	$(BIN)/python examples/paper/run.py
+
+bench-peers: $(VENV)/dev.stamp  ## what other measures say of the same slices, write examples/peers/RESULTS.md (half an hour)
+	$(BIN)/python examples/peers/run.py
 
 clean:  ## remove the environment and everything that was written by it
 	rm -rf $(VENV) outputs build dist

@@ -286,6 +286,8 @@ PAGES = {
     "../examples/detection/RESULTS.md": "results/detection.md",
     "../examples/statistics/RESULTS.md": "results/statistics.md",
     "../examples/volumes/RESULTS.md": "results/volumes.md",
+    "../examples/paper/RESULTS.md": "results/paper.md",
+    "../examples/peers/RESULTS.md": "results/peers.md",
     "../mi_callback/encoders/weights/MODEL_CARD.md": "model_card.md",
     "../SECURITY.md": "security.md",
     "../.github/CONTRIBUTING.md": "contributing.md",

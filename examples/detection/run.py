@@ -6,15 +6,13 @@ subjects in neither of the other parts, measure false flags. What is measured is
 measure again.
 """
 
-import json
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import lightning
 import torch
@@ -23,9 +21,7 @@ from torch import Tensor
 from mi_callback import MemorizationDetector, __version__, build_encoder
 from mi_callback.detection.matching import Match
 from mi_callback.images.files import SliceFolder, split_by_subject
-from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import PASTES, PERTURBATIONS, affine, blur, remap, t2_like
-from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.registration.copied_fraction import copied_fraction, usual_shares
 from mi_callback.retrieval.features import Features
@@ -33,6 +29,10 @@ from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.search import search
 from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
 from mi_callback.statistics.subjects import subject_weights
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.numbers import kept, threshold
+from common.people import Images, load, read, shuffled
 
 SIDE, COPIES = 96, 100
 TIMED, THREADS = 192, os.cpu_count() or 1
@@ -98,33 +98,24 @@ def main() -> None:
     if not root:
         raise SystemExit("needed MI_CALLBACK_DATA, a folder with ixi_t1, spider_lumbar, …; it is not set.")
     torch.set_num_threads(1)
-    KEPT.mkdir(parents=True, exist_ok=True)
     measured = []
     for number, case in enumerate(CASES):
         if case.encoder is not None and not Path(case.encoder).is_file():
             print(f"left out, for {case.encoder} does not exist (examples/train_encoder.py writes it): {case.title}")
             continue
-        measured.append((case, kept(str(number), lambda case=case: measure(case, Path(root)))))
+        measured.append((case, kept(KEPT / f"{number}.json", lambda case=case: measure(case, Path(root)))))
     for case, found in measured:
         if case.seed == 0:
             figure(found, HERE / f"{Path(case.folder).parts[0]}{'_unknown' if case.encoder else ''}.png")
     sections = [
         splits_section(measured),
         *(section(case, found) for case, found in measured),
-        contrast_section(kept("contrasts", lambda: contrasts(Path(root)))),
-        smooth_section(kept("smooth", lambda: smooth(Path(root)))),
-        speed_section(kept("speed", lambda: speed(Path(root)))),
+        contrast_section(kept(KEPT / "contrasts.json", lambda: contrasts(Path(root)))),
+        smooth_section(kept(KEPT / "smooth.json", lambda: smooth(Path(root)))),
+        speed_section(kept(KEPT / "speed.json", lambda: speed(Path(root)))),
     ]
     (HERE / "RESULTS.md").write_text("\n".join([HEAD.format(**versions()), *sections]))
     print((HERE / "RESULTS.md").read_text())
-
-
-def kept(name: str, measure_it: Callable[[], Any]) -> Any:
-    """What was measured under a name, or is now."""
-    path = KEPT / f"{name}.json"
-    if not path.is_file():
-        path.write_text(json.dumps(measure_it()))
-    return json.loads(path.read_text())
 
 
 def measure(case: Case, root: Path) -> dict:
@@ -168,19 +159,13 @@ def measure(case: Case, root: Path) -> dict:
     }
 
 
-def parts(case: Case, root: Path) -> list["Images"]:
+def parts(case: Case, root: Path) -> list[Images]:
     """Slices of training, held-out and novel people, whom the encoder does not know."""
     folder = SliceFolder(root / case.folder, size=(SIDE, SIDE), axis=case.axis)
     folder = folder.where(~split_by_subject(folder.subjects, case.trained_on))
     people = shuffled(sorted(set(folder.subjects)), case.seed)
     first, second = (round(sum(case.shares[:k]) * len(people)) for k in (1, 2))
     return [read(folder, set(part), case.slices) for part in (people[:first], people[first:second], people[second:])]
-
-
-@dataclass(frozen=True)
-class Images:
-    images: Tensor
-    subjects: list[str]
 
 
 class Methods:
@@ -213,11 +198,6 @@ class Methods:
             "poses": found.neighbours.similarity,
             "registered": found.verified,
         }
-
-
-def threshold(null: Tensor, rate: float) -> float:
-    """What a share `rate` of the null exceeds; where that is fewer than one image, none."""
-    return float(null.sort(descending=True).values[int(rate * len(null))])
 
 
 def compare(copies: Tensor, null: Tensor, novel: Tensor) -> dict[str, float | list[float]]:
@@ -298,8 +278,7 @@ def contrasts(root: Path) -> list[list[str]]:
     folder = SliceFolder(root / "open_ms" / "slices", size=(SIDE, SIDE))
     trained_on = split_by_subject(folder.subjects, 0.5).tolist()
     names = [slice_.path.stem.split("_") for slice_ in folder.slices]  # subject, session, modality, position
-    images = torch.stack([folder[i]["image"] for i in range(len(folder))])
-    images = normalise_intensity(check_images(images), "quantile")
+    images = load(folder, range(len(folder))).images
     rows = []
     for known, asked, session in (
         ("T1W", "T2W", "same"),
@@ -476,23 +455,6 @@ def versions() -> dict[str, object]:
         "python": platform.python_version(),
         "copies": COPIES,
     }
-
-
-def shuffled(values: Sequence[str], seed: int) -> list[str]:
-    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
-    return [values[i] for i in order.tolist()]
-
-
-def read(folder: SliceFolder, subjects: set[str], slices: int) -> Images:
-    """At most `slices` slices of each subject, evenly spread, in [0, 1]; of volumes, from their middle half."""
-    rows: list[int] = []
-    for subject in sorted(subjects):
-        own = [i for i, s in enumerate(folder.subjects) if s == subject]
-        if folder.slices[own[0]].position is not None:
-            own = own[len(own) // 4 : 3 * len(own) // 4]
-        rows += own[:: -(-len(own) // slices)]
-    images = check_images(torch.stack([folder[i]["image"] for i in rows]))
-    return Images(normalise_intensity(images, "quantile"), [folder.subjects[i] for i in rows])
 
 
 if __name__ == "__main__":

@@ -139,3 +139,26 @@ def test_authenticity_by_image_is_the_share_that_the_set_score_counts(programs):
     train, some = (torch.randn(20, 4, generator=generator) for _ in range(2))
     authentic = rules.authenticity(train)(rules.Seen(some, some, some)) < 1
     assert float(authentic.double().mean()) == authpct(train, some)
+
+
+def test_attacks_change_copies_within_their_budgets_and_a_gradient_makes_them_less_alike(programs):
+    adaptive, fixed = programs("attacks.adaptive"), programs("attacks.fixed")
+    copies, generator = texture(4, side=96), torch.Generator().manual_seed(0)
+    for name, attack in fixed.FIXED.items():
+        attacked = attack(copies, copies.flip(0), generator)
+        assert attacked.shape == copies.shape, name
+        assert float(attacked.min()) >= -1e-6, name
+        assert float(attacked.max()) <= 1 + 1e-6, name
+        assert not torch.allclose(attacked, copies, atol=1e-3), name
+    likeness = adaptive.Likeness(copies)
+    grey, warped = adaptive.within_grey_values(copies, 4 / 255, steps=6), adaptive.within_warps(copies, steps=6)
+    assert float((grey - copies).abs().max()) <= 4 / 255 + 1e-6
+    assert float(likeness(copies)) > max(float(likeness(grey)), float(likeness(warped))) + 0.05
+
+
+def test_a_search_stops_at_nothing_but_tells_when_a_copy_first_evaded(programs):
+    searched = programs("attacks.adaptive").searched
+    answers = iter([torch.tensor([0.9, 0.9]), torch.tensor([0.4, 0.9]), torch.tensor([0.2, 0.9])])
+    least, evaded = searched(texture(2, side=64), lambda images: next(answers), limit=0.5, tries=3, seed=0)
+    assert evaded.tolist() == [2, 0]
+    assert least.tolist() == pytest.approx([0.2, 0.9])

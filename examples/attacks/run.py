@@ -5,28 +5,23 @@ compares, and by a search with its answers. Thresholds come from held-out people
 outputs/attacks: an interrupted run goes on.
 """
 
-import json
 import os
-import platform
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from adaptive import BUDGET, DISPLACEMENT, STEPS, searched, within_grey_values, within_warps
-from attacks import FIXED
 from torch import Tensor
 
-from mi_callback import __version__
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from attacks.adaptive import BUDGET, DISPLACEMENT, STEPS, searched, within_grey_values, within_warps
+from attacks.fixed import FIXED
+from common.numbers import kept, measured_on, share, threshold
+from detection.run import FIRST, Case, Methods, parts
+
 from mi_callback.images.perturbations import t2_like
 from mi_callback.lightning.loggers import markdown_table
-from mi_callback.statistics.rates.clopper_pearson import clopper_pearson
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "detection"))
-from run import FIRST, Methods, parts, threshold
 
 HERE, KEPT = Path(__file__).parent, Path("outputs/attacks")
 SEED, COPIES, SEARCHED, TRIES, RATE = 2, 30, 10, 40, 0.01
@@ -39,26 +34,16 @@ def main() -> None:
         raise SystemExit("needed MI_CALLBACK_DATA, a folder with ixi_t1 and spider_lumbar; it is not set.")
     torch.set_num_threads(1)
     measured = {
-        title: kept(name, lambda number=number: measure(Path(root), number))
-        for title, name, number in (("spine", "spine", 2), ("brain", "brain", 0))
+        name: kept(KEPT / f"{name}.json", lambda case=case: measure(Path(root), replace(case, seed=SEED)))
+        for name, case in (("spine", FIRST[2]), ("brain", FIRST[0]))
     }
     (HERE / "RESULTS.md").write_text(page(measured))
     print((HERE / "RESULTS.md").read_text())
 
 
-def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the last run measured, or a new measurement."""
-    path = KEPT / f"{name}.json"
-    if not path.is_file():
-        found = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1))
-    return json.loads(path.read_text())
-
-
-def measure(root: Path, number: int) -> dict[str, Any]:
+def measure(root: Path, case: Case) -> dict[str, Any]:
     """What is found of each attack on one set: copies flagged, and matched with the right image."""
-    train, held_out, novel = parts(replace(FIRST[number], seed=SEED), root)
+    train, held_out, novel = parts(case, root)
     methods = Methods(None, train)
 
     def score(images: Tensor) -> Tensor:
@@ -75,7 +60,7 @@ def measure(root: Path, number: int) -> dict[str, Any]:
         matched = methods.match(methods.encode(copies))
         beyond = int((matched.similarity > limit).sum())
         found[name] = [beyond, int((matched.row == rows[: len(copies)]).sum()), len(copies)]
-        print(number, name, found[name], flush=True)
+        print(case.folder, name, found[name], flush=True)
 
     for name, attack in FIXED.items():
         record(name, attack(copied, others, generator))
@@ -97,18 +82,17 @@ def measure(root: Path, number: int) -> dict[str, Any]:
 
 
 def page(measured: dict[str, dict[str, Any]]) -> str:
-    versions = f"mi_callback {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     sets = list(measured)
     names = list(measured[sets[0]]["found"])
     least = {name: min(one["found"][name][0] / one["found"][name][2] for one in measured.values()) for name in names}
     rows = [
-        [name, *(cell for one in measured.values() for cell in cells(*one["found"][name]))]
+        [name, *(share(count, one["found"][name][2]) for one in measured.values() for count in one["found"][name][:2])]
         for name in sorted(names, key=lambda name: least[name])
     ]
-    columns = ["attack", *(c for name in sets for c in (f"{name}: found (95 % interval)", "right slice"))]
+    columns = ["attack", *(column for name in sets for column in (f"{name}: found", "right slice"))]
     lines = "\n".join(f"- {name}: {sentence(one)}" for name, one in measured.items())
     return (
-        f"# What evades the detector\n\n`make bench-attacks`, seed {SEED}, {time.strftime('%Y-%m-%d')}, {versions}. "
+        f"# What evades the detector\n\n`make bench-attacks`, seed {SEED}, {measured_on()}. "
         f"{COPIES} copies of real slices an attack; found: beyond what {RATE:.0%} of held-out slices reach. Lumbar "
         "spines (`spider_lumbar`), an anatomy that the encoder never saw; brains (`ixi_t1`) of people it never saw. "
         f"Gradients: {STEPS} steps through the layers of the encoder and the local correlation in place.\n\n"
@@ -116,11 +100,6 @@ def page(measured: dict[str, dict[str, Any]]) -> str:
         f"## A search with the detector's answers\n\nTwo changes of `images.perturbations` one after another, drawn at "
         f"random, up to {TRIES} tries for each of {SEARCHED} copies.\n\n{lines}\n"
     )
-
-
-def cells(found: int, right: int, of: int) -> list[str]:
-    low, high = clopper_pearson(found, of)
-    return [f"{found / of:.2f} ({low:.2f}–{high:.2f})", f"{right / of:.2f}"]
 
 
 def sentence(one: dict[str, Any]) -> str:

@@ -15,8 +15,25 @@ from torch import Tensor
 
 from mi_callback.images.config import PATTERN
 from mi_callback.images.filters import apply_along_axes, gaussian_blur
-from mi_callback.images.thumbnails import as_images
+from mi_callback.images.thumbnails import THUMBNAIL_SIDE, as_images, make_thumbnails
 from mi_callback.types import Images, Thumbnails
+
+
+def without_patterns(images: Images) -> tuple[Images, Thumbnails]:
+    """Images less the periodic patterns laid over them, which would hide what they copy, and their thumbnails.
+
+    Volumes, images of several channels and small ones are left as they came.
+    """
+    side = THUMBNAIL_SIDE[images.ndim - 2]
+    thumbnails = make_thumbnails(images, side)
+    if images.ndim == 5 or images.shape[1] > 1 or min(images.shape[2:]) < PATTERN.least_side:
+        return images, thumbnails
+    striped = patterned(thumbnails)
+    if bool(striped.any()):
+        images = images.clone()
+        images[striped] = torch.cat([without_pattern(image) for image in images[striped].split(1)])
+        thumbnails[striped] = make_thumbnails(images[striped], side)
+    return images, thumbnails
 
 
 def patterned(thumbnails: Thumbnails) -> Bool[Tensor, " n"]:

@@ -18,9 +18,9 @@ from torch import Tensor
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError
 from mi_callback.images.batches import Batch, read_batches
+from mi_callback.images.patterns import without_patterns
 from mi_callback.images.preprocessing import check_images
 from mi_callback.images.reservoir import Reservoir
-from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.lightning.data.loaders import WHOLE
 from mi_callback.lightning.data.sides import Source
 from mi_callback.lightning.ranks import Ranks, guarded
@@ -195,7 +195,7 @@ def read_alike(ranks: Ranks, sources: Sequence[Source], keys: dict[str, Any]) ->
 def digests_of(detector: MemorizationDetector, batch: Batch) -> list[bytes]:
     """A hash of each image of a batch, as `Features.digests` has it."""
     images = check_images(batch.images, detector.encoder.channels, detector.dims)
-    return [digest(one) for one in make_thumbnails(images.cpu(), THUMBNAIL_SIDE[detector.dims])]
+    return [digest(one) for one in without_patterns(images.cpu())[1]]
 
 
 def _signature(source: Source, keys: dict[str, Any]) -> str | None:

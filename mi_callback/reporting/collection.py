@@ -12,9 +12,9 @@ from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError
 from mi_callback.images.batches import read_batches
 from mi_callback.images.contrast.curves import apply_curve, look_alike
+from mi_callback.images.patterns import without_patterns
 from mi_callback.images.poses import POSES
 from mi_callback.images.preprocessing import check_images
-from mi_callback.images.thumbnails import make_thumbnails
 from mi_callback.registration.copied_fraction import copied_fraction
 from mi_callback.registration.schedule import Alignment, register
 from mi_callback.reporting.evidence import Evidence, Measured, NovelReach
@@ -30,7 +30,7 @@ UNCALIBRATED = 0.9
 
 
 class _Samples(NamedTuple):
-    """Generated images read again: their positions, thumbnails as they came, and files."""
+    """Generated images read again: their positions, thumbnails as they are compared, and files."""
 
     rows: list[int]
     thumbnails: Thumbnails
@@ -113,7 +113,7 @@ def _read_samples(
     # One at a time: their sizes may differ.
     batches = list(read_batches(Subset(generated, rows), 1, None, image_key, None))
     images = [check_images(batch.images.cpu(), detector.encoder.channels, train.dims) for batch in batches]
-    thumbnails = [make_thumbnails(image, train.thumbnails.shape[-1]) for image in images]
+    thumbnails = [without_patterns(image)[1] for image in images]
     files = [None if batch.sources is None else batch.sources[0] for batch in batches]
     return _Samples(rows, torch.cat([train.thumbnails[:0], *thumbnails]), files)
 

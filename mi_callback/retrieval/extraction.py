@@ -10,13 +10,11 @@ from mi_callback.encoders import Encoder
 from mi_callback.encoders.descriptor import AS_IT_IS, DescriptorNet, describe
 from mi_callback.errors import DataError, EncoderError
 from mi_callback.images.batches import Batch, read_batches
-from mi_callback.images.config import PATTERN
-from mi_callback.images.patterns import patterned, without_pattern
+from mi_callback.images.patterns import without_patterns
 from mi_callback.images.poses import POSES, descriptor_poses
 from mi_callback.images.preprocessing import check_images, preprocess
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids, settle
-from mi_callback.images.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from mi_callback.images.windows import structured_windows
 from mi_callback.retrieval.features import Features, extended
 from mi_callback.retrieval.growing import GrowingColumns, GrowingTensor
@@ -136,23 +134,6 @@ class _Collector:
             pooled[name] = encode(view.of(images, self.encoder.intensity), self.encoder, poses)[0]
         for kind, found in pooled.items():
             self.pooled[kind].append(found)
-
-
-def without_patterns(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images less the periodic patterns laid over them, which would hide what they copy, and their thumbnails.
-
-    Volumes, images of several channels and small ones are left as they came.
-    """
-    side = THUMBNAIL_SIDE[images.ndim - 2]
-    thumbnails = make_thumbnails(images, side)
-    if images.ndim == 5 or images.shape[1] > 1 or min(images.shape[2:]) < PATTERN.least_side:
-        return images, thumbnails
-    striped = patterned(thumbnails)
-    if bool(striped.any()):
-        images = images.clone()
-        images[striped] = torch.cat([without_pattern(image) for image in images[striped].split(1)])
-        thumbnails[striped] = make_thumbnails(images[striped], side)
-    return images, thumbnails
 
 
 class _Described:

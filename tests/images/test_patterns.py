@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from mi_callback import MemorizationDetector
+from mi_callback.images.batches import Batch
 from mi_callback.images.files import SliceFolder
 from mi_callback.images.intensity import normalise_intensity
-from mi_callback.images.patterns import patterned, without_pattern
+from mi_callback.images.patterns import patterned, without_pattern, without_patterns
 from mi_callback.images.perturbations import gaussian_noise, grid, low_resolution, stripes
 from mi_callback.images.thumbnails import make_thumbnails
-from mi_callback.retrieval.extraction import without_patterns
+from mi_callback.lightning.rounds import digests_of
 
 
 def anatomy(n: int = 6, side: int = 96, seed: int = 0) -> torch.Tensor:
@@ -96,3 +98,10 @@ def test_real_slices_hardly_ever_seem_to_bear_one(mri, folder, most):
     slices = SliceFolder(mri / folder, size=(96, 96))
     images = torch.stack([slices[i]["image"] for i in range(0, len(slices), 5)]).float()
     assert patterned(make_thumbnails(normalise_intensity(images, "quantile"), 96)).double().mean() <= most
+
+
+def test_an_image_under_a_pattern_is_known_again_by_the_callback():
+    """What is compared with what was fitted on has been through the same: else it would be new at every look."""
+    images = stripes(anatomy(), 0.2, 6.0)
+    detector = MemorizationDetector("pixels", verify=False)
+    assert digests_of(detector, Batch(images, None, None)) == detector.features(images).digests()

@@ -48,7 +48,7 @@ def within_grey_values(copied: Tensor, budget: float = BUDGET, steps: int = STEP
     likeness, change = Likeness(copied), torch.zeros_like(copied)
     for step in range(steps):
         change.requires_grad_()
-        (slope,) = torch.autograd.grad(likeness((copied + change).clamp(0, 1)), change)
+        slope = _slope(likeness((copied + change).clamp(0, 1)), change)
         rate = 2.5 * budget / steps * (1 if step < steps * 0.7 else 0.4)
         change = (change.detach() - rate * slope.sign()).clamp(-budget, budget)
     return (copied + change).clamp(0, 1)
@@ -61,10 +61,15 @@ def within_warps(copied: Tensor, displacement: float = DISPLACEMENT, steps: int 
     knots = 0.1 * torch.randn(len(copied), 2, POINTS, POINTS, generator=generator)
     for _ in range(steps):
         knots.requires_grad_()
-        (slope,) = torch.autograd.grad(likeness(_warped(copied, knots, displacement, side)), knots)
+        slope = _slope(likeness(_warped(copied, knots, displacement, side)), knots)
         scale = slope.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
         knots = (knots.detach() - 0.1 * slope / scale).clamp(-1, 1)
     return _warped(copied, knots, displacement, side)
+
+
+def _slope(likeness: Tensor, of: Tensor) -> Tensor:
+    """The gradient; 0 where there is none: a standard deviation has none where an image is flat."""
+    return torch.autograd.grad(likeness, of)[0].nan_to_num(0.0)
 
 
 def _warped(images: Tensor, knots: Tensor, displacement: float, side: int) -> Tensor:

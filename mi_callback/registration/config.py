@@ -46,7 +46,9 @@ class AffineSearchConfig:
     Attributes:
         side: Side, in pixels, at which maps are tried.
         rotations: Degrees, tried both ways in each plane, beside no rotation.
-        zooms: Magnifications that are tried with each rotation and every shift.
+        zooms: Magnifications that are tried with each rotation and every shift. Without 1.8, which was chosen on seed 0,
+            the middle half of each side, magnified, is mostly lost: LNCC of the right pairs .7, with it .99; that of
+            novel images is the same.
         reach: Farthest shift along each axis, in pixels of the search.
         starts: Maps that are returned, best first. Gauss-Newton starts from each, and from the one that moves nothing.
         least_overlap: Share of the mask that must lie within the other image for a map to be tried.
@@ -256,7 +258,7 @@ class RegistrationConfig:
 
 REGISTRATION = {
     2: RegistrationConfig(
-        search=AffineSearchConfig(rotations=(15.0, 30.0), reach=5),
+        search=AffineSearchConfig(rotations=(15.0, 30.0), reach=5, zooms=(0.75, 1.0, 1.33, 1.8)),
         free_form=FreeFormConfig(side=48, controls=9, stiffness=0.05),
         schedule=ScheduleConfig(coarse_batch=128, fine_batch=32),
     ),

@@ -73,6 +73,15 @@ def test_a_known_affine_map_is_recovered_and_a_copy_has_lncc_near_one_and_anothe
         assert agreeing(others)[rows].max() < agreeing(copies)[rows].min() - 0.2, name
 
 
+def test_the_middle_half_of_each_side_magnified_is_aligned():
+    reference, theta = oval(6), affine_map(zoom=0.5).expand(6, 2, 3)
+    generated = as_bytes(move(reference, theta))
+    copies, others = (register(generated, as_bytes(images)) for images in (reference, reference.roll(1, 0)))
+    assert corner_distance(copies.theta, theta).max() < 1
+    assert copies.lncc.min() > 0.9  # half of the pixels are made up
+    assert unexplained(others.lncc.max()) > 1.5 * unexplained(copies.lncc.min())
+
+
 def test_inverted_contrast_is_aligned_and_compared_as_well(warped):
     _, _, generated, reference = warped
     plain, inverted = (register(images, reference) for images in (generated, 255 - generated))

@@ -7,7 +7,7 @@ is one plain pass: reading, scaling and encoding of one image of 96 × 96 pixels
 - The paper's recipe (Deo et al., arXiv 2602.13066), rewritten plainly: a ViT-B/16 at 224 pixels with random weights,
   layers 3, 7 and 11, ZCA, whole matrices of cosines, the geometric mean.
 - Search by engine and number of vectors, against the exact product.
-- What the callback adds to an epoch, and `fit` to memory: `watching.py`, which also runs alone.
+- What the callback adds to an epoch: `watching.py`, which also runs alone.
 """
 
 import platform

@@ -1,10 +1,9 @@
-"""What the callback adds to an epoch of the demo's generator, and what `fit` adds to memory: a section of RESULTS.md.
+"""What the callback adds to an epoch of the demo's generator: a section of RESULTS.md.
 
 Processor time on one thread. Drawing samples is counted apart: a generator that is looked at must draw them anyway.
 """
 
 import logging
-import subprocess
 import sys
 import time
 import warnings
@@ -16,10 +15,9 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler
 
-from mi_callback import MemorizationCallback, MemorizationDetector, __version__
-from mi_callback.lightning.loggers.tables import markdown_table
+from mi_callback import MemorizationCallback, __version__
 
 HERE = Path(__file__).parent
 DEMO = HERE.parent / "demo"
@@ -27,8 +25,6 @@ TITLE = "## In training"
 SIZE, SUBJECTS, HELD_OUT, STEPS, BATCH, SAMPLES = 64, 40, 36, 100, 64, 64
 """Of the run `many` of the demo."""
 EPOCHS = 3
-SLICES, NOVEL = (300, 1200), 20
-"""Training sets whose memory is measured, and held-out images beside each."""
 
 
 class Clock(lightning.Callback):
@@ -87,47 +83,10 @@ def epochs() -> dict[str, float]:
     }
 
 
-class Noise(Dataset[Tensor]):
-    """Made-up images that take no memory."""
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed = n, seed
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, i: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 10**6 + i)
-        parts = [torch.rand(1, 1, side, side, generator=generator) for side in (6, 12, 24, 48)]
-        return sum(torch.nn.functional.interpolate(part, (96, 96), mode="bicubic")[0] for part in parts)  # type: ignore[return-value]
-
-
-def peak(n: int) -> int:
-    """Bytes that `fit` of n training images takes at most beyond a detector; here and now."""
-    torch.set_num_threads(1)
-    detector = MemorizationDetector()
-    detector.features(Noise(64, 9))  # what the encoder takes for a batch
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _status("VmHWM")
-    detector.fit(Noise(n, 1), held_out=Noise(NOVEL, 2))
-    return _status("VmHWM") - before
-
-
-def memory() -> dict[int, int]:
-    """The same by number of training images, each in a process of its own."""
-    code = "import sys; sys.path.insert(0, {!r}); import watching; print(watching.peak({}))"
-    run = [subprocess.run([sys.executable, "-c", code.format(str(HERE), n)], capture_output=True, check=True)
-           for n in SLICES]  # fmt: skip
-    return {n: int(done.stdout) for n, done in zip(SLICES, run, strict=True)}
-
-
 def section() -> str:
     """The text of RESULTS.md on this."""
-    took, peaks = epochs(), memory()
+    took = epochs()
     added, usual = (took[key] - took["alone"] for key in ("watched", "middle"))
-    few, many = SLICES
-    rows = [[f"{n:,}", f"{peaks[n] / 2**20:.0f} MB", f"{peaks[n] / n / 1024:.0f} KB"] for n in SLICES]
-    growth = (peaks[many] - peaks[few]) / (many - few) / 1024
     when = f"Measured {time.strftime('%Y-%m-%d')} with mi_callback {__version__}, torch {torch.__version__}."
     each = 1000 * usual / SAMPLES
     what = f"320 slices, {EPOCHS} epochs of {STEPS} steps of {BATCH}, {SAMPLES} samples at the end of each"
@@ -142,12 +101,6 @@ epoch, {each:.0f} ms a sample, and {added:.1f} s in the mean: the null is made a
 generator change their sharpness (and the power self-test, which is off here, would be). Drawing takes
 {took["drawing"]:.2f} s more. The callback's share is {shares};
 the goal, 5 %, is kept by the middle epoch where epochs take {usual / 0.05:.0f} s or more.
-
-What `fit` takes at its peak, of resident memory, mapped files included, beyond a detector that has encoded a batch:
-
-{markdown_table(["training images", "peak", "each"], rows)}
-
-{growth:.0f} KB for each further image.
 """
 
 
@@ -157,11 +110,6 @@ def record() -> None:
     before, _, after = file.read_text().partition(TITLE)
     _, mark, following = after.partition("\n## ")
     file.write_text(f"{before.rstrip()}\n\n{section()}" + (f"\n{mark.strip()} {following}" if mark else ""))
-
-
-def _status(key: str) -> int:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)]
-    return 1024 * int(line.split()[1])
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def without_patterns(images: Images) -> tuple[Images, Thumbnails]:
 
 def patterned(thumbnails: Thumbnails) -> Bool[Tensor, " n"]:
     """Which images bear a pattern, as their thumbnails `(n, h, w)` show it."""
-    return prominence(as_images(thumbnails)).amax(dim=(1, 2)) > PATTERN.found
+    found = _Spectrum.of(as_images(thumbnails))
+    return ((found.prominence > PATTERN.found) & (found.amplitude > _visible(*thumbnails.shape[-2:]))).any(dim=(1, 2))
 
 
 def without_pattern(image: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]:
@@ -49,7 +50,7 @@ def without_pattern(image: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]
     """
     rest = image
     for _ in range(PATTERN.rounds):
-        waves = _waves(prominence(rest))
+        waves = _waves(_Spectrum.of(rest))
         if not waves:
             break
         deviation = rest - gaussian_blur(rest, PATTERN.local)
@@ -58,18 +59,34 @@ def without_pattern(image: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 h w"]
     return rest if lines is None else torch.where(lines, _filled(image, ~lines), image)
 
 
-def prominence(images: Images) -> Float[Tensor, "n h w"]:
-    """By how much the logarithm of the amplitude at each frequency exceeds that of the frequencies around it.
+class _Spectrum(NamedTuple):
+    """What images are made of, by frequency; the zero frequency is at `(h // 2, w // 2)`.
 
-    The image is tapered, so that its borders do not count. Low frequencies are −infinity; the zero frequency is at
-    `(h // 2, w // 2)`.
+    Attributes:
+        prominence: By how much the logarithm of the amplitude exceeds that of the frequencies around; −infinity for low
+            ones.
+        amplitude: Of a wave, in standard deviations of the image.
     """
-    height, width = images.shape[-2:]
-    taper, slow = _taper(height, width).to(images), _slow(height, width).to(images.device)
-    deviation = images[:, 0] - images[:, 0].mean(dim=(1, 2), keepdim=True)
-    spectrum = torch.fft.fftshift(torch.fft.fft2(deviation * taper), dim=(-2, -1))
-    power = spectrum.abs().clamp_min(torch.finfo(images.dtype).tiny).log()
-    return (power - _around(power)).masked_fill(slow, -math.inf)
+
+    prominence: Float[Tensor, "n h w"]
+    amplitude: Float[Tensor, "n h w"]
+
+    @classmethod
+    def of(cls, images: Images) -> "_Spectrum":
+        """Of images under a taper, so that their borders do not count."""
+        height, width = images.shape[-2:]
+        taper, slow = _taper(height, width).to(images), _slow(height, width, PATTERN.slow).to(images.device)
+        deviation = images[:, 0] - images[:, 0].mean(dim=(1, 2), keepdim=True)
+        size = torch.fft.fftshift(torch.fft.fft2(deviation * taper), dim=(-2, -1)).abs()
+        power = size.clamp_min(torch.finfo(images.dtype).tiny).log()
+        unit = deviation.flatten(1).std(dim=1).clamp_min(1e-12).view(-1, 1, 1) * taper.sum() / 2
+        return cls((power - _around(power)).masked_fill(slow, -math.inf), size / unit)
+
+
+def _visible(height: int, width: int) -> Float[Tensor, "h w"]:
+    """Amplitude from which a wave is a pattern: vertebrae make slow ones of some strength."""
+    slow = _slow(height, width, PATTERN.repeated)
+    return torch.where(slow, PATTERN.visible_slow, PATTERN.visible)
 
 
 def _around(power: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
@@ -111,8 +128,9 @@ class _Wave(NamedTuple):
         return _Wave(*(round(cycles) % 2 / 2 for cycles in twice))
 
 
-def _waves(found: Float[Tensor, "1 h w"]) -> list[_Wave]:
+def _waves(spectrum: _Spectrum) -> list[_Wave]:
     """Waves that stand out, each the highest far and wide: no two of them share what is taken out."""
+    found = spectrum.prominence.masked_fill(spectrum.amplitude < PATTERN.faint, -math.inf)
     height, width = found.shape[-2:]
     reach = round(PATTERN.apart * max(height, width))
     around = F.pad(found[None], (reach,) * 4, mode="circular")
@@ -145,10 +163,10 @@ def _circular_sum(side: int, window: int) -> Float[Tensor, "side side"]:
 
 
 @lru_cache
-def _slow(height: int, width: int) -> Bool[Tensor, "h w"]:
-    """Low frequencies, at which anatomy is strong."""
+def _slow(height: int, width: int, most: float) -> Bool[Tensor, "h w"]:
+    """Frequencies of at most so many cycles per pixel."""
     y, x = _cycles(height, width)
-    return (y / height).square() + (x / width).square() <= PATTERN.slow**2
+    return (y / height).square() + (x / width).square() <= most**2
 
 
 @lru_cache

@@ -46,9 +46,9 @@ class AffineSearchConfig:
     Attributes:
         side: Side, in pixels, at which maps are tried.
         rotations: Degrees, tried both ways in each plane, beside no rotation.
-        zooms: Magnifications that are tried with each rotation and every shift. Without 1.8, chosen on seed 0, the middle
-            half of each side, magnified, is mostly lost: LNCC of the right pairs .7, with it .99, and that of novel
-            images is the same.
+        zooms: Magnifications that are tried with each rotation and every shift. Without 1.8, chosen on seed 0, the
+            middle half of each side, magnified, is mostly lost: LNCC of the right pairs .7, with it .99, and that of
+            novel images is the same.
         reach: Farthest shift along each axis, in pixels of the search.
         starts: Maps that are returned, best first. Gauss-Newton starts from each, and from the one that moves nothing.
         least_overlap: Share of the mask that must lie within the other image for a map to be tried.

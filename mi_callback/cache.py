@@ -9,10 +9,12 @@ Those that were not used for longest go.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mi_callback.errors import OptionError
 from mi_callback.fingerprints import canonical_json, content_hash
@@ -23,6 +25,22 @@ ENDING = ".state"
 
 LIMIT = 20 * 2**30
 """Bytes of all states in a folder; the newest one stays, however large."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Of the images that a state was fitted on.
+
+    Attributes:
+        data: Hash of every pixel and subject of both sides.
+        train, held_out: That of each image, uint8 `(n, 16)`.
+        outline: Hash of what can be told without reading images; None where that tells nothing.
+    """
+
+    data: str
+    train: Tensor = field(repr=False)
+    held_out: Tensor = field(repr=False)
+    outline: str | None = None
 
 
 def checked_cache(cache: Any) -> str | Path | None:
@@ -53,6 +71,17 @@ def kept_at(cache: Path, settings: Mapping[str, Any], data: str | None) -> Path:
     if data is None or not cache.is_dir():
         return cache
     return cache / f"{content_hash(canonical_json(dict(settings)), data)}{ENDING}"
+
+
+def states_in(cache: Path) -> list[Path]:
+    """The states that there may be: the file, or those in the folder, the one that was used last first."""
+    if not cache.is_dir():
+        return [cache] if cache.is_file() else []
+    found = list[tuple[float, Path]]()
+    for state in cache.glob(f"*{ENDING}"):
+        with suppress(OSError):  # another process may have removed it
+            found.append((state.stat().st_mtime, state))
+    return [state for _, state in sorted(found, reverse=True)]
 
 
 def mark_used(state: Path) -> None:

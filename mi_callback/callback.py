@@ -79,8 +79,11 @@ class MemorizationCallback(Callback):
         detector: A `MemorizationDetector`, or its options, e.g. `{"alpha": 0.01, "verify": False}`. Without an encoder
             among them, volumes get that of volumes.
         seed: Of the samples: the same latents at every validation, so that epochs can be compared.
-        cache: File for the fitted state, or a folder for several; used again when encoder, settings and every pixel are
-            the same. Patient data.
+        cache: File for the fitted state, or a folder for several; used again when encoder, settings and images are the
+            same. Patient data.
+        cache_check: How that is seen. `"sampled"`: by all that data sets hold in memory, size and time of the files
+            that they name, and 256 images of each, others each time; by every pixel where these differ or tell nothing.
+            `"full"`: by every pixel.
         on_error: What happens when something fails while training: the sampler, scoring, a logger, the cache; or
             samples are NaN or constant. `"warn"` says so, logs the validation as not scored, and lets training go on;
             what fails before training ends it, for then something is set up wrong. `"raise"` ends it with any error.
@@ -138,6 +141,7 @@ class MemorizationCallback(Callback):
         act: Literal["stop", "veto", "raise"] | Sequence[Literal["stop", "veto", "raise"]] | None = None,
         report: str | Path | None = None,
         name: str | None = None,
+        cache_check: Literal["sampled", "full"] = "sampled",
     ) -> None:
         super().__init__()
         self.names = checked_name(name)
@@ -156,6 +160,7 @@ class MemorizationCallback(Callback):
         self._prepared = Preparation(
             checked, self.detector_options, train, held_out, control, self.subject_key, self.image_key,
             checked_cache(cache), integer("power", power, least=0), lenient=self.on_error == "warn",
+            full_check=choice("cache_check", cache_check, ("sampled", "full"), OptionError) == "full",
         )  # fmt: skip
         self._acting = Acting(checked_acts(act))
         self._recording = Recording(report, switch("log_subjects", log_subjects), self.on_error == "warn", self.names)

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
-from mi_callback.cache import kept_at, mark_used, tidy
+from mi_callback.cache import Identity, kept_at, mark_used, states_in, tidy
 from mi_callback.errors import OutputError, StateError
 from mi_callback.fingerprints import content_hash
 from mi_callback.images.batches import read_batches
@@ -33,6 +32,9 @@ HEADER = "mi_callback"
 
 CHECKSUM = "checksum"
 """Key within it: the hash of all else."""
+
+ROWS = ("train_rows", "held_out_rows")
+"""Tensors that tell the images of either side: `Batch.digests`."""
 
 NEEDED = {"settings", "data", "train", "held_out", "null", "duplicate", "difference", "planted", "recall", "engines",
           CHECKSUM}  # fmt: skip
@@ -75,23 +77,25 @@ class FittedState:
             )
         return self.planted.drawn(n, seed)
 
-    def save(self, path: str | Path, settings: dict[str, Any], data: str | None = None) -> None:
+    def save(self, path: str | Path, settings: dict[str, Any], data: str | Identity | None = None) -> None:
         """Write the state; a file at `path` is replaced in one step.
 
         Args:
             path: Where; folders are made.
             settings: All that changes what the state means, as JSON holds it.
-            data: `fingerprint` of the images it was fitted on.
+            data: `fingerprint` of the images it was fitted on, or more than that.
 
         Raises:
             OutputError: If it cannot be written.
         """
         from safetensors.torch import save_file
 
-        header = {"settings": settings, "data": data, **_header(self)}
+        known = data if isinstance(data, Identity) else None
+        header = {"settings": settings, "data": known.data if known else data, **_header(self)}
+        header |= {"outline": known.outline} if known else {}
         path = Path(path)
         make_place(path)
-        tensors = _tensors(self)
+        tensors = _tensors(self) | ({ROWS[0]: known.train, ROWS[1]: known.held_out} if known else {})
         checked = json.dumps(header | {CHECKSUM: _checksum(header, tensors)})
         with replaced(path, shared=True) as unfinished:
             save_file(tensors, unfinished, metadata={HEADER: checked})
@@ -116,15 +120,7 @@ class FittedState:
             StateError: If there is no such file, it is no state of a detector, it is damaged, or it belongs to other
                 settings, another encoder or other data; the message names what differs.
         """
-        header, tensors = _read(Path(path))
-        stored = header["settings"]
-        differ = sorted(key for key in settings.keys() | stored.keys() if settings.get(key) != stored.get(key))
-        if data is not None and header["data"] != data:
-            differ.append("data")
-        if differ:
-            raise StateError(f"needed a state of the same settings and data; {path} differs in {differ}. Fit again.")
-        if header[CHECKSUM] != _checksum(header, tensors):
-            raise StateError(f"needed the state as it was written; {path} is damaged. Fit again.")
+        header, tensors = _checked(Path(path), settings, data)
         train = _side(tensors, "train", header["train"])
         held_out = None if header["held_out"] is None else _side(tensors, "held_out", header["held_out"])
         rows = header["planted"]
@@ -138,6 +134,30 @@ class FittedState:
             )
         duplicate, difference, recall = (header[key] for key in ("duplicate", "difference", "recall"))
         return cls(train, held_out, reference, null, duplicate, planted, difference, recall)
+
+    @staticmethod
+    def load_train(path: str | Path, settings: dict[str, Any], data: str) -> Features:
+        """The training images alone, as `load`."""
+        header, tensors = _checked(Path(path), settings, data)
+        return _side(tensors, "train", header["train"])
+
+
+def identity_in(path: Path, settings: dict[str, Any]) -> Identity | None:
+    """Of which images a state is; None where it does not say, is none, or is of other settings.
+
+    What is read is not checked: whoever loads the state checks it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER])
+            if header["settings"] != json.loads(json.dumps(settings)):
+                return None
+            train, held_out = (file.get_tensor(name) for name in ROWS)
+            return Identity(header["data"], train, held_out, header["outline"])
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
+        return None
 
 
 def make_place(path: Path) -> None:
@@ -174,17 +194,17 @@ class Fitted(ABC):
     def _take(self, state: FittedState) -> None:
         """Take on a fitted state: all of it, or when something raises, nothing."""
 
-    def save(self, path: str | Path, data: str | None = None) -> None:
+    def save(self, path: str | Path, data: str | Identity | None = None) -> None:
         """Write the fitted state: one file, patient data.
 
         Args:
             path: Where; with `data` a folder too, that holds states of several data sets and settings (see `cache`).
-            data: `state.fingerprint` of the images, to be checked when it is loaded.
+            data: `state.fingerprint` of the images, to be checked when it is loaded; or more than that.
 
         Raises:
             StateError: If it is not fitted.
         """
-        place = kept_at(Path(path), self.settings(), data)
+        place = kept_at(Path(path), self.settings(), data.data if isinstance(data, Identity) else data)
         self.state.save(place, self.settings(), data)
         if place != Path(path):
             tidy(Path(path), place)
@@ -192,6 +212,11 @@ class Fitted(ABC):
     def is_kept(self, path: str | Path, data: str | None = None) -> bool:
         """Whether there is a state to load: in a folder, one of these settings and data."""
         return kept_at(Path(path), self.settings(), data).is_file()
+
+    def states_kept(self, path: str | Path) -> list[tuple[Path, Identity]]:
+        """States of these settings in a file or folder, with what they were fitted on; the last one used first."""
+        found = ((state, identity_in(state, self.settings())) for state in states_in(Path(path)))
+        return [(state, identity) for state, identity in found if identity is not None]
 
     def load(self, path: str | Path, data: str | None = None) -> Self:
         """Restore a state that a detector of the same settings and encoder saved. Returns itself.
@@ -238,15 +263,32 @@ class Fitted(ABC):
 
 def fingerprint(*sources: Iterable[Any] | None, subject_key: SubjectKey = None, image_key: SubjectKey = None) -> str:
     """Hash of all images and subjects of several iterables of batches: changes when any pixel does."""
+    read = ([] if source is None else read_batches(source, 64, subject_key, image_key, None) for source in sources)
+    return fingerprint_of_rows(*([row for batch in batches for row in batch.digests()] for batches in read))
+
+
+def fingerprint_of_rows(*sources: Iterable[bytes]) -> str:
+    """The same of what `Batch.digests` says of their images."""
     digest = hashlib.blake2b(digest_size=16)
-    for source in sources:
+    for rows in sources:
         digest.update(b"source")
-        batches = () if source is None else read_batches(source, 64, subject_key, image_key, None)
-        for batch in batches:
-            images = torch.as_tensor(batch.images).detach().cpu().contiguous()
-            digest.update(repr((images.dtype, tuple(images.shape[1:]), batch.subjects)).encode())
-            digest.update(images.flatten().view(torch.uint8).numpy().tobytes())
+        for row in rows:
+            digest.update(row)
     return digest.hexdigest()
+
+
+def _checked(path: Path, settings: dict[str, Any], data: str | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a state, as they were written, of these settings and data."""
+    header, tensors = _read(path)
+    stored = header["settings"]
+    differ = sorted(key for key in settings.keys() | stored.keys() if settings.get(key) != stored.get(key))
+    if data is not None and header["data"] != data:
+        differ.append("data")
+    if differ:
+        raise StateError(f"needed a state of the same settings and data; {path} differs in {differ}. Fit again.")
+    if header[CHECKSUM] != _checksum(header, tensors):
+        raise StateError(f"needed the state as it was written; {path} is damaged. Fit again.")
+    return header, tensors
 
 
 def _header(state: FittedState) -> dict[str, Any]:

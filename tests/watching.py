@@ -1,5 +1,6 @@
 """A tiny generator, data for it, and a Trainer in which the callback watches; for all tests that train."""
 
+import datetime
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 import lightning.pytorch as lp
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -152,3 +154,9 @@ def listening():
     yield lines
     for log in loggers:
         log.removeHandler(handler)
+
+
+def two(seconds: float = 15) -> dict[str, Any]:
+    """Options of a Trainer of two processes, whose strategy waits this long."""
+    timeout = datetime.timedelta(seconds=seconds)
+    return {"devices": 2, "strategy": DDPStrategy(start_method="fork", process_group_backend="gloo", timeout=timeout)}

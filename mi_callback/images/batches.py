@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,17 @@ class Batch:
     place: str = "the batch itself"
     guessed: bool = False
     rule: str | None = None
+
+    def digests(self) -> list[bytes]:
+        """16 bytes for each image: others for another pixel, type, shape or subject."""
+        images = self.images.detach().as_subclass(Tensor).cpu().contiguous()
+        kind = repr((images.dtype, tuple(images.shape[1:])))
+        rows = images.flatten(1).view(torch.uint8).numpy()
+        ids = self.subjects or [None] * len(images)
+        return [
+            blake2b(row, digest_size=16, key=blake2b(f"{kind}{one!r}".encode(), digest_size=32).digest()).digest()
+            for row, one in zip(rows, ids, strict=True)
+        ]
 
 
 def read_batches(

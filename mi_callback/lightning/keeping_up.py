@@ -1,25 +1,22 @@
 """The reference follows the training data: what comes new while training is searched too, and nothing is forgotten."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
-
+from mi_callback.cache import Identity
 from mi_callback.detection.planting import PLANTED
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import MemorizationError, StateError
 from mi_callback.images.batches import Batch, read_batch
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import settle
-from mi_callback.lightning.data.copying import private_copy
+from mi_callback.lightning.data.remembering import Memory
 from mi_callback.lightning.data.sides import Sides, Source
 from mi_callback.lightning.ranks import Ranks
 from mi_callback.lightning.rounds import Rounds, digests_of, read_alike
 from mi_callback.retrieval.features import Features, concatenate
-from mi_callback.state import fingerprint
 
 SAMPLED = 64
 """Images of each training loader that are compared with what is known, at a look: others at every look."""
@@ -37,10 +34,12 @@ class TrainingReference:
         progress: Show progress bars.
         lenient: Whether a cache that cannot be written is said, and no error.
         tell: Takes the number of training images and the seconds that encoding them will take, once that can be told.
+        full_check: Whether every image is read to see whether a cache is of the same ones.
 
     Attributes:
         not_stored: Why the cache was not written; None where it was, or none was asked for.
         not_loaded: Why a cache that exists was not used; None where it was.
+        reused: Training images that were encoded for a state in the cache, on rank zero.
     """
 
     def __init__(
@@ -50,9 +49,10 @@ class TrainingReference:
         progress: bool = False,
         lenient: bool = False,
         tell: Callable[[int, float], None] | None = None,
+        full_check: bool = False,
     ) -> None:
         self.detector, self.ranks, self.progress, self.lenient = detector, ranks, progress, lenient
-        self.tell = tell
+        self.tell, self.full_check = tell, full_check
         self._train: Features | None = None
         self._held_out: Features | None = None
         self._known: set[bytes] = set()
@@ -64,6 +64,7 @@ class TrainingReference:
         self._loaded = False
         self.not_loaded: str | None = None
         self.not_stored: str | None = None
+        self.reused = 0
 
     def fit(self, sides: Sides, cache: str | Path | None) -> bool:
         """Encode both sides and calibrate, or load what was fitted on the same data before. Whether it was loaded.
@@ -72,14 +73,13 @@ class TrainingReference:
             MemorizationError: As `MemorizationDetector.fit`.
         """
         self._random = any(self.ranks.each(sides.random))
-        key = None if cache is None or self._random else self._key(sides)
-        found = self.ranks.each(lambda: cache is not None and key is not None and self._load(cache, key))
-        self._loaded = found[0]
+        memory = None if cache is None or self._random else self._memory(sides, cache)
+        self._loaded = self.ranks.each(lambda: memory is not None and self._load(memory))[0]
         if not self._loaded:
-            self._extract_and_fit(sides)
+            self._extract_and_fit(sides, memory)
             with self.ranks.together():
-                if cache is not None and key is not None:
-                    self._store(cache, key)
+                if memory is not None:
+                    self._store(memory, memory.identity)
         self._remember(sides)
         return self._loaded
 
@@ -118,21 +118,38 @@ class TrainingReference:
 
     # Fitting ----------------------------------------------------------------------------------------------------------
 
-    def _extract_and_fit(self, sides: Sides) -> None:
+    def _extract_and_fit(self, sides: Sides, memory: Memory | None) -> None:
         """As `MemorizationDetector.fit`, with the features kept in all poses that a later fit needs."""
         detector, ranks = self.detector, self.ranks
         kind = ranks.each(lambda: detector.fitter.kind(sides.held_out or None))[0]
-        planted = Reservoir(PLANTED[detector.dims], detector.seed)
-        label, novel = ("training features", "held-out features") if self.progress else (None, None)
         self._poses = detector.poses if kind != "held_out" else detector.poses[:1]
-        rounds = Rounds(ranks, detector, sides.keys, self._poses, True, planted, label=label, tell=self.tell)
-        train, held_out = rounds.features(sides.train), None
+        train, planted = self._training(sides, memory)
+        held_out, novel = None, "held-out features" if self.progress else None
         if sides.held_out and (kind == "held_out" or detector.contrast):
             held_out = Rounds(ranks, detector, sides.keys, label=novel).features(sides.held_out)
         with ranks.together():
             if train is not None:
                 detector.fit_features(train, held_out, planted, self.progress)
         self._train, self._held_out = train, held_out
+
+    def _training(self, sides: Sides, memory: Memory | None) -> tuple[Features | None, Reservoir]:
+        """Training features, and a sample of the images; what a state in the cache holds is not encoded again."""
+        planted = Reservoir(PLANTED[self.detector.dims], self.detector.seed)
+        usable = memory if len(self._poses) == 1 else None  # a state has the first pose alone
+        places = self.ranks.each(lambda: None if usable is None else usable.fresh())[0]
+        label = "training features" if self.progress else None
+        rounds = Rounds(self.ranks, self.detector, sides.keys, self._poses, True, label=label, tell=self.tell)
+        if places is None:
+            rounds.keep = planted
+            return rounds.features(sides.train), planted
+        fresh = [source.at(some) for source, some in zip(sides.train, places, strict=True) if some]
+        new = rounds.features(fresh) if fresh else None
+        train: Features | None = None
+        with self.ranks.together():
+            if usable is not None:
+                self.reused = usable.reused
+                train, planted = usable.whole(new)
+        return train, planted
 
     def _add(self, sides: Sides) -> int:
         """Encode the training images that are not known, and fit again on all; how many these are."""
@@ -169,30 +186,38 @@ class TrainingReference:
         others = self.ranks.each(lambda: not self._sampled(sides, look=0) <= self._known)
         self._random = self._random or any(others)
 
-    def _key(self, sides: Sides) -> str | None:
-        """A hash of all data, on rank zero; None on others, and where ranks read data of their own."""
-        size = self.detector.batch_size
-        if not all(read_alike(self.ranks, [*sides.train, *sides.held_out], sides.keys)):
+    def _memory(self, sides: Sides, cache: str | Path) -> Memory | None:
+        """What the cache remembers, on rank zero; None on others, and where nothing can be cached."""
+        sources = [*sides.train, *sides.held_out]
+        if any(self.ranks.each(lambda: any(isinstance(source.data, Iterator) for source in sources))):
+            self.not_loaded = "the data can be read but once"
+        elif not all(read_alike(self.ranks, sources, sides.keys)):
             self.not_loaded = "each rank reads data of its own"
-            return None
-        with_data = self.ranks.first
-        return self.ranks.each(
-            lambda: fingerprint(sides.training(size), sides.novel(size), **sides.keys) if with_data else None
-        )[self.ranks.rank]
+        else:
+            detector, full, first = self.detector, self.full_check, self.ranks.first
+            return self.ranks.each_own(lambda: Memory(detector, cache, sides, full) if first else None)
+        return None
 
-    def _store(self, cache: str | Path, data: str) -> None:
+    def _store(self, memory: Memory, identity: Identity) -> None:
         try:
-            self.detector.save(cache, data)
+            self.detector.save(memory.cache, identity)
         except Exception as error:
             if not self.lenient:
                 raise
             self.not_stored = str(error) if isinstance(error, MemorizationError) else type(error).__name__
 
-    def _load(self, cache: str | Path, data: str) -> bool:
-        if not self.detector.is_kept(cache, data):
+    def _load(self, memory: Memory) -> bool:
+        found = memory.same()
+        if found is None and not Path(memory.cache).is_file():
             return False
         try:
-            self.detector.load(cache, data)
+            if found is None:  # says what differs
+                self.detector.load(memory.cache, memory.identity.data)
+            else:
+                path, identity = found
+                self.detector.load(path, identity.data)
+                if identity.outline != memory.outline:  # the next start need not read every pixel
+                    self._store(memory, replace(identity, outline=memory.outline))
         except Exception as error:
             self.not_loaded = str(error) if isinstance(error, MemorizationError) else type(error).__name__
             return False
@@ -228,17 +253,7 @@ def _sample(source: Source, sides: Sides, look: int) -> list[Batch]:
     if source.stream:
         parts = replace(source, limit=min(FIRST_BATCHES, source.limit or FIRST_BATCHES)).batches(1)
         return [read_batch(batch, **sides.keys) for batch in parts]
-    dataset = source.data.dataset if isinstance(source.data, DataLoader) else source.data
-    if not isinstance(dataset, Dataset) and not isinstance(source.data, DataLoader):
-        return []  # the user's own images, in memory or to be read once
-    collate = source.data.collate_fn if isinstance(source.data, DataLoader) else default_collate
-    one_by_one = not isinstance(source.data, DataLoader) or source.data.batch_sampler is not None
-    rows = range(len(dataset)) if source.rows is None else source.rows  # type: ignore[arg-type]
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(look))[:SAMPLED].tolist()
-    places = {*drawn, 0, len(rows) - 1} if len(rows) else set()
-    copied = private_copy(dataset, source.shared)
-    items = [copied[rows[place]] for place in sorted(places)]
-    return [read_batch(collate([item]) if one_by_one else collate(item), **sides.keys) for item in items]
+    return source.sample(SAMPLED, look, **sides.keys)[1]
 
 
 def _union(one: Features, other: Features) -> Features:

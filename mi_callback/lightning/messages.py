@@ -67,6 +67,8 @@ def say_randomness(reference: TrainingReference, cache: object) -> None:
         )
     if reference.not_loaded:
         say(f"the cache is not used: {reference.not_loaded}")
+    if reference.reused:
+        say(f"of the training images {reference.reused} were encoded before, and are read from the cache.")
     if reference.not_stored:
         warn(f"the cache was not written, and training goes on without it: {reference.not_stored}")
 

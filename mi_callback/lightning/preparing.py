@@ -30,6 +30,7 @@ class Preparation:
         cache: File for the fitted state, or None.
         power: Training images of the power self-test; 0 for none.
         lenient: Whether what fails while training is said and training goes on.
+        full_check: Whether every image is read to see whether a cache is of the same ones.
 
     Attributes:
         detector: Fitted or not; None before it was made.
@@ -50,11 +51,12 @@ class Preparation:
         cache: str | Path | None,
         power: int,
         lenient: bool,
+        full_check: bool = False,
     ) -> None:
         self.detector, self.options = detector, options
         self.train, self.held_out, self.control = train, held_out, control
         self.subject_key, self.image_key = subject_key, image_key
-        self.cache, self.power, self.lenient = cache, power, lenient
+        self.cache, self.power, self.lenient, self.full_check = cache, power, lenient, full_check
         self.caveats: list[str] = []
         self.seconds_each: float | None = None
         self.ready = False
@@ -81,7 +83,7 @@ class Preparation:
             return
         [sides, detector] = ranks.each_own(lambda: self._made(trainer, module))
         shown = getattr(trainer, "progress_bar_callback", None) is not None
-        self._reference = TrainingReference(detector, ranks, shown, self.lenient, say_cost)
+        self._reference = TrainingReference(detector, ranks, shown, self.lenient, say_cost, self.full_check)
         self.caveats = []
         with rng_kept():
             stored = self._reference.fit(sides, self.cache)

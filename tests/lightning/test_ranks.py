@@ -15,11 +15,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
-from watching import HELD_OUT, SIDE, TRAIN, Slices, Tiny, callback, fit, listening, loader, options, scalars
+from watching import HELD_OUT, SIDE, TRAIN, Slices, Tiny, callback, fit, listening, loader, options, scalars, two
 
 from mi_callback import MemorizationDetector
 from mi_callback.errors import DataError, StateError
@@ -31,11 +31,6 @@ from mi_callback.lightning.rounds import Rounds
 pytestmark = pytest.mark.filterwarnings("ignore:It is recommended to use .self.log")
 
 IDS = [f"p{i:02}" for i in range(24)]
-
-
-def two(seconds: float = 15) -> dict[str, Any]:
-    timeout = datetime.timedelta(seconds=seconds)
-    return {"devices": 2, "strategy": DDPStrategy(start_method="fork", process_group_backend="gloo", timeout=timeout)}
 
 
 def rank() -> int:

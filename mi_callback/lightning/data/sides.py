@@ -1,14 +1,16 @@
 """What the Trainer trains on and what it validates on: which loaders, which of their rows, and why."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mi_callback.errors import MemorizationError
 from mi_callback.images.batches import Batch, read_batch
+from mi_callback.lightning.data.copying import private_copy
 from mi_callback.lightning.data.loaders import (
     WHOLE,
     check_end,
@@ -85,6 +87,38 @@ class Source:
             batches = [data]
         batch = next(iter(batches), None)
         return None if batch is None else read_batch(batch, subject_key, image_key)
+
+    def at(self, places: Sequence[int]) -> "Source":
+        """Some of its rows, by their positions among those that count."""
+        if hasattr(self.data, "ndim"):
+            return replace(self, data=self.data[places])
+        return replace(self, rows=[self._whole[place] for place in places])
+
+    def sample(
+        self, n: int, seed: int, subject_key: SubjectKey, image_key: SubjectKey
+    ) -> tuple[list[int], list[Batch]]:
+        """Up to n rows drawn at random, the first one and the last: their positions, and each as a batch of its own.
+
+        Nothing of what lies in memory, and of what may be read but once.
+        """
+        loader = self.data if isinstance(self.data, DataLoader) else None
+        dataset = _dataset(self.data)
+        if loader is None and not isinstance(dataset, Dataset):
+            return [], []
+        collate = default_collate if loader is None else loader.collate_fn
+        one_by_one = loader is None or loader.batch_sampler is not None
+        count = len(self._whole)
+        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+        places = sorted({*drawn, 0, count - 1}) if count else []
+        copied = private_copy(dataset, self.shared)
+        items = (copied[self._whole[place]] for place in places)
+        batches = (collate([item]) if one_by_one else collate(item) for item in items)
+        return places, [read_batch(batch, subject_key, image_key) for batch in batches]
+
+    @property
+    def _whole(self) -> Sequence[Any]:
+        """All rows that count."""
+        return range(len(_dataset(self.data))) if self.rows is None else self.rows
 
     def __str__(self) -> str:
         if self.limit is not None:

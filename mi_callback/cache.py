@@ -33,7 +33,8 @@ class Identity:
 
     Attributes:
         data: Hash of every pixel and subject of both sides.
-        train, held_out: That of each image, uint8 `(n, 16)`.
+        train: That of each training image, uint8 `(n, 16)`.
+        held_out: The same of each held-out image.
         outline: Hash of what can be told without reading images; None where that tells nothing.
     """
 

@@ -165,7 +165,15 @@ def alarm(findings: Findings, look: int, risk: float = LEVEL) -> bool:
 
 
 def undecidable(flagging: Flagging) -> str | None:
-    """Why these numbers can decide nothing; None where they can."""
+    """Why these numbers can decide nothing; None where they can.
+
+    Example:
+        >>> from mi_callback.statistics.flagging import FlagRule, NullSummary
+        >>> few = NullSummary("held_out", n_subjects=5, n_images=5)
+        >>> p_value = torch.full((20,), 0.5, dtype=torch.float64)
+        >>> undecidable(Flagging(p_value, FlagRule().flag(p_value), torch.arange(20), FlagRule(), few))
+        'to flag a single image at 0.05 needs at least 19 held-out subjects'
+    """
     null = flagging.null
     if not bool(flagging.p_value.isfinite().all()):
         return "some p-values are not finite"

@@ -58,7 +58,7 @@ class MemorizationDetector(Fitted):
             edges (`retrieval.views`), so that copies far from where the encoder would know them are candidates. When
             None, as `verify`.
         candidates: Training images found by the whole image that are aligned per generated image; beside them at most
-            as many found by a window of it, and three times as many by edges.
+            as many found by a window of it, and twice as many by edges.
         alpha: Level of each flag: the share of novel images that may be flagged.
         fdr: Flag at this false discovery rate instead.
         procedure: How: `bh` (Benjamini-Hochberg), or `by` (Benjamini-Yekutieli, under any dependence of the samples).

@@ -36,7 +36,9 @@ def read(folder: SliceFolder, most: int) -> Cohort:
         rows += own[:: -(-len(own) // most)]
     images = normalise_intensity(check_images(torch.stack([folder[i]["image"] for i in rows])), "quantile")
     subjects = [folder.subjects[i] for i in rows]
-    return Cohort(images, subjects, MemorizationDetector().features(images, subjects=subjects, views=True))
+    return Cohort(
+        images, subjects, MemorizationDetector().features(images, subjects=subjects, views=True)
+    )
 
 
 @pytest.fixture(scope="module", params=["ixi_t1", "spider_lumbar"])
@@ -59,7 +61,7 @@ def three_way(cohort: Cohort, seed: int) -> tuple[torch.Tensor, torch.Tensor, to
 @pytest.fixture(scope="module")
 def fitted(cohort):
     train, held_out, novel = three_way(cohort, seed=0)
-    detector = MemorizationDetector(alpha=0.1)
+    detector = MemorizationDetector(contrast=False, alpha=0.1)
     detector.fit_features(cohort.features.where(train), cohort.features.where(held_out))
     return detector, cohort.images[train], detector.score_features(cohort.features.where(novel))
 
@@ -89,7 +91,7 @@ def test_novel_images_are_flagged_at_the_nominal_rate(cohort):
     shares, null_sizes = [], []
     for seed in range(2):
         train, held_out, novel = three_way(cohort, seed)
-        detector = MemorizationDetector(alpha=0.1)
+        detector = MemorizationDetector(contrast=False, alpha=0.1)
         detector.fit_features(cohort.features.where(train), cohort.features.where(held_out))
         tested = cohort.features.where(novel)
         flagged = detector.score_features(tested).flagged.double()

@@ -216,7 +216,7 @@ class ScheduleConfig:
     fine_batch: int
     whole: Quota = Quota(aligned=1.0, kept=2, finalists=1)
     window: Quota = Quota(aligned=1.0, kept=1, finalists=1)
-    edges: Quota = Quota(aligned=3.0, kept=6, finalists=1)
+    edges: Quota = Quota(aligned=2.0, kept=4, finalists=1)
 
     @property
     def quotas(self) -> tuple[Quota, ...]:

@@ -52,8 +52,8 @@ def copies_of(bank: Tensor, rows: list[int]) -> Tensor:
 # Definition
 
 
-@pytest.mark.parametrize(("candidates", "expected"), [(2, [2, 2, 6]), (1, [1, 1, 3]), (50, [9, 9, 9])])
-def test_as_many_are_aligned_as_candidates_are_asked_for_and_three_times_as_many_by_edges(candidates, expected):
+@pytest.mark.parametrize(("candidates", "expected"), [(4, [4, 4, 8]), (1, [1, 1, 2]), (50, [9, 9, 9])])
+def test_as_many_are_aligned_as_candidates_are_asked_for_and_twice_as_many_by_edges(candidates, expected):
     bank = as_bytes(texture(27, side=SMALL))
     kind, window, by_edges = three_kinds(27)
     everyone = scheduled(SMALL, **quotas(kept=ALL, finalists=ALL))

@@ -36,9 +36,7 @@ def read(folder: SliceFolder, most: int) -> Cohort:
         rows += own[:: -(-len(own) // most)]
     images = normalise_intensity(check_images(torch.stack([folder[i]["image"] for i in rows])), "quantile")
     subjects = [folder.subjects[i] for i in rows]
-    return Cohort(
-        images, subjects, MemorizationDetector().features(images, subjects=subjects, views=True)
-    )
+    return Cohort(images, subjects, MemorizationDetector().features(images, subjects=subjects, views=True))
 
 
 @pytest.fixture(scope="module", params=["ixi_t1", "spider_lumbar"])

@@ -36,6 +36,18 @@ def check_images(images: Any, channels: int = 1, dims: int = 2) -> Images:
     return images
 
 
+def check_batch(images: Any, channels: int, dims: int, first: int) -> Images:
+    """As `check_images`, of a batch whose first image is number `first` of all.
+
+    Raises:
+        DataError: As `check_images`, with the position of the batch.
+    """
+    try:
+        return check_images(images, channels, dims)
+    except DataError as error:
+        raise DataError(f"in the batch that begins at image {first}: {error}") from error
+
+
 def preprocess(images: Images, size: Sequence[int], channels: int = 1, intensity: Intensity = "quantile") -> Images:
     """Checked images → the input of an encoder.
 

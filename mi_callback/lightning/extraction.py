@@ -22,7 +22,7 @@ from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError, StateError
 from mi_callback.fingerprints import canonical_json, content_hash
 from mi_callback.images.batches import PROVENANCE, Batch, read_batches
-from mi_callback.images.preprocessing import check_images
+from mi_callback.images.preprocessing import check_batch
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.lightning.data.loaders import is_random
 from mi_callback.lightning.ranks import Ranks
@@ -150,10 +150,7 @@ class FeatureExtraction(LightningModule):
         parts: list[Features] = []
         images: dict[int, Tensor] = {}
         for batch in batches:
-            try:
-                checked = check_images(batch.images, self.detector.encoder.channels, self.detector.dims)
-            except DataError as error:
-                raise DataError(f"in the batch that begins at image {row}: {error}") from error
+            checked = check_batch(batch.images, self.detector.encoder.channels, self.detector.dims, row)
             source = {"image": batch.images} | ({} if batch.sources is None else {PROVENANCE: batch.sources})
             parts.append(self._features(source))
             images |= {row + i: image.cpu().clone() for i, image in enumerate(checked) if row + i in drawn}

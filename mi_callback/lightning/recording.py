@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mi_callback.lightning.loggers import log_alarm, log_media, log_report, logged_step, sends
-from mi_callback.lightning.loggers.looks import Look, by_condition, copied
+from mi_callback.lightning.loggers.looks import Look, Shown, by_condition, copied
 from mi_callback.lightning.loggers.names import ALONE, Names
 from mi_callback.lightning.loggers.report import Report, in_words, report_folder, table
 from mi_callback.lightning.messages import say, warn
@@ -128,7 +128,7 @@ class Recording:
             )
 
     def _send(self, logger: Any, scores: Scores, step: int, pairs: Tensor | None) -> None:
-        log_media(logger, scores, step, self.subjects, pairs, self.looks, self.names, self.all_names)
+        log_media(logger, Shown(scores, step, self.subjects, pairs, self.looks, self.names, self.all_names))
 
     def _tried(self, what: str, trainer: Any, work: Callable[[], object]) -> None:
         problem = guarded(work)

@@ -12,14 +12,11 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError
 from mi_callback.images.batches import Batch, read_batches
 from mi_callback.images.patterns import without_patterns
-from mi_callback.images.preprocessing import check_images
+from mi_callback.images.preprocessing import check_batch, check_images
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.lightning.data.loaders import WHOLE
 from mi_callback.lightning.data.sides import Source
@@ -137,10 +134,7 @@ class Rounds:
         self._done += sum(counts)
 
     def _encode(self, batch: Batch, first: int) -> tuple[Features, Any]:
-        try:
-            check_images(batch.images, self.detector.encoder.channels, self.detector.dims)
-        except DataError as error:
-            raise DataError(f"in the batch that begins at image {first}: {error}") from error
+        check_batch(batch.images, self.detector.encoder.channels, self.detector.dims, first)
         features = self.detector.features([batch.images], self.poses, views=self.views)
         return replace(features, subjects=None, sources=batch.sources), batch.subjects
 
@@ -206,12 +200,8 @@ def _signature(source: Source, keys: dict[str, Any]) -> str | None:
     told: list[Any] = [source.name, source.size, blake2b(repr(source.rows).encode()).hexdigest()]
     if first is not None:
         told += [first.subjects, first.sources, tuple(first.images.shape)]
-        told += [] if source.random(keys["image_key"]) else [blake2b(_bytes(first.images)).hexdigest()]
+        told += [] if source.random(keys["image_key"]) else first.digests()
     return repr(told)
-
-
-def _bytes(images: Tensor) -> bytes:
-    return torch.as_tensor(images).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _at(batch: Batch, places: list[int]) -> Batch:

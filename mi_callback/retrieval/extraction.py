@@ -12,7 +12,7 @@ from mi_callback.errors import DataError, EncoderError
 from mi_callback.images.batches import Batch, read_batches
 from mi_callback.images.patterns import without_patterns
 from mi_callback.images.poses import POSES, descriptor_poses
-from mi_callback.images.preprocessing import check_images, preprocess
+from mi_callback.images.preprocessing import check_batch, preprocess
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids, settle
 from mi_callback.images.windows import structured_windows
@@ -66,10 +66,7 @@ def extract(
     described = _Described(descriptor, poses, looks)
     collector = _Collector(encoder, poses, windowed, views, described, torch.device(device))
     for batch in read_batches(images, batch_size, subject_key, image_key, progress):
-        try:
-            checked = check_images(batch.images, encoder.channels, len(encoder.size))
-        except DataError as error:
-            raise DataError(f"in the batch that begins at image {collector.done}: {error}") from error
+        checked = check_batch(batch.images, encoder.channels, len(encoder.size), collector.done)
         if keep is not None:
             keep.offer(checked)
         collector.add(checked, batch)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mi_callback import MemorizationCallback, MemorizationDetector, Scores, build_encoder
 from mi_callback.errors import DataError
-from mi_callback.lightning.loggers import COLUMNS, ROWS, flagged_table, log_alarm, log_media, markdown_table
+from mi_callback.lightning.loggers import COLUMNS, ROWS, Shown, flagged_table, log_alarm, log_media, markdown_table
 from mi_callback.lightning.loggers.looks import Look
 
 SIDE, N = 16, 12
@@ -449,8 +449,8 @@ def test_the_csv_file_holds_finite_scalars_only(private: Run):
 
 
 def test_other_loggers_get_no_media_and_do_not_mind(tmp_path: Path, scores: Scores):
-    log_media(CSVLogger(tmp_path), scores, step=0)
-    log_media(object(), scores, step=0)
+    log_media(CSVLogger(tmp_path), Shown(scores, step=0))
+    log_media(object(), Shown(scores, step=0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -462,7 +462,7 @@ def test_loggers_of_the_older_package_and_own_subclasses_are_recognised(tmp_path
         pass
 
     logger = Own(tmp_path, "older", "")
-    log_media(logger, scores, step=7)
+    log_media(logger, Shown(scores, step=7))
     logger.finalize("success")
     assert EventAccumulator(str(tmp_path / "older")).Reload().Histograms("memorization_media/mi")[0].step == 7
 
@@ -482,7 +482,7 @@ def test_a_collapsed_generator_does_not_break_the_histogram(scores: Scores):
     nearly = same.clone()
     nearly[0] = math.nextafter(7.5, 8)
     for mi in (same, nearly):
-        log_media(WandbLogger(), altered(scores, mi=mi), step=0)
+        log_media(WandbLogger(), Shown(altered(scores, mi=mi), step=0))
     assert [sum(media["memorization_media/mi"].histogram) for media in logged] == [N, N]
 
 

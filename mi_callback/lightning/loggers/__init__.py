@@ -4,50 +4,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from mi_callback.lightning.loggers import mlflow, tensorboard, weights_and_biases
-from mi_callback.lightning.loggers.looks import Look
+from mi_callback.lightning.loggers.looks import Look, Shown
 from mi_callback.lightning.loggers.names import ALONE, Names
 from mi_callback.lightning.loggers.tables import COLUMNS, ROWS, flagged_table, markdown_table
-from mi_callback.scores import Scores
 
 LOCAL = ("CSVLogger", "TensorBoardLogger", "DummyLogger")
 """Loggers that write files on this machine and send nothing."""
 
 
-def log_media(
-    logger: Any,
-    scores: Scores,
-    step: int,
-    subjects: bool = False,
-    pairs: Tensor | None = None,
-    looks: Sequence[Look] = (),
-    names: Names = ALONE,
-    all_names: Sequence[Names] = (),
-) -> None:
+def log_media(logger: Any, shown: Shown) -> None:
     """Distributions, tables and curves, to W&B, TensorBoard and MLflow; nothing to other loggers.
 
     What leaves for the logger is numbers: positions in the sample and in the training set, never a file name.
 
     Args:
         logger: A Lightning logger of either package; recognised by the name of its class.
-        scores: Of this validation.
-        step: Global step.
-        subjects: Whether training subject ids go into the table.
-        pairs: Images to show, generated beside match, `(k, 1, h, w)` in [0, 1], in the order of `scores.closest`; only
-            when the user asked for pixels to be logged.
-        looks: All validations so far, for curves; the last is this one.
-        names: Under which it is logged.
-        all_names: Those of all callbacks of the Trainer; these alone when empty.
+        shown: What it gets.
     """
     kinds = _kinds(logger)
     if "WandbLogger" in kinds:
-        weights_and_biases.log_look(logger.experiment, scores, step, subjects, pairs, looks, names)
+        weights_and_biases.log_look(logger.experiment, shown)
     elif "TensorBoardLogger" in kinds:
-        tensorboard.log_look(logger.experiment, scores, step, subjects, pairs, looks, names, all_names)
+        tensorboard.log_look(logger.experiment, shown)
     elif "MLFlowLogger" in kinds:
-        mlflow.log_look(logger, scores, step, subjects, pairs, looks, names)
+        mlflow.log_look(logger, shown)
 
 
 def log_alarm(logger: Any, look: Look, names: Names = ALONE) -> None:
@@ -83,6 +64,7 @@ def _kinds(logger: Any) -> set[str]:
 __all__ = [
     "COLUMNS",
     "ROWS",
+    "Shown",
     "flagged_table",
     "log_alarm",
     "log_media",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_callback.lightning.loggers.names import ALONE, Names
 from mi_callback.scores import Scores
 from mi_callback.statistics.null import Null
 
@@ -38,6 +39,30 @@ class Look:
     def scored(self) -> bool:
         """Whether there are scores."""
         return bool(self.summary)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What loggers are given of a validation.
+
+    Attributes:
+        scores: Of this validation.
+        step: Global step.
+        subjects: Whether training subject ids go into the table.
+        pairs: Images to show, generated beside match, `(k, 1, h, w)` in [0, 1], in the order of `scores.closest`; only
+            when the user asked for pixels to be logged.
+        looks: All validations so far, for curves; the last is this one.
+        names: Under which it is logged.
+        all_names: Those of all callbacks of the Trainer; these alone when empty.
+    """
+
+    scores: Scores
+    step: int
+    subjects: bool = False
+    pairs: Float[Tensor, "k 1 h w"] | None = None
+    looks: Sequence[Look] = ()
+    names: Names = ALONE
+    all_names: Sequence[Names] = ()
 
 
 def band(scores: Scores, null: Null) -> dict[str, float]:

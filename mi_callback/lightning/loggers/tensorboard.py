@@ -1,17 +1,14 @@
 """TensorBoard: distribution, tables as text, curves as a picture, and bands on the page "custom scalars"."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from mi_callback.lightning.loggers.curves import draw_curves
-from mi_callback.lightning.loggers.looks import Look, untested
-from mi_callback.lightning.loggers.names import ALONE, Names
+from mi_callback.lightning.loggers.looks import Shown, untested
+from mi_callback.lightning.loggers.names import Names
 from mi_callback.lightning.loggers.tables import GROUPS, flagged_table, group_rows, markdown_table
-from mi_callback.scores import Scores
 
 BANDS = {
     "MI of samples and of real images not trained on": ("mi_median", "mi_p95", "null_mi_p05", "null_mi_p95"),
@@ -20,28 +17,20 @@ BANDS = {
 """Which scalars are drawn together."""
 
 
-def log_look(
-    writer: Any,
-    scores: Scores,
-    step: int,
-    subjects: bool,
-    pairs: Tensor | None,
-    looks: Sequence[Look] = (),
-    names: Names = ALONE,
-    all_names: Sequence[Names] = (),
-) -> None:
-    """What one validation gives to see; `looks` are all so far, the last is this one.
+def log_look(writer: Any, shown: Shown) -> None:
+    """What one validation gives to see.
 
     TensorBoard reads the first layout that a run wrote, so whoever comes first draws those of all callbacks.
     """
+    scores, step, looks, names = shown.scores, shown.step, shown.looks, shown.names
     writer.add_histogram(names.media("mi"), scores.mi.numpy(), step)
-    writer.add_text(names.media("flagged"), markdown_table(*flagged_table(scores, subjects)), step)
-    if pairs is not None:
-        writer.add_images(names.media("closest"), pairs.clamp(0, 1), step)
+    writer.add_text(names.media("flagged"), markdown_table(*flagged_table(scores, shown.subjects)), step)
+    if shown.pairs is not None:
+        writer.add_images(names.media("closest"), shown.pairs.clamp(0, 1), step)
     if not looks:
         return
     if len([look for look in looks if look.scored]) == 1:
-        writer.add_custom_scalars({one.base: _charts(one) for one in all_names or [names]})
+        writer.add_custom_scalars({one.base: _charts(one) for one in shown.all_names or [names]})
     figure = draw_curves(looks)
     figure.canvas.draw()
     # Lines of a run that are drawn together all have its colour.

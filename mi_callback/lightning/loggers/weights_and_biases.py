@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from mi_callback.lightning.loggers.looks import Look, untested, worst
+from mi_callback.lightning.loggers.looks import Look, Shown, untested, worst
 from mi_callback.lightning.loggers.names import ALONE, Names
 from mi_callback.lightning.loggers.tables import GROUPS, caption, flagged_table, group_rows, value_range
 from mi_callback.scores import Scores
@@ -23,30 +22,23 @@ BANDS = {
 """Curves that are drawn together: title and keys."""
 
 
-def log_look(
-    run: Any,
-    scores: Scores,
-    step: int,
-    subjects: bool,
-    pairs: Tensor | None,
-    looks: Sequence[Look] = (),
-    names: Names = ALONE,
-) -> None:
-    """What one validation gives to see; `looks` are all so far, the last is this one."""
+def log_look(run: Any, shown: Shown) -> None:
+    """What one validation gives to see."""
     import wandb
 
-    shown = () if pairs is None else _pictures(scores, pairs)
-    columns, rows = flagged_table(scores, subjects)
-    if shown:  # the rows are in the same order, the worst first
+    scores, looks, names = shown.scores, shown.looks, shown.names
+    evidence = () if shown.pairs is None else _pictures(scores, shown.pairs)
+    columns, rows = flagged_table(scores, shown.subjects)
+    if evidence:  # the rows are in the same order, the worst first
         columns = [*columns, "evidence"]
-        rows = [[*row, shown[i] if i < len(shown) else None] for i, row in enumerate(rows)]
+        rows = [[*row, evidence[i] if i < len(evidence) else None] for i, row in enumerate(rows)]
     media: dict[str, Any] = {
         names.media("mi"): wandb.Histogram(np_histogram=np.histogram(scores.mi.numpy(), 64, value_range(scores.mi))),
         names.media("flagged"): wandb.Table(columns=list[str | int](columns), data=list[Any](rows)),
-        STEP: step,
+        STEP: shown.step,
     }
-    if shown:
-        media[names.media("closest")] = list(_pictures(scores, pairs))
+    if evidence:
+        media[names.media("closest")] = list(_pictures(scores, shown.pairs))
     if looks:
         media |= _curves(looks, names)
         if looks[-1].groups:

@@ -28,6 +28,18 @@ def kept(path: Path, measure: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
+def timed(name: str, measure: Callable[[], Any]) -> Callable[[], Any]:
+    """The same, which tells how long it took."""
+
+    def measured() -> Any:
+        began = time.perf_counter()
+        found = measure()
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        return found
+
+    return measured
+
+
 def auc(copies: Tensor, novel: Tensor) -> float:
     """Share of pairs in which the copy is closer to the training set; a tie is half a pair.
 

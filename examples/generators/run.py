@@ -8,7 +8,6 @@ in the same way, show what this costs. What is measured is kept in outputs/gener
 """
 
 import io
-import json
 import math
 import os
 import platform
@@ -37,7 +36,9 @@ from mi_callback.images.preprocessing import check_images
 from mi_callback.lightning.loggers import markdown_table
 from mi_callback.statistics.conformal import at_most
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
+from common.numbers import kept, timed
 from latent_diffusion import LatentDiffusion
 
 SIDE, SAMPLES, COPIES, SEEDS, ALPHA = 96, 48, 16, range(5), 0.05
@@ -208,8 +209,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     sections = []
     for title, data in SETS.items():
-        measured = [kept(f"{data.folder.split('/')[0]} {seed}", lambda s=seed, d=data: measure(Path(root), d, s))
-                    for seed in SEEDS]  # fmt: skip
+        measured = []
+        for seed in SEEDS:
+            name = f"{data.folder.split('/')[0]} {seed}"
+            measured.append(kept(KEPT / f"{name}.json", timed(name, lambda s=seed, d=data: measure(Path(root), d, s))))
         sections.append(f"## {title}\n\n{tables(measured)}\n")
     versions = f"mi_callback {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     head = (
@@ -221,18 +224,6 @@ def main() -> None:
     )
     (HERE / "RESULTS.md").write_text("\n".join([head, *sections]))
     print((HERE / "RESULTS.md").read_text())
-
-
-def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the last run measured, or a new measurement."""
-    path = KEPT / f"{name}.json"
-    if not path.is_file():
-        began = time.perf_counter()
-        found = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1))
-        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
-    return json.loads(path.read_text())
 
 
 def tables(measured: list[dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ from mi_callback.detection.matching import MATCHING, Match, Matcher
 from mi_callback.detector import MemorizationDetector
 from mi_callback.fingerprints import canonical_json, content_hash
 from mi_callback.fitting import Fitter
-from mi_callback.images.batches import PROVENANCE, read_batches
+from mi_callback.images.batches import read_batches
 from mi_callback.images.preprocessing import check_images
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids
@@ -109,7 +109,7 @@ class ResumableDetector(MemorizationDetector):
         grown, done = GrowingFeatures(), 0
         whole = super().features
         for batch in read_batches(images, self.batch_size, progress=label, **keys):
-            own = {"image": batch.images} | ({} if batch.sources is None else {PROVENANCE: batch.sources})
+            own = batch.without_ids()
             key = content_hash(self._settings, list(self.poses if poses is None else poses), views, plain, own)
 
             def encode(own: dict[str, Any] = own) -> Features:

@@ -38,6 +38,10 @@ class Batch:
     guessed: bool = False
     rule: str | None = None
 
+    def without_ids(self) -> dict[str, Any]:
+        """The images and their files, as a batch that `read_batches` takes."""
+        return {"image": self.images} | ({} if self.sources is None else {PROVENANCE: self.sources})
+
     def digests(self) -> list[bytes]:
         """16 bytes for each image: others for another pixel, type, shape or subject."""
         images = self.images.detach().as_subclass(Tensor).cpu().contiguous()

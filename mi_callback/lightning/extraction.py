@@ -21,7 +21,7 @@ from mi_callback.detection.planting import PLANTED
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import DataError, StateError
 from mi_callback.fingerprints import canonical_json, content_hash
-from mi_callback.images.batches import PROVENANCE, Batch, read_batches
+from mi_callback.images.batches import Batch, read_batches
 from mi_callback.images.preprocessing import check_batch
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.lightning.data.loaders import is_random
@@ -151,8 +151,7 @@ class FeatureExtraction(LightningModule):
         images: dict[int, Tensor] = {}
         for batch in batches:
             checked = check_batch(batch.images, self.detector.encoder.channels, self.detector.dims, row)
-            source = {"image": batch.images} | ({} if batch.sources is None else {PROVENANCE: batch.sources})
-            parts.append(self._features(source))
+            parts.append(self._features(batch.without_ids()))
             images |= {row + i: image.cpu().clone() for i, image in enumerate(checked) if row + i in drawn}
             row += len(checked)
         return parts, [batch.subjects for batch in batches], images

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-attacks bench-volumes bench-paper bench-peers clean
+.PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-attacks bench-volumes bench-paper bench-peers bench-memorization clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -59,6 +59,9 @@ bench-paper: $(VENV)/dev.stamp  ## the tables of the memorization-index paper ag
 
 bench-peers: $(VENV)/dev.stamp  ## what other measures say of the same slices, write examples/peers/RESULTS.md (half an hour)
 	$(BIN)/python examples/peers/run.py
+
+bench-memorization: $(VENV)/dev.stamp  ## train generators that memorize, watched, write examples/memorization/RESULTS.md (an hour)
+	$(BIN)/python examples/memorization/run.py
 
 clean:  ## remove the environment and everything that was written by it
 	rm -rf $(VENV) outputs build dist

@@ -162,3 +162,48 @@ def test_a_search_stops_at_nothing_but_tells_when_a_copy_first_evaded(programs):
     least, evaded = searched(texture(2, side=64), lambda images: next(answers), limit=0.5, tries=3, seed=0)
     assert evaded.tolist() == [2, 0]
     assert least.tolist() == pytest.approx([0.2, 0.9])
+
+
+def test_a_mark_tells_which_image_a_sample_comes_from_and_registration_finds_a_moved_copy(programs):
+    truth = programs("memorization.truth")
+    images = texture(12, side=96)
+    images[:, :, :24, :24] = 0  # empty corners, as brain slices have
+    numbers = [7, 0, 125, 40]
+    marked = truth.mark(images[:4], numbers)
+    assert truth.marks_of(marked) == numbers
+    assert truth.marks_of(blur(marked, 1.0)) == numbers
+    assert truth.marks_of(images[:4]) == [None] * 4
+    assert truth.marks_of((marked[:1] + marked[1:2]) / 2) == [None]  # a blend of two bears neither
+
+    moved = affine(images[:3], rotation=4, shift_x=0.02)
+    correlation, closest = truth.registered(torch.cat([moved, images[10:]]), images[:6])
+    assert closest[:3].tolist() == [0, 1, 2]
+    assert float(correlation[:3].min()) > 0.93 > float(correlation[3:].max())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_generator_that_returns_its_training_images_is_told_apart_by_marks_and_by_the_callback(
+    folder, programs, monkeypatch
+):
+    measure, run, page, figure = (programs(f"memorization.{name}") for name in ("measure", "run", "page", "figure"))
+    (folder / "manifest.csv").write_text(
+        "subject,note\n" + "".join(f"p{person:02},{'east' if person % 2 else 'west'}\n" for person in range(16))
+    )
+    monkeypatch.setattr(measure, "FAMILIES", {"returns": Returning})
+    config = configured_for_memorization(folder)
+    found = run.measured(config)
+    monkeypatch.setattr(run, "measure", lambda *_: pytest.fail("what was kept is measured again"))
+    assert run.measured(config) == found
+
+    one = programs("memorization.results").Run(found["returns", "repeated"])
+    assert one.drawn_from > one.images == 12
+    assert {sample.truth for sample in one.every()} == {"copy"}
+    assert all(sample.closest == sample.match for sample in one.every())
+    assert any(sample.bears == sample.match for sample in one.every())
+    text = page.page(config, found)
+    assert text.index("What falls short") < text.index("Who copies")
+    assert "| returns | 4 × |" in text
+    assert "west" in text
+    figure.draw(config, found, folder)
+    assert (folder / "copied.png").is_file()
+    assert (folder / "truth.png").is_file()

@@ -1,0 +1,76 @@
+"""What the runs say, in numbers: samples are copies, novel or undecided by the truth, and flagged or not."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+COPY = 0.93
+"""Correlation of structure from which a sample is a copy: what the coarsest autoencoder here leaves of an image."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a look.
+
+    Attributes:
+        truth: "copy", "novel" (no closer to a training image than the closest held-out slice is) or "undecided".
+        correlation: With its closest training image; larger is closer.
+        flagged, mi: By the detector.
+        match, closest: Rows of the training images that the detector and the registration found.
+        bears: Row of the training image whose mark it bears; None without one.
+    """
+
+    truth: str
+    correlation: float
+    flagged: bool
+    mi: float
+    match: int
+    closest: int
+    bears: int | None
+
+    @property
+    def decided(self) -> bool:
+        return self.truth != "undecided"
+
+    @property
+    def agrees(self) -> bool:
+        return self.flagged == (self.truth == "copy")
+
+
+class Run:
+    """One family on one training set."""
+
+    def __init__(self, kept: dict[str, Any]) -> None:
+        self.kept, self.looks = kept, kept["looks"]
+        self.novel_up_to = min(max(kept["null"]), COPY)
+        self.images, self.drawn_from, self.people, self.held_out = kept["sizes"]
+
+    def samples(self, look: int) -> Iterator[Sample]:
+        one = self.looks[look]
+        columns = ("correlation", "flagged", "mi", "match", "closest", "marked")
+        for values in zip(*(one[column] for column in columns), strict=True):
+            yield Sample(self._truth(values[0]), *values)
+
+    def every(self) -> list[Sample]:
+        """Of all looks."""
+        return [sample for look in range(len(self.looks)) for sample in self.samples(look)]
+
+    def share(self, look: int, which: Callable[[Sample], bool]) -> float:
+        some = list(self.samples(look))
+        return sum(map(which, some)) / len(some)
+
+    def logged(self, look: int, name: str) -> float:
+        return float(self.looks[look].get(name, float("nan")))
+
+    def mi(self, look: int) -> float:
+        return median(self.looks[look]["mi"])
+
+    def first(self, name: str, beyond: float) -> int | None:
+        """The first look at which a logged value is beyond a limit."""
+        return next((look for look in range(len(self.looks)) if self.logged(look, name) > beyond), None)
+
+    def _truth(self, correlation: float) -> str:
+        if correlation >= COPY:
+            return "copy"
+        return "novel" if correlation <= self.novel_up_to else "undecided"

@@ -53,8 +53,8 @@ def measure(config: DictConfig, family: str, size: str) -> dict[str, Any]:
     rows = repeated(train, config.repeated) if size == "repeated" else range(len(train))
     lightning.seed_everything(config.seed, verbose=False)
     watch = MemorizationCallback(
-        n_samples=config.samples, seed=config.seed, power=2, set_scores=True, detector={"seed": config.seed},
-        on_error="raise",
+        n_samples=config.samples, seed=config.seed, power=config.power, set_scores=True, on_error="raise",
+        detector={"seed": config.seed, **config.detector},
     )  # fmt: skip
     looks = Looks(watch)
     fit(config, family, Rows(train, rows), Rows(held_out, range(len(held_out))), [watch, looks])
@@ -66,7 +66,7 @@ def measure(config: DictConfig, family: str, size: str) -> dict[str, Any]:
         "sizes": [len(train), len(rows), len(train.people), len(held_out)],
         "looks": [look(record.scores, seen, rows) | logged for record, _, logged, seen in judged],
         "images": of_images(train, rows, Path(config.data) / config.folder),
-        "wrong": against_others(config.seed, wrong, held_out, looks.samples[-1]),
+        "wrong": against_others(config, wrong, held_out, looks.samples[-1]),
     }  # fmt: skip
 
 
@@ -156,9 +156,9 @@ def of_images(train: Images, rows: Sequence[int], folder: Path) -> dict[str, lis
     }
 
 
-def against_others(seed: int, others: Images, held_out: Images, samples: Tensor) -> dict[str, Any]:
+def against_others(config: DictConfig, others: Images, held_out: Images, samples: Tensor) -> dict[str, Any]:
     """The same samples against people whom the generator never saw."""
-    detector = MemorizationDetector(seed=seed)
+    detector = MemorizationDetector(seed=config.seed, **config.detector)
     detector.fit(others.images, others.subjects, held_out.images, held_out.subjects)
     scores = detector.score(samples)
     return {"verdict": str(scores.verdict), "flagged": scores.flagged.tolist()}

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE  # what is imported is compiled once, not by each of many processes
+MARKED = $$(grep -rlE --include='test_*.py' 'mark\.($1)\b' tests | sort)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-attacks bench-volumes bench-paper bench-peers clean
@@ -13,18 +15,19 @@ demo: $(VENV)/demo.stamp  ## watch a generator memorize, in about three minutes;
 	$(BIN)/python examples/demo/main.py
 
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not statistics and not volumes"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not statistics and not volumes"
 
 test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for other instruction sets, with one thread and with two
 	@set -e; for how in default:1 default:2 avx2:2 native:2; do \
 	  capability=$${how%:*}; threads=$${how#*:}; \
 	  echo "numeric tests: instruction set $$capability, threads $$threads"; \
 	  if [ $$capability = native ]; then unset ATEN_CPU_CAPABILITY; else export ATEN_CPU_CAPABILITY=$$capability; fi; \
-	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m "numeric and not statistics and not volumes" -n $$((3 - threads)); \
-	done  # native with one thread is make test
+	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal \
+	    -m "numeric and not statistics and not volumes" $(call MARKED,numeric); \
+	done  # native with one thread is make test; a thread that waits passively leaves its core to the other process
 
 test-statistics: $(VENV)/dev.stamp  ## run the tests that measure at length: levels, error rates, coverage, copies of real slices; whole volumes
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "statistics or volumes"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "statistics or volumes" $(call MARKED,statistics|volumes)
 
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
@@ -70,5 +73,5 @@ $(VENV)/bin/python:
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV), one to three minutes ..."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*,wandb]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[$*,wandb]'
 	@touch $@

@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-unexport PYTHONDONTWRITEBYTECODE  # what is imported is compiled once, not by each of many processes
-MARKED = $$(grep -rlE --include='test_*.py' 'mark\.($1)\b' tests | sort)
+# Files with a mark; those on real slices first, whose fixtures take longest and are made once at the start.
+MARKED = $$(grep -rlE --include='test_*.py' 'mark\.($1)\b' tests | sort -r)
+# What is imported is compiled once, not by each of many processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-attacks bench-volumes bench-paper bench-peers clean
@@ -14,6 +16,10 @@ help:  ## show this list
 demo: $(VENV)/demo.stamp  ## watch a generator memorize, in about three minutes; pictures and logs in outputs/demo
 	$(BIN)/python examples/demo/main.py
 
+# Tests run in as many processes as there are cores; a thread that waits leaves its core to the others.
+test test-statistics: export OMP_NUM_THREADS := 1
+test test-numeric test-statistics: export OMP_WAIT_POLICY := passive
+
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not statistics and not volumes"
 
@@ -22,9 +28,9 @@ test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for other instructi
 	  capability=$${how%:*}; threads=$${how#*:}; \
 	  echo "numeric tests: instruction set $$capability, threads $$threads"; \
 	  if [ $$capability = native ]; then unset ATEN_CPU_CAPABILITY; else export ATEN_CPU_CAPABILITY=$$capability; fi; \
-	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist worksteal \
+	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -n auto --dist worksteal \
 	    -m "numeric and not statistics and not volumes" $(call MARKED,numeric); \
-	done  # native with one thread is make test; a thread that waits passively leaves its core to the other process
+	done  # native with one thread is make test
 
 test-statistics: $(VENV)/dev.stamp  ## run the tests that measure at length: levels, error rates, coverage, copies of real slices; whole volumes
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "statistics or volumes" $(call MARKED,statistics|volumes)

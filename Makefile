@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files with a mark; those on real slices first, whose fixtures take longest and are made once at the start.
-MARKED = $$(grep -rlE --include='test_*.py' 'mark\.($1)\b' tests | sort -r)
+# Files with a mark.
+MARKED = $$(grep -rlE --include='test_*.py' 'mark\.($1)\b' tests | sort)
 # What is imported is compiled once, not by each of many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -80,4 +80,5 @@ $(VENV)/bin/python:
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV), one to three minutes ..."
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[$*,wandb]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, pip takes one; some files are of no Python
 	@touch $@

@@ -1,6 +1,5 @@
 """What DICOM pixels stand for, in every compression; files that say little or nothing."""
 
-
 import numpy as np
 import pydicom
 import pytest

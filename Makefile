@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Files with a mark.
+MARKED = $$(grep -rlE --include='test_*.py' 'mark\.($1)\b' tests | sort)
+# What is imported is compiled once, not by each of many processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-numeric test-statistics check docs bench bench-statistics bench-detection bench-generators bench-attacks bench-volumes bench-paper bench-peers bench-memorization clean
@@ -12,19 +16,24 @@ help:  ## show this list
 demo: $(VENV)/demo.stamp  ## watch a generator memorize, in about three minutes; pictures and logs in outputs/demo
 	$(BIN)/python examples/demo/main.py
 
+# Tests run in as many processes as there are cores; a thread that waits leaves its core to the others.
+test test-statistics: export OMP_NUM_THREADS := 1
+test test-numeric test-statistics: export OMP_WAIT_POLICY := passive
+
 test: $(VENV)/dev.stamp  ## run the tests (MI_CALLBACK_DATA=folder adds those on real slices)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not statistics and not volumes"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not statistics and not volumes"
 
 test-numeric: $(VENV)/dev.stamp  ## repeat the numeric tests for other instruction sets, with one thread and with two
 	@set -e; for how in default:1 default:2 avx2:2 native:2; do \
 	  capability=$${how%:*}; threads=$${how#*:}; \
 	  echo "numeric tests: instruction set $$capability, threads $$threads"; \
 	  if [ $$capability = native ]; then unset ATEN_CPU_CAPABILITY; else export ATEN_CPU_CAPABILITY=$$capability; fi; \
-	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m "numeric and not statistics and not volumes" -n $$((3 - threads)); \
+	  MI_CALLBACK_THREADS=$$threads OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -n auto --dist worksteal \
+	    -m "numeric and not statistics and not volumes" $(call MARKED,numeric); \
 	done  # native with one thread is make test
 
 test-statistics: $(VENV)/dev.stamp  ## run the tests that measure at length: levels, error rates, coverage, copies of real slices; whole volumes
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "statistics or volumes"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "statistics or volumes" $(call MARKED,statistics|volumes)
 
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .
@@ -73,5 +82,6 @@ $(VENV)/bin/python:
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV), one to three minutes ..."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*,wandb]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[$*,wandb]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, pip takes one; some files are of no Python
 	@touch $@

@@ -109,9 +109,14 @@ assert "torch" not in sys.modules
     assert min(float(run(code)) for _ in range(3)) < 0.5  # the least: other programs may run beside the tests
 
 
-def test_only_callback_and_metric_import_lightning():
+def test_what_is_not_needed_is_not_imported():
+    """No library of a format by readers, no transformers by encoders, Lightning by callback and metric alone."""
     run(
-        "import sys; from mi_callback import MemorizationDetector, Scores, audit, build_encoder\n"
+        "import sys, mi_callback.images.files\n"
+        "formats = {'pydicom', 'nibabel', 'PIL'}\n"
+        "assert not formats & sys.modules.keys(), formats & sys.modules.keys()\n"
+        "import mi_callback.encoders.huggingface\n"
+        "from mi_callback import MemorizationDetector, Scores, audit, build_encoder\n"
         "heavy = {'lightning', 'pytorch_lightning', 'torchmetrics', 'monai', 'transformers', 'wandb', 'faiss'}\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )

@@ -7,7 +7,7 @@ is one plain pass: reading, scaling and encoding of one image of 96 × 96 pixels
 - The paper's recipe (Deo et al., arXiv 2602.13066), rewritten plainly: a ViT-B/16 at 224 pixels with random weights,
   layers 3, 7 and 11, ZCA, whole matrices of cosines, the geometric mean.
 - Search by engine and number of vectors, against the exact product.
-- What the callback adds to an epoch: `watching.py`, which also runs alone.
+- What the callback adds to an epoch: `in_training.py`, which also runs alone.
 """
 
 import platform
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from in_training import record
 from torch import Tensor
-from watching import record
 
 from mi_callback import MemorizationDetector, __version__
 from mi_callback.lightning.loggers.tables import markdown_table

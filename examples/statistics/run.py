@@ -7,9 +7,9 @@ copies are mixed in, and the generator is made too smooth: how many of the flags
 Finished tables are kept in outputs/statistics, so an interrupted run goes on where it stopped.
 """
 
-import json
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,6 +32,9 @@ from mi_callback.lightning.loggers import markdown_table
 from mi_callback.retrieval.features import Features, concatenate
 from mi_callback.statistics.conformal import at_most
 from mi_callback.statistics.multiplicity import reject
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.numbers import kept, timed
 
 SPLITS, VERIFIED_SPLITS, SHIFTED_SPLITS, LOOKS, SEED = 200, 100, 20, 20, 0
 ALPHAS = (0.01, 0.05, 0.1)
@@ -63,17 +66,17 @@ def main() -> None:
     warnings.simplefilter("ignore")  # leaks and small nulls are wanted here, thousands of times
     sets = {name: Slices.read(Path(root) / name, *how) for name, how in SETS.items()}
     large = {name: sets[name] for name in list(SETS)[:3]}  # seven patients (open_ms) cannot calibrate anything
-    sections = [("Gaussian features: novel images flagged", GAUSSIAN, kept("gaussian", gaussian_rates))]
+    sections = [("Gaussian features: novel images flagged", GAUSSIAN, table_of("gaussian", gaussian_rates))]
     for name, slices in sets.items():
-        sections.append((f"{name}: novel images flagged", REAL, kept(f"rates {name}", partial(real_rates, slices))))
-    table = kept("discoveries", partial(discoveries, {"Gaussian": Gaussian()} | large, SPLITS, verify=False))
+        sections.append((f"{name}: novel images flagged", REAL, table_of(f"rates {name}", partial(real_rates, slices))))
+    table = table_of("discoveries", partial(discoveries, {"Gaussian": Gaussian()} | large, SPLITS, verify=False))
     sections.append(("Copies among the samples: false discoveries", DISCOVERIES, table))
-    sections.append(("Whole runs: alarms and verdicts", RUNS, kept("runs", partial(runs, large))))
+    sections.append(("Whole runs: alarms and verdicts", RUNS, table_of("runs", partial(runs, large))))
     for name, slices in large.items():
-        table = kept(f"verified {name}", partial(verified_rates, slices))
+        table = table_of(f"verified {name}", partial(verified_rates, slices))
         sections.append((f"{name}: novel images flagged, with verification", VERIFIED, table))
     shifted = {"ixi_t1/slices": sets["ixi_t1/slices"]}
-    table = kept("verified discoveries", partial(discoveries, shifted, SHIFTED_SPLITS, verify=True))
+    table = table_of("verified discoveries", partial(discoveries, shifted, SHIFTED_SPLITS, verify=True))
     sections.append(("Copies among the samples, with verification", VERIFIED_DISCOVERIES, table))
     head = (
         f"# Statistics, tested\n\n`make bench-statistics`, seed {SEED}, {time.strftime('%Y-%m-%d')}, mi_callback "
@@ -88,16 +91,9 @@ def main() -> None:
     print((HERE / "RESULTS.md").read_text())
 
 
-def kept(name: str, make: Callable[[], Table]) -> Table:
+def table_of(name: str, make: Callable[[], Table]) -> Table:
     """A table from the last run, or a new one."""
-    path = KEPT / f"{name.replace('/', ' ')}.json"
-    if not path.is_file():
-        began = time.perf_counter()
-        table = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(table))
-        print(f"{name}: {time.perf_counter() - began:.0f} s", *table, sep="\n", flush=True)
-    return json.loads(path.read_text())
+    return kept(KEPT / f"{name.replace('/', ' ')}.json", timed(name, make))
 
 
 # Data ----------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def log_look(run: Any, shown: Shown) -> None:
     import wandb
 
     scores, looks, names = shown.scores, shown.looks, shown.names
-    evidence = () if shown.pairs is None else _pictures(scores, shown.pairs)
+    evidence = [] if shown.pairs is None else _pictures(scores, shown.pairs)
     columns, rows = flagged_table(scores, shown.subjects)
     if evidence:  # the rows are in the same order, the worst first
         columns = [*columns, "evidence"]
@@ -38,7 +38,7 @@ def log_look(run: Any, shown: Shown) -> None:
         STEP: shown.step,
     }
     if evidence:
-        media[names.media("closest")] = list(_pictures(scores, shown.pairs))
+        media[names.media("closest")] = evidence
     if looks:
         media |= _curves(looks, names)
         if looks[-1].groups:

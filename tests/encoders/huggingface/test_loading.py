@@ -123,13 +123,6 @@ def test_without_transformers_the_extra_is_named(folders, monkeypatch):
             build_huggingface(model)
 
 
-def test_importing_the_encoders_imports_no_transformers():
-    import subprocess
-
-    code = "import sys, mi_callback.encoders.huggingface; assert 'transformers' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 # Refusal
 
 

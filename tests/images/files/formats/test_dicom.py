@@ -1,7 +1,5 @@
 """What DICOM pixels stand for, in every compression; files that say little or nothing."""
 
-import sys
-
 import numpy as np
 import pydicom
 import pytest
@@ -323,14 +321,6 @@ def test_a_deflated_file_that_expands_without_end_is_refused(tmp_path, monkeypat
     write_dicom(tmp_path / "b.dcm", VALUES, uid.DeflatedExplicitVRLittleEndian)
     with pytest.warns(UserWarning, match=r"1 of 2 files cannot be judged .*a\.dcm; it expands to more"):
         assert len(SliceFolder(tmp_path)) == 1
-
-
-def test_importing_the_readers_imports_no_library_of_a_format():
-    import subprocess
-
-    code = "import sys, mi_callback.images.files; print([m for m in ('pydicom', 'nibabel', 'PIL') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
 
 
 def test_slices_that_are_missing_within_a_series_are_told_and_the_others_read(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 from common.people import Images, read, shuffled
 from lightning.pytorch.callbacks import Callback
-from memorization.generators import FAMILIES
+from memorization.families import FAMILIES
 from memorization.truth import PATTERNS, mark, marks_of, registered
 from omegaconf import DictConfig
 from torch import Tensor

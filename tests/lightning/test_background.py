@@ -6,19 +6,19 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
-from watching import HELD_OUT, TRAIN, Slices, callback, copies, fit, images, loader, options, scalars
+from watching import HELD_OUT, TRAIN, callback, copies, fit, images, loader, options, scalars
 
 from mi_callback import MemorizationCallback, MemorizationDetector
-from mi_callback.encoders.pixels import Pyramid
 from mi_callback.errors import AlarmError, DataError, OptionError, StateError
 from mi_callback.lightning.background import line, process
 from mi_callback.lightning.background.judging import Samples
@@ -44,7 +44,7 @@ class Slow(Callback):
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         self.pid = self.watch._line._process.pid
-        os.kill(self.pid, signal.SIGCONT if trainer.current_epoch == self.until else signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP if trainer.current_epoch < self.until else signal.SIGCONT)
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         self.waiting.append(self.watch._line.busy)
@@ -99,8 +99,9 @@ def test_results_of_a_slow_process_come_in_order_and_no_more_than_two_wait_for_i
     assert all(row["memorization/mi_mean"] == row["memorization/flagged"] == "" for row in first)
     assert all(row["memorization/n_scored"] == "0.0" for row in first)
     # In the end loggers have what they have of a training that is scored by itself.
-    found = [row["memorization/mi_mean"] for row in ours.rows if row["memorization/mi_mean"]]
-    assert found == [row["memorization/mi_mean"] for row in theirs.rows]
+    key = "memorization/mi_mean"
+    found, expected = ([float(row[key]) for row in run.rows if row[key]] for run in (ours, theirs))
+    assert found == pytest.approx(expected)
 
 
 def test_no_process_and_no_file_is_left(both):
@@ -111,35 +112,39 @@ def test_no_process_and_no_file_is_left(both):
         os.kill(slow.pid, 0)
 
 
-def test_a_process_that_is_killed_is_told_and_another_one_scores_what_comes_after_and_an_alarm_at_the_end_counts():
-    def draw(module: Any, n: int) -> Tensor:
-        if n > 2 and module.trainer.validating and module.current_epoch == 0:
-            # It cannot answer any more, whatever it is asked.
-            watch._line._ask = lambda request, ask=watch._line._ask: (killed.kill(), killed.wait(), ask(request))[-1]
-            killed = watch._line._process
-        elif n > 2 and "_ask" in vars(watch._line):
-            del watch._line._ask
-        return copies(3, 17)(n)
+class Killing(Callback):
+    """Kills the process while it has a validation to score."""
 
-    watch = beside(sampler=draw, act="raise", detector=options(verify=False), n_samples=12)
-    with (
-        pytest.warns(UserWarning, match="not scored at epoch 0: StateError: .*it ended .killed by SIGKILL"),
-        pytest.warns(UserWarning, match="1 validations were not scored"),
-        pytest.raises(AlarmError, match="does not copy its training set"),
-    ):
-        fit(watch, max_epochs=2)
-    assert [record.epoch for record in watch.history] == [1]
-    assert [look.scored for look in watch._recording.looks] == [False, True]
-    assert watch.scores.verdict == "memorized"
+    def __init__(self, watch: MemorizationCallback, real: bool) -> None:
+        self.watch, self.real = watch, real
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        if self.real:
+            self.watch._line._process.send_signal(signal.SIGSTOP)
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 0 and not trainer.sanity_checking:
+            self.watch._line._process.kill()
+            self.watch._line._process.wait()
+
+
+def test_a_process_that_is_killed_is_told_and_nothing_waits_for_it():
+    watch = beside()
+    with pytest.warns(UserWarning, match=r"not scored at epoch 0: StateError: .*it ended \(killed by SIGKILL\)"):
+        trainer = fit(watch, Killing(watch, real=True))
+    assert scalars(trainer) == {"scored": 0, "n_scored": 0, "alarm": 0}
+    assert watch.history == []
+    assert [look.verdict for look in watch._recording.looks] == ["not scored"]
 
 
 # Without a process ----------------------------------------------------------------------------------------------------
 
 
 class Asked(NamedTuple):
-    """What would have been sent."""
+    """What would have been sent, and what keeps it from being scored."""
 
     requests: list[Any]
+    held: threading.Lock
 
     @property
     def given(self) -> list[process.Given]:
@@ -147,9 +152,9 @@ class Asked(NamedTuple):
 
 
 @pytest.fixture
-def at_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+def at_hand(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """In the place of the process that scores: a thread of this one, and copies as pickling makes them."""
-    asked, state = Asked([]), dict[str, Any]()
+    asked, state = Asked([], threading.Lock()), dict[str, Any]()
 
     def answer(_process: Any, request: Any) -> Any:
         request = pickle.loads(pickle.dumps(request))
@@ -157,12 +162,34 @@ def at_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
         if isinstance(request, process.Given):
             state["given"] = request
             return None
-        return process.result_of(pickle.loads(pickle.dumps(process._found(state["given"], request))))
+        with asked.held:
+            return process.result_of(pickle.loads(pickle.dumps(process._found(state["given"], request))))
 
     waiting = [sys.executable, "-S", "-c", "input()"]
     monkeypatch.setattr(line, "start", lambda: subprocess.Popen(waiting, stdin=-1, stdout=-1))
     monkeypatch.setattr(line, "answer_of", answer)
-    yield asked
+    return asked
+
+
+def test_another_process_takes_the_place_of_one_that_ended(at_hand: Asked):
+    watch = beside()
+    fit(watch, Killing(watch, real=False), max_epochs=3)
+    assert len(at_hand.given) == 2
+    assert [record.epoch for record in watch.history] == [0, 1, 2]
+
+
+def test_an_alarm_that_is_raised_at_the_end_counts(at_hand: Asked, tmp_path: Path):
+    watch = beside(sampler=copies(*range(16)), act="raise", n_samples=16, sample_batch_size=16)
+    at_hand.held.acquire()  # nothing is scored before training ends
+    end = watch.on_train_end
+    watch.on_train_end = lambda *args: (at_hand.held.release(), end(*args))
+    with pytest.raises(AlarmError, match="does not copy its training set"):
+        fit(watch, logger=CSVLogger(tmp_path, ""))
+    assert watch.scores.verdict == "memorized"
+    early, late = rows(tmp_path)
+    assert (early["memorization/scored"], early["memorization/alarm"]) == ("0.0", "0.0")
+    assert (late["memorization/scored"], late["memorization/alarm"]) == ("1.0", "1.0")
+    assert late["memorization/flagged"] == "16.0"
 
 
 @pytest.mark.parametrize("on_error", ["warn", "raise"])
@@ -170,10 +197,10 @@ def test_what_fails_in_scoring_is_treated_as_it_is_in_training(at_hand: Asked, o
     # Colours, which the encoder does not take.
     watch = beside(sampler=lambda n: images(n, 5).repeat(1, 3, 1, 1), on_error=on_error)
     if on_error == "raise":
-        with pytest.raises(DataError, match="needed"):
+        with pytest.raises(DataError, match="needed images of 1 channel"):
             fit(watch, max_epochs=2)
     else:
-        with pytest.warns(UserWarning, match="not scored at epoch 0: DataError: needed"):
+        with pytest.warns(UserWarning, match="not scored at epoch 0: DataError: .*needed images of 1 channel"):
             trainer = fit(watch, max_epochs=2)
         assert [look.epoch for look in watch._recording.looks] == [0, 1]
         assert scalars(trainer) == {"scored": 0, "n_scored": 0, "alarm": 0}
@@ -220,18 +247,19 @@ def test_pictures_of_pairs_are_made_beside_training(at_hand: Asked):
     background.close()
 
 
-def test_null_at_the_quality_of_samples_is_known_here_as_well_unless_other_data_are_searched(at_hand: Asked):
-    detector = MemorizationDetector(**options(verify=True)).fit(TRAIN, held_out=HELD_OUT)
-    sharp = Samples(torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)), 0, 0, 0)
+def test_what_samples_were_judged_against_is_known_here_as_well_unless_other_data_are_searched(
+    monkeypatch: pytest.MonkeyPatch, at_hand: Asked
+):
+    monkeypatch.setattr(line, "answer_of", lambda _, request: (SimpleNamespace(calibration=request), None))
+    detector = MemorizationDetector(**options()).fit(TRAIN, held_out=HELD_OUT)
     background = line.Background()
     for fit_again in (False, True):
         background.give(detector)
-        background.put(sharp)
+        background.put(Samples(TRAIN[:3], 0, 0, 0))
         if fit_again:
             detector.fit(TRAIN, held_out=HELD_OUT)
-        (found,) = background.fetch(0)
-        assert found.found.calibration.degradation is not None
-        assert (detector.calibrator.last is found.found.calibration) is not fit_again
+        (one,) = background.fetch(0)
+        assert (detector.calibrator.last is one.found.calibration) is not fit_again
     background.close()
 
 
@@ -266,16 +294,11 @@ def test_an_error_that_ends_training_ends_the_process_and_what_it_had_not_scored
     assert watch._line is None
 
 
-class Unsent(Pyramid):
-    """An encoder that no other process can take."""
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a handle of this process")
-
-
 def test_a_detector_that_cannot_be_sent_is_refused_before_training():
-    watch = beside(detector=options(encoder=Unsent((4, 8), 32)))
-    with pytest.raises(StateError, match="encoder or its index cannot be sent .TypeError: a handle of this process"):
+    detector = options()
+    detector["encoder"].handle = threading.Lock()
+    watch = beside(detector=detector)
+    with pytest.raises(StateError, match=r"its encoder or its index cannot be sent \(TypeError: cannot pickle"):
         fit(watch)
     assert watch.history == []
     assert watch._line is None

@@ -64,7 +64,7 @@ class Background:
             StateError: If it cannot be sent, or the process ended.
         """
         if self._process.poll() is not None:
-            self._end()
+            self._end()  # closes its pipes
             self._start()
         if self._given is not detector.state:
             self._ask(Given.here(detector, self.pictures)).result()

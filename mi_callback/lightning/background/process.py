@@ -25,7 +25,7 @@ NICE = 10
 """By how much the priority of the process is lower than that of training, where the system has such."""
 
 PATIENCE = 5
-"""Seconds until a process that no longer answers has ended by itself."""
+"""Seconds in which a process that is to end, or no longer answers, ends by itself."""
 
 MAIN = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
@@ -54,7 +54,10 @@ def start() -> "Popen[bytes]":
 
 
 def end(process: "Popen[bytes]") -> None:
-    """End a process, whatever it does."""
+    """End a process, whatever it does; it has time to remove what it keeps elsewhere."""
+    process.terminate()
+    with suppress(TimeoutExpired):
+        process.wait(PATIENCE)
     process.kill()
     for pipe in (process.stdin, process.stdout):
         with suppress(OSError):
@@ -182,6 +185,7 @@ class _Failed:
 def serve() -> None:
     """What the process does until its input ends: take a detector and samples, and answer each with what was found."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a terminal is for the process that trains
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # engines of search remove their files
     if hasattr(os, "nice"):
         os.nice(NICE)
     answers = os.fdopen(os.dup(1), "wb")

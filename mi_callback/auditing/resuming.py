@@ -23,9 +23,9 @@ from mi_callback.detector import MemorizationDetector
 from mi_callback.fingerprints import canonical_json, content_hash
 from mi_callback.images.batches import read_batches
 from mi_callback.images.preprocessing import check_images
+from mi_callback.images.progress import counted
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids
-from mi_callback.progress import counted
 from mi_callback.retrieval.candidates import Candidates
 from mi_callback.retrieval.features import Features, GrowingFeatures
 from mi_callback.retrieval.reference import Reference

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_callback.images.poses import POSES
-from mi_callback.progress import counted
+from mi_callback.images.progress import counted
 from mi_callback.registration.config import LNCC_LEVELS
 from mi_callback.registration.schedule import Alignment, register
 from mi_callback.registration.selection import select_best

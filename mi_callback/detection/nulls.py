@@ -11,7 +11,7 @@ from torch import Tensor
 from mi_callback.detection import leaks
 from mi_callback.detection.matching import Match
 from mi_callback.errors import CalibrationError
-from mi_callback.progress import counted
+from mi_callback.images.progress import counted
 from mi_callback.registration.copied_fraction import usual_shares
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.duplicates import closest_strangers

@@ -11,8 +11,8 @@ from mi_callback.errors import DataError
 from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import changes_of
 from mi_callback.images.preprocessing import check_images
+from mi_callback.images.progress import counted
 from mi_callback.images.resizing import resize
-from mi_callback.progress import counted
 from mi_callback.statistics.power import Power
 from mi_callback.types import Subjects
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mi_callback.errors import DataError
 from mi_callback.images.finding import PROVENANCE, find_images, find_sources, find_subjects
+from mi_callback.images.progress import counted
 from mi_callback.images.subjects.paths import Rule, attribute_path
-from mi_callback.progress import counted
 from mi_callback.types import Batches, SubjectKey
 
 

@@ -22,10 +22,10 @@ from mi_callback.images.files.manifests import read_manifests
 from mi_callback.images.files.pixels import VOLUMES, checked_voi, read_frame, read_series, read_slice, read_volume
 from mi_callback.images.files.scans import Scan, Slice, check_scan, gather_scans
 from mi_callback.images.files.walking import Listing, find_files
+from mi_callback.images.progress import counted
 from mi_callback.images.resizing import letterbox
 from mi_callback.images.subjects.ids import normal_id
 from mi_callback.images.subjects.paths import Attribution, Rule, attribute_files, count_rules
-from mi_callback.progress import counted
 
 
 class SliceFolder(Dataset[dict[str, Any]]):

@@ -3,8 +3,9 @@
 import pytest
 from watching import HELD_OUT, TRAIN, callback, fit, options
 
-from mi_callback import MemorizationDetector, progress
-from mi_callback.progress import counted
+from mi_callback import MemorizationDetector
+from mi_callback.images import progress
+from mi_callback.images.progress import counted
 
 
 @pytest.fixture

@@ -99,8 +99,8 @@ class Calibrator:
         self.native = self._calibration(state.null, None)
         self.last = self.used = self.native
 
-    def like(self, samples: Thumbnails) -> Calibration:
-        """The calibration for samples of this quality.
+    def like(self, samples: Thumbnails, progress: bool = False) -> Calibration:
+        """The calibration for samples of this quality, with progress bars where it is made now.
 
         Where features decide, unaligned, where the paper's null is used, or for fewer than `FEWEST` samples, that is
         the one of real images as they are.
@@ -114,7 +114,7 @@ class Calibrator:
             if not found.differs(known.degradation or Degradation.none()):
                 return self._use(known)
         ONCE.get()()
-        self.last = self._calibration(self._null(found), found)
+        self.last = self._calibration(self._null(found, progress), found)
         return self._use(self.last)
 
     def behind(self, quality: str | None) -> Calibration:
@@ -140,7 +140,7 @@ class Calibrator:
             return state.held_out
         return state.train
 
-    def _null(self, degradation: Degradation) -> Null:
+    def _null(self, degradation: Degradation, progress: bool) -> Null:
         real, fitter = self._real, self.fitter
         most = min(RECALIBRATED[real.dims], fitter.null_size or len(real))
 
@@ -150,7 +150,7 @@ class Calibrator:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say of these people was said at fit
-            return fitter.recalibrate(self.state, degraded, most)
+            return fitter.recalibrate(self.state, degraded, most, progress)
 
     def _calibration(self, null: Null, degradation: Degradation | None) -> Calibration:
         return Calibration(null, checked_tail(null, self.fitter.seed) if self.tail else None, degradation)

@@ -1,10 +1,9 @@
 """When to fit, when to score, on which rank and with which random numbers. No mathematics."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -15,13 +14,16 @@ from mi_callback.cache import checked_cache
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError, StateError, choice
 from mi_callback.lightning.acting import Acting, checked_acts
+from mi_callback.lightning.background.judging import Samples, judge
+from mi_callback.lightning.background.line import IN_LINE, Background
+from mi_callback.lightning.background.process import PICTURES
+from mi_callback.lightning.course import Course, Record
 from mi_callback.lightning.data.sides import fetch_validation_loaders
 from mi_callback.lightning.drawing import Drawing
 from mi_callback.lightning.loggers import logged_step
-from mi_callback.lightning.loggers.looks import band
 from mi_callback.lightning.loggers.names import ALONE, check_apart, checked_name
-from mi_callback.lightning.messages import say, say_scores, warn
-from mi_callback.lightning.options import checked_detector, checked_key, checked_sampler
+from mi_callback.lightning.messages import say, shows_progress, warn
+from mi_callback.lightning.options import checked_background, checked_detector, checked_key, checked_sampler
 from mi_callback.lightning.preparing import Preparation
 from mi_callback.lightning.randomness import rng_kept
 from mi_callback.lightning.ranks import Ranks, check_strategy, guarded
@@ -30,16 +32,7 @@ from mi_callback.lightning.samplers import ReadySampler
 from mi_callback.lightning.time_limit import TimeLimit, TimeUp, checked_time_limit
 from mi_callback.reporting import closest_pairs
 from mi_callback.scores import Scores
-from mi_callback.statistics.flagging import NullSummary
 from mi_callback.types import SubjectKey
-
-
-class Record(NamedTuple):
-    """A scored validation."""
-
-    epoch: int
-    step: int
-    scores: Scores
 
 
 class MemorizationCallback(Callback):
@@ -102,6 +95,9 @@ class MemorizationCallback(Callback):
             `"raise"` an `AlarmError` at the end of `fit`; one or several. Checkpoints say what was found up to then.
         report: Folder of the report; beside the logs when None. It holds names of people and files that were copied, in
             `matches.csv`; readable by its owner alone.
+        background: Score in a process of its own, beside training, which then waits for sampling alone. What it found
+            is logged at the next validation, and the last of it at the end of `fit`: whoever monitors a key sees it one
+            validation late. Holds the fitted state a second time, on the same device. Not beside `time_limit`.
         name: Of one callback among several in a Trainer: it logs under `memorization_NAME/`, and so are its report and
             what it says in checkpoints called.
 
@@ -142,6 +138,7 @@ class MemorizationCallback(Callback):
         report: str | Path | None = None,
         name: str | None = None,
         cache_check: Literal["sampled", "full"] = "sampled",
+        background: bool = False,
     ) -> None:
         super().__init__()
         self.names = checked_name(name)
@@ -162,21 +159,33 @@ class MemorizationCallback(Callback):
             checked_cache(cache), integer("power", power, least=0), lenient=self.on_error == "warn",
             full_check=choice("cache_check", cache_check, ("sampled", "full"), OptionError) == "full",
         )  # fmt: skip
+        self.background = checked_background(background, time_limit)
+        self._line: Background | None = None  # on rank zero, while it trains
         self._acting = Acting(checked_acts(act))
         self._recording = Recording(report, switch("log_subjects", log_subjects), self.on_error == "warn", self.names)
-        self.scores: Scores | None = None
-        self.samples: Tensor | None = None
-        self.history: list[Record] = []
-        self._summary: dict[str, float] = {}
+        self._course = Course(self._prepared, self._recording, self.n_samples)
         self._validations = 0
-        self._looks = 0
-        self._alarmed = False
         self._scored = False
 
     @property
     def detector(self) -> MemorizationDetector | None:
         """The detector that scores; None until it is made at the start of `fit`."""
         return self._prepared.detector
+
+    @property
+    def scores(self) -> Scores | None:
+        """Of the last scored validation."""
+        return self._course.scores
+
+    @property
+    def samples(self) -> Tensor | None:
+        """The images they belong to."""
+        return self._course.samples
+
+    @property
+    def history(self) -> list[Record]:
+        """One record per scored validation."""
+        return self._course.history
 
     @property
     def state_key(self) -> str:
@@ -189,9 +198,10 @@ class MemorizationCallback(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         check_apart(self, trainer.callbacks)
         if stage == "fit" and trainer.global_step == 0:  # another run; a checkpoint is loaded after this
-            self._validations, self._looks, self._alarmed, self._scored = 0, 0, False, False
-            self._summary = {}
+            self._validations, self._scored = 0, False
+            self._course.begin()
         self._acting.put_back()  # where the last run was killed
+        self._end_line()
         with Ranks.of(trainer).together():
             self._recording.begin(trainer, stage)
 
@@ -245,28 +255,39 @@ class MemorizationCallback(Callback):
             self._look(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint[self.names.base] = {"alarm": self._alarmed, "looks": self._looks, **self._recording.last()}
+        checkpoint[self.names.base] = self._course.told()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.fast_dev_run:
-            with Ranks.of(trainer).together():
-                if trainer.is_global_zero:
-                    self._recording.end(trainer)
+        if trainer.fast_dev_run:
+            return
+        ranks = Ranks.of(trainer)
+        with ranks.together():
+            if self._line is not None:
+                self._course.fetch(trainer, self._line, most=0, over=True)
+                self._end_line()
+            if ranks.first:
+                self._recording.end(trainer)
+        if self.background:
+            scalars = self._course.share(ranks)
+            trainer.callback_metrics.update({key: torch.tensor(value) for key, value in scalars.items()})
+            self._acting.look(trainer, self._course.alarm)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._acting.put_back(failed=True)
-        if trainer.state.fn == "fit" and trainer.is_global_zero:
-            guarded(lambda: self._recording.end(trainer))  # the exception is what there is to say
+        if trainer.state.fn == "fit" and trainer.is_global_zero:  # the exception is what there is to say
+            if (line := self._end_line()) is not None:
+                guarded(lambda: self._course.fetch(trainer, line, most=0, over=True))
+            guarded(lambda: self._recording.end(trainer))
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        self._acting.end(bool(self._summary.get("alarm")))
+        self._acting.end(self._course.alarm)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"validations": self._validations, "looks": self._looks, "alarmed": self._alarmed}
+        return {"validations": self._validations, "looks": self._course.looks, "alarmed": self._course.alarmed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations = state_dict["validations"]
-        self._looks, self._alarmed = state_dict["looks"], state_dict["alarmed"]
+        self._course.looks, self._course.alarmed = state_dict["looks"], state_dict["alarmed"]
 
     @property
     def _due(self) -> bool:
@@ -300,31 +321,23 @@ class MemorizationCallback(Callback):
             self._look(trainer, pl_module)
 
     def _look(self, trainer: Any, pl_module: Any) -> None:
-        ranks, problem = Ranks.of(trainer), guarded(lambda: self._score(trainer, pl_module))
+        ranks = Ranks.of(trainer)
+        if self.background:
+            self._course.clear()
+        late = guarded(lambda: self._fetch(trainer, IN_LINE - 1))
+        problem = guarded(lambda: self._score(trainer, pl_module))  # after an error, too: ranks draw together
+        problem = late or problem
         # That time was up, or a young generator draws no images yet, is what there is to say, and no error.
         if not ranks.from_zero(problem is None or self.on_error == "warn" or isinstance(problem, TimeUp)):
             ranks.exchange(None, problem)
         if problem is not None and ranks.first:
-            self._skip(trainer, problem)
-        # Every rank logs the same values: a key that only rank zero has is hidden from ModelCheckpoint.
-        own = (self._summary, self._looks, self._alarmed, self._limit.each)
-        summary, self._looks, self._alarmed, each = ranks.from_zero(own)
-        self._limit.expect(each)
-        self._summary = summary
-        scalars = {self.names.scalar(key): value for key, value in summary.items()}
+            self._course.skip(trainer, problem)
+            if self._line is None:
+                self._course.clear()
+        self._limit.expect(ranks.from_zero(self._limit.each))
+        scalars = self._course.share(ranks)  # on every rank the same
         pl_module.log_dict(scalars, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        if summary.get("alarm"):
-            self._acting.alarmed(trainer)
-
-    def _skip(self, trainer: Any, problem: Exception) -> None:
-        """Say that a validation is not scored; it is no zero, which would read as clean."""
-        self._recording.skip(trainer, problem)
-        self._summary = {"scored": 0.0, "n_scored": 0.0}
-        if self.detector is None or not self.detector.fitted:
-            return
-        state = self.detector.state
-        if NullSummary.of(state.null, state.difference).calibrated(self.detector.rule.alpha):
-            self._summary["alarm"] = float(self._alarmed)
+        self._acting.look(trainer, self._course.alarm)
 
     # What ----------------------------------------------------------------------------------------------------------
 
@@ -335,7 +348,12 @@ class MemorizationCallback(Callback):
                 fetch_validation_loaders(trainer)
             self._recording.sampled = self._drawing.described(trainer, pl_module)
             say(f"{self._recording.sampled}.")
+            if self.background and ranks.first:
+                self._line = Background(self.log_images)  # its process starts while training images are encoded
         self._prepared.fit(trainer, pl_module, self.n_samples)
+        with ranks.together():
+            if self._line is not None and self.detector is not None:
+                self._line.give(self.detector)
         self._limit.expect(ranks.from_zero(self._prepared.seconds_each))
 
     def _catch_up(self, trainer: Any) -> None:
@@ -348,29 +366,32 @@ class MemorizationCallback(Callback):
         if samples is not None:  # on rank zero
             self._judge(trainer, samples)
 
-    def _judge(self, trainer: Any, samples: Tensor) -> None:
+    def _judge(self, trainer: Any, images: Tensor) -> None:
         if self.detector is None:
             raise StateError("needed a detector that was fitted at the start of fit; none is there.")
+        when = trainer.current_epoch, trainer.global_step, logged_step(trainer)
+        names = self._drawing.names(len(images))
+        samples = Samples(images, *when, names, tuple(self._prepared.caveats), self.set_scores)
+        if self._line is not None:
+            self._line.give(self.detector)
+            self._line.put(samples)
+            if self._course.needs_key(trainer):
+                self._fetch(trainer, 0)
+            return
         with rng_kept(), torch.inference_mode(False), torch.no_grad(), self._limit.scoring(len(samples)):
-            scores = replace(self.detector.score(samples), caveats=tuple(self._prepared.caveats))
-            others = self.detector.set_scores(samples) if self.set_scores else {}
-        self.samples, self.scores = samples, scores
-        self._looks += 1
-        before = self._alarmed
-        self._alarmed = before or scores.alarm(self._looks)
-        # Loggers lose NaN without a word: a set-level score that is undefined for these samples is left out.
-        self._summary = scores.summary() | {key: value for key, value in others.items() if value == value}
-        self._summary |= band(scores, self.detector.state.null) | {"scored": 1.0, "n_scored": float(len(samples))}
-        if scores.flagging.calibrated:
-            self._summary["alarm"] = float(self._alarmed)
-        self.history.append(Record(trainer.current_epoch, trainer.global_step, scores))
-        say_scores(scores, trainer.current_epoch, self.n_samples, self.names.said)
-        raised = scores.flagging.calibrated and self._alarmed and not before
-        if raised:
-            say(f"alarm raised at epoch {trainer.current_epoch}.", self.names.said)
-        pairs = (lambda: self.closest_pairs(8)) if self.log_images else None
-        sources, names = self.detector.state.train.sources, self._drawing.names(len(samples))
-        self._recording.look(trainer, logged_step(trainer), scores, self._summary, names, sources, pairs, raised)
+            judged = judge(self.detector, samples, shows_progress(trainer))
+        self._course.take(trainer, samples, judged, (lambda: self.closest_pairs(PICTURES)) if self.log_images else None)
+
+    def _fetch(self, trainer: Any, most: int) -> None:
+        if self._line is not None:
+            self._course.fetch(trainer, self._line, most)
+
+    def _end_line(self) -> Background | None:
+        """End the process that scores beside training, where there is one, and forget it; what is left to fetch."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+        return line
 
     def closest_pairs(self, n: int) -> Tensor:
         """The n likeliest copies beside their matches, worst first: `(n, 1, size, 2 size)` in [0, 1]."""

@@ -181,12 +181,11 @@ class MemorizationDetector(Fitted):
         read: dict[str, Any] = {"subject_key": subject_key, "image_key": image_key}
         poses = self.poses if kind != "held_out" else self.poses[:1]
         planted = Reservoir(PLANTED[self.dims], self.seed)
-        label = "training features" if progress else None
-        training = self.features(train, poses, subjects, views=True, label=label, keep=planted, **read)
+        labels = ("training features", "held-out features") if progress else (None, None)
+        training = self.features(train, poses, subjects, views=True, label=labels[0], keep=planted, **read)
         novel = None
         if held_out is not None and (kind == "held_out" or self.contrast):
-            label = "held-out features" if progress else None
-            novel = self.features(held_out, subjects=held_out_subjects, label=label, **read)
+            novel = self.features(held_out, subjects=held_out_subjects, label=labels[1], **read)
         return self.fit_features(training, novel, planted, progress)
 
     def fit_features(
@@ -250,25 +249,24 @@ class MemorizationDetector(Fitted):
             DataError: For broken images (NaN, constant, wrong shape).
         """
         label = "generated features" if progress else None
-        return self.score_features(self.features(generated, label=label, image_key=image_key))
+        return self.score_features(self.features(generated, label=label, image_key=image_key), progress)
 
-    def score_features(self, generated: Features) -> Scores:
+    def score_features(self, generated: Features, progress: bool = False) -> Scores:
         """As `score`, from features that were extracted before in all poses."""
-        state = self.state
-        calibration = self.calibrator.like(generated.thumbnails)
-        found = self.match(generated, state.reference, state.train.thumbnails)
+        state, label = self.state, "matching" if progress else None
+        calibration = self.calibrator.like(generated.thumbnails, progress)
+        found = self.match(generated, state.reference, state.train.thumbnails, label)
         scorer = Scorer(state, calibration, self.rule, self.aggregation, self.oni_scale, self.seed)
         flagging = scorer.flag(generated, found)
-        second = None
+        second, scored = None, scorer.score(found, flagging.p_value)
         if scorer.contrast_could_object(found, flagging) if self.contrast is None else self.contrast:
             self._pool = pool = self._pool or Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
-            pooled = self.match(generated, pool.reference, pool.images.thumbnails)
+            pooled = self.match(generated, pool.reference, pool.images.thumbnails, label)
             second = scorer.contrast(pool, pooled, flagging.flagged)
-        control = None if self.control is None else self.control.score_features(generated).flagging
+        control = None if self.control is None else self.control.score_features(generated, progress).flagging
         if self._planting is not None and self._planting.calibration is not calibration:
-            self._measure(replace(self._planting, calibration=calibration))
-        images = scorer.score(found, flagging.p_value)
-        return Scores(images, flagging, self.measured_power, second, control, recall=state.recall)
+            self._measure(replace(self._planting, calibration=calibration), progress)
+        return Scores(scored, flagging, self.measured_power, second, control, recall=state.recall)
 
     def power(
         self,
@@ -277,6 +275,7 @@ class MemorizationDetector(Fitted):
         images: Sequence[Tensor] | None = None,
         rows: Sequence[int] | None = None,
         like: Features | None = None,
+        progress: bool = False,
     ) -> Power:
         """Plant changed copies of training images and report the share found, per change: `clean` rests on it.
 
@@ -288,6 +287,7 @@ class MemorizationDetector(Fitted):
             changes: Names of `images.perturbations`; when None all, with pastes where held-out images were given.
             images, rows: Images `(c, h, w)`, or volumes, and their training rows, instead of those kept at `fit`.
             like: Samples whose sharpness and noise copies get at once; of real images when None.
+            progress: Show progress bars.
 
         Raises:
             StateError: If the detector is not fitted, or was fitted from features and no images came.
@@ -298,10 +298,10 @@ class MemorizationDetector(Fitted):
         if images is None or rows is None:
             images, rows = state.images_to_plant(n, self.seed)
         others = None if state.held_out is None else state.held_out.thumbnails[:, None]
-        calibration = self.calibrator.native if like is None else self.calibrator.like(like.thumbnails)
-        return self._measure(Planting(Planted(images, rows, others), changes, calibration))
+        calibration = self.calibrator.native if like is None else self.calibrator.like(like.thumbnails, progress)
+        return self._measure(Planting(Planted(images, rows, others), changes, calibration), progress)
 
-    def _measure(self, planting: Planting) -> Power:
+    def _measure(self, planting: Planting, progress: bool) -> Power:
         """Look planted copies up as samples are, and keep what was found, and of what."""
         state, calibration = self.state, planting.calibration
 
@@ -310,9 +310,9 @@ class MemorizationDetector(Fitted):
             found = self.match(seen, state.reference, state.train.thumbnails)
             return FlagRule(self.rule.alpha).flag(calibration.null.p_values(found.similarity)), found.row
 
-        power = measure_power(find, planting.images, self.rule.alpha, state.train.subjects, planting.changes, self.seed)
-        self._planting, self.measured_power = planting, power
-        return power
+        how = (self.rule.alpha, state.train.subjects, planting.changes, self.seed, "power" if progress else None)
+        self._planting, self.measured_power = planting, measure_power(find, planting.images, *how)
+        return self.measured_power
 
     def set_scores(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> dict[str, float]:
         """Set-level scores of the literature on the same whitened features: see `mi_callback.statistics.set_scores`.

@@ -135,19 +135,22 @@ class Fitter:
         kept = None if held_out is None else held_out.in_pose(0)
         return FittedState(train.in_pose(0), kept, reference, null, duplicate, planted, difference, recall)
 
-    def recalibrate(self, state: FittedState, seen: Callable[[Tensor], Features], most: int) -> Null:
+    def recalibrate(
+        self, state: FittedState, seen: Callable[[Tensor], Features], most: int, progress: bool = False
+    ) -> Null:
         """The null of the same kind, of real images that are looked up otherwise than they are.
 
         Args:
             state: Whose null that is.
             seen: Rows of the held-out images, or of the training images of a cross-fitted null → these, as queries.
             most: Images that are looked up, at most.
+            progress: Show progress bars.
         """
         if state.null.kind is NullKind.CROSS_FIT:
-            return nulls.cross_fit_null(state.train, self.reference, self.match, most, self.seed, False, seen)
+            return nulls.cross_fit_null(state.train, self.reference, self.match, most, self.seed, progress, seen)
         assert state.held_out is not None
         rows = thin(state.held_out.subjects, len(state.held_out), most, self.seed)
-        return nulls.held_out_null(seen(rows), state.train, state.reference, self.match, None, self.seed, False)
+        return nulls.held_out_null(seen(rows), state.train, state.reference, self.match, None, self.seed, progress)
 
     def _calibrate(self, train: Features, held_out: Features | None, reference: Reference, progress: bool) -> Null:
         size, seed = self.null_size, self.seed

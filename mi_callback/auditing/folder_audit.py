@@ -136,14 +136,14 @@ def audit(
     with outputs.opened(), kept_in(outputs.out) as kept:
         folders = reader.read_all(train, generated, held_out, control, progress)
         outputs.check_subgroups(folders)
-        fitted = _detector(_for_dims(detector, reader.dims), kept, progress)
+        fitted = _detector(_for_dims(detector, reader.dims), kept)
         judged = _audited(fitted, folders, _path(state), power, by_slices, progress)
         outputs.write(fitted, folders, judged, options)
     return judged.scores
 
 
-def _detector(options: dict[str, Any], kept: Kept | None, progress: bool) -> MemorizationDetector:
-    return MemorizationDetector(**options) if kept is None else ResumableDetector(kept, progress, **options)
+def _detector(options: dict[str, Any], kept: Kept | None) -> MemorizationDetector:
+    return MemorizationDetector(**options) if kept is None else ResumableDetector(kept, **options)
 
 
 def _audited(
@@ -160,7 +160,7 @@ def _audited(
         fitted.fit_control(folders.control, progress=progress)
     label = "generated features" if progress else None
     samples = None if by_slices else fitted.features(folders.generated, label=label)
-    _measure_power(fitted, power, samples)
+    _measure_power(fitted, power, samples, progress)
     judged = _judge(fitted, folders, samples, progress)
     scores = replace(judged.scores, caveats=[*judged.scores.caveats, *doubts_of_files(folders.files)])
     return replace(judged, scores=scores)
@@ -210,7 +210,7 @@ def _of_volumes(encoder: str | Encoder) -> Encoder:
     return built if len(built.size) == 3 else build_encoder("slices", encoder=built)
 
 
-def _measure_power(fitted: MemorizationDetector, power: int | None, samples: Features | None) -> None:
+def _measure_power(fitted: MemorizationDetector, power: int | None, samples: Features | None, progress: bool) -> None:
     """Of copies as sharp and noisy as the samples; of volumes judged by their slices, which are none, not at all."""
     if samples is None and power is None:
         warnings.warn(
@@ -219,14 +219,14 @@ def _measure_power(fitted: MemorizationDetector, power: int | None, samples: Fea
             stacklevel=3,
         )
     elif power != 0:
-        fitted.power(POWER if power is None else power, like=samples)
+        fitted.power(POWER if power is None else power, like=samples, progress=progress)
 
 
 def _judge(fitted: MemorizationDetector, folders: Folders, samples: Features | None, progress: bool) -> Judged:
     generated, train, held_out = folders.generated, folders.train, folders.held_out
     assert generated is not None
     if samples is not None:
-        scores = fitted.score_features(samples)
+        scores = fitted.score_features(samples, progress)
         return Judged(scores, generated.slices, train.slices, scores)
     assert held_out is not None
     ours, theirs, others = (_volume_of(images) for images in (generated, train, held_out))

@@ -8,23 +8,22 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mi_callback.auditing.reports.writing import UNFINISHED
 from mi_callback.cache import Kept
 from mi_callback.detection.matching import MATCHING, Match, Matcher
 from mi_callback.detector import MemorizationDetector
 from mi_callback.fingerprints import canonical_json, content_hash
-from mi_callback.fitting import Fitter
 from mi_callback.images.batches import read_batches
 from mi_callback.images.preprocessing import check_images
+from mi_callback.images.progress import counted
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.subjects.ids import normal_ids
 from mi_callback.retrieval.candidates import Candidates
@@ -70,27 +69,19 @@ class ResumableDetector(MemorizationDetector):
 
     Args:
         kept: Where blocks are kept.
-        progress: Show progress bars while samples are looked up.
         options: Of `MemorizationDetector`.
     """
 
-    def __init__(self, kept: Kept, progress: bool = False, **options: Any) -> None:
+    def __init__(self, kept: Kept, **options: Any) -> None:
         super().__init__(**options)
-        self.kept, self.progress = kept, progress
+        self.kept = kept
 
     @property
     def match(self) -> Matcher:
         """How images are looked up: as by any detector, in blocks."""
         plain = super().match
         parts = {field.name: getattr(plain, field.name) for field in fields(Matcher)}
-        label = "matching" if self.progress else None
-        return _KeptMatcher(**parts, kept=self.kept, settings=self._settings, label=label)
-
-    @property
-    def fitter(self) -> Fitter:
-        """As that of any detector; a null has progress bars of its own."""
-        fitter = super().fitter
-        return replace(fitter, match=replace(self.match, label=None))  # type: ignore[call-arg]
+        return _KeptMatcher(**parts, kept=self.kept, settings=self._settings)
 
     def features(
         self,
@@ -136,12 +127,10 @@ class _KeptMatcher(Matcher):
     Attributes:
         kept: Where blocks are kept.
         settings: All that changes what is found, beside the images.
-        label: Of the progress bar where none is asked for.
     """
 
     kept: Kept
     settings: str
-    label: str | None
 
     def __call__(
         self, queries: Features, reference: Reference, references: Thumbnails, label: str | None = None
@@ -149,9 +138,8 @@ class _KeptMatcher(Matcher):
         means = {layer: whitening.mean for layer, whitening in reference.whitenings.items()}
         among = content_hash(self.settings, references, means, list(reference.subjects or ()), sorted(reference.views))
         blocks = torch.arange(len(queries)).split(MATCHING[queries.dims].at_once)
-        label = label or self.label
         find, parts = super().__call__, []
-        for rows in tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False):
+        for rows in counted(blocks, label, "block"):
             some = queries.where(rows)
             key = content_hash(among, some.thumbnails, some.layers, some.windows, some.views, some.descriptors)
             parts.append(self.kept.part(key, lambda some=some: find(some, reference, references)))  # type: ignore[misc]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mi_callback.images.poses import POSES
+from mi_callback.images.progress import counted
 from mi_callback.registration.config import LNCC_LEVELS
 from mi_callback.registration.schedule import Alignment, register
 from mi_callback.registration.selection import select_best
@@ -98,8 +98,10 @@ class Matcher:
             return _by_features(neighbours)
         # Whole images at a time: the candidates of one compete for the finest level of the registration.
         blocks = torch.arange(len(queries)).split(config.at_once)
-        shown = tqdm(blocks, desc=label, unit="block", disable=label is None, leave=False)
-        found = [self._verify(queries.thumbnails, neighbours, block, reference, references) for block in shown]
+        found = [
+            self._verify(queries.thumbnails, neighbours, block, reference, references)
+            for block in counted(blocks, label, "block")
+        ]
         row, pose, window, by_edges, lncc, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Match(row, pose, window, by_edges, lncc, lncc, shares, neighbours)
 

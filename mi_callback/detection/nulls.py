@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mi_callback.detection import leaks
 from mi_callback.detection.matching import Match
 from mi_callback.errors import CalibrationError
+from mi_callback.images.progress import counted
 from mi_callback.registration.copied_fraction import usual_shares
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.duplicates import closest_strangers
@@ -141,7 +141,7 @@ def _cross_fit(
     kept = torch.zeros(len(train), dtype=torch.bool)
     kept[thin(groups, len(train), size, seed)] = True
     matches, subjects, matched = [], [], []
-    for k in tqdm(fold.unique(), desc="calibrating", unit="fold", disable=not bar, leave=False):
+    for k in counted(fold.unique(), "calibrating" if bar else None, "fold"):
         queries, others = ((fold == k) & kept).nonzero().flatten(), (fold != k).nonzero().flatten()
         if len(queries) == 0:
             continue
@@ -208,7 +208,7 @@ def train_halves_null(
     generator = torch.Generator().manual_seed(seed)
     ids, most = train.ids, None if size is None else max(1, size // HALVES)
     matches, subjects = [], []
-    for _ in tqdm(range(HALVES), desc="calibrating", unit="half", disable=not bar, leave=False):
+    for _ in counted(range(HALVES), "calibrating" if bar else None, "half"):
         order = torch.randperm(len(train), generator=generator)
         rows, other = order[: len(train) // 2][:most], train.in_pose(0).where(order[len(train) // 2 :])
         matches.append(look(train.where(rows), whole.over(other), other.thumbnails, None))

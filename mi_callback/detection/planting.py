@@ -11,6 +11,7 @@ from mi_callback.errors import DataError
 from mi_callback.images.intensity import normalise_intensity
 from mi_callback.images.perturbations import changes_of
 from mi_callback.images.preprocessing import check_images
+from mi_callback.images.progress import counted
 from mi_callback.images.resizing import resize
 from mi_callback.statistics.power import Power
 from mi_callback.types import Subjects
@@ -81,6 +82,7 @@ def measure_power(
     subjects: Subjects | None = None,
     changes: Sequence[str] | None = None,
     seed: int = 0,
+    label: str | None = None,
 ) -> Power:
     """Plant copies of training images, one of each change, and look whether they are found.
 
@@ -91,6 +93,7 @@ def measure_power(
         subjects: Subject of every training row; a match in the right subject counts as traced.
         changes: Names out of `planted.changes`; all of them when None.
         seed: Of noise and warps.
+        label: Of the progress bar; None for no bar.
 
     Raises:
         DataError: For no images, or a change that does not exist.
@@ -107,7 +110,7 @@ def measure_power(
 
     flagged = {change: torch.zeros(len(planted.images), dtype=torch.bool) for change in changes}
     traced = {change: torch.zeros(len(planted.images), dtype=torch.bool) for change in changes}
-    for change in changes:
+    for change in counted(changes, label, "change"):
         for places, copies in planted.copies(change, seed):
             found, match = find(copies)
             sources = [planted.rows[i] for i in places]

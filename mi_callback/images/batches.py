@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from mi_callback.errors import DataError
 from mi_callback.images.finding import PROVENANCE, find_images, find_sources, find_subjects
+from mi_callback.images.progress import counted
 from mi_callback.images.subjects.paths import Rule, attribute_path
 from mi_callback.types import Batches, SubjectKey
 
@@ -73,7 +73,7 @@ def read_batches(
         total = len(batches)  # type: ignore[arg-type]
     except TypeError:  # a generator, or a loader over an iterable data set
         total = None
-    iterator = iter(tqdm(batches, desc=progress, total=total, unit="batch", disable=progress is None, leave=False))
+    iterator = iter(counted(batches, progress, "batch", total))
     while True:
         try:
             batch = next(iterator)

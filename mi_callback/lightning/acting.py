@@ -32,9 +32,9 @@ class Acting:
         self.acts = acts
         self._vetoed: list[tuple[Any, Any, Any]] = []
 
-    def alarmed(self, trainer: Any) -> None:
-        """The alarm is raised: on every rank, at each validation from the first that raised it."""
-        if trainer.state.fn != "fit":
+    def look(self, trainer: Any, alarm: bool) -> None:
+        """A validation is over, on every rank: act where the alarm is raised, from the first that raised it."""
+        if not alarm or trainer.state.fn != "fit":
             return
         if "stop" in self.acts:
             trainer.should_stop = True

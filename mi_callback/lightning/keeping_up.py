@@ -153,7 +153,9 @@ class TrainingReference:
 
     def _add(self, sides: Sides) -> int:
         """Encode the training images that are not known, and fit again on all; how many these are."""
-        new = Rounds(self.ranks, self.detector, sides.keys, self._poses, True, known=self._known).features(sides.train)
+        label = "training features" if self.progress else None
+        rounds = Rounds(self.ranks, self.detector, sides.keys, self._poses, True, known=self._known, label=label)
+        new = rounds.features(sides.train)
         with self.ranks.together():
             if new is not None:
                 self._fit_again(new)
@@ -168,7 +170,7 @@ class TrainingReference:
         assert self._train is not None
         planted, control = self.detector.state.planted, self.detector.control
         train = _union(self._train, new)
-        self.detector.fit_features(train, self._held_out, planted)
+        self.detector.fit_features(train, self._held_out, planted, self.progress)
         self.detector.control, self._train = control, train
 
     def _remember(self, sides: Sides) -> None:

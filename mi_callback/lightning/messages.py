@@ -1,6 +1,7 @@
 """What a user reads while training: one line a validation, a line for each doubt, and no file name and no id."""
 
 import logging
+from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -16,6 +17,11 @@ SHORT = 10
 
 log = logging.getLogger("mi_callback")
 """Takes the long lines: `logging.getLogger("mi_callback").setLevel("INFO")` shows them."""
+
+
+def shows_progress(trainer: Any) -> bool:
+    """Whether long work has a progress bar: where training has one."""
+    return getattr(trainer, "progress_bar_callback", None) is not None
 
 
 def say(text: str, who: str = BASE) -> None:

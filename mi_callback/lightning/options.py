@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mi_callback.arguments import known_options
+from mi_callback.arguments import known_options, switch
 from mi_callback.detector import MemorizationDetector
 from mi_callback.encoders import build_encoder
 from mi_callback.errors import OptionError
@@ -37,6 +37,20 @@ def checked_key(name: str, key: Any) -> SubjectKey:
     if key is None or callable(key) or (isinstance(key, (str, int)) and not isinstance(key, bool) and key != ""):
         return key
     raise OptionError(f"needed {name} as a key, a position in a tuple, or a function of the batch; {key!r} came.")
+
+
+def checked_background(background: Any, time_limit: Any) -> bool:
+    """Whether samples are scored beside training.
+
+    Raises:
+        OptionError: For what is no switch, or beside a limit of the time that training waits.
+    """
+    if switch("background", background) and time_limit is not None:
+        raise OptionError(
+            "needed time_limit or background=True; both came. Scored beside training, samples take no time of it that "
+            "could be limited. Leave one of them out."
+        )
+    return bool(background)
 
 
 def checked_detector(

@@ -11,7 +11,7 @@ from mi_callback.lightning.data.sides import Sides, Source, sides_of, training_s
 from mi_callback.lightning.keeping_up import TrainingReference
 from mi_callback.lightning.loggers import sends
 from mi_callback.lightning.loggers.report import in_words
-from mi_callback.lightning.messages import say, say_cost, say_fitted, say_randomness, warn
+from mi_callback.lightning.messages import say, say_cost, say_fitted, say_randomness, shows_progress, warn
 from mi_callback.lightning.options import build_detector
 from mi_callback.lightning.randomness import rng_kept
 from mi_callback.lightning.ranks import Ranks
@@ -78,18 +78,18 @@ class Preparation:
         if ranks.from_zero(self.fitted and self._reference is None):
             with ranks.together():
                 if ranks.first:
-                    self._use_fitted()
+                    self._use_fitted(shows_progress(trainer))
             self.ready = True
             return
         [sides, detector] = ranks.each_own(lambda: self._made(trainer, module))
-        shown = getattr(trainer, "progress_bar_callback", None) is not None
+        shown = shows_progress(trainer)
         self._reference = TrainingReference(detector, ranks, shown, self.lenient, say_cost, self.full_check)
         self.caveats = []
         with rng_kept():
             stored = self._reference.fit(sides, self.cache)
             with ranks.together():
                 if ranks.first:
-                    self._finish(detector, stored, n_samples)
+                    self._finish(detector, stored, n_samples, shown)
         self.ready = True
 
     def _made(self, trainer: Any, module: Any) -> tuple[Sides, MemorizationDetector]:
@@ -102,10 +102,10 @@ class Preparation:
             sides.check_ends(self.detector.batch_size)
         return sides, self.detector
 
-    def _finish(self, detector: MemorizationDetector, stored: bool, n_samples: int) -> None:
-        self._fit_control(detector)
+    def _finish(self, detector: MemorizationDetector, stored: bool, n_samples: int, shown: bool) -> None:
+        self._fit_control(detector, shown)
         if self.power:
-            self._measure_power(detector)
+            self._measure_power(detector, shown)
         assert self._reference is not None
         say_randomness(self._reference, self.cache)
         say_fitted(detector, stored, n_samples)
@@ -121,7 +121,7 @@ class Preparation:
                 news = self._reference.catch_up(Sides(sources, (), (), self.subject_key, self.image_key), look)
                 with ranks.together():
                     if news and self.power and ranks.first and self.detector is not None:
-                        self.detector.power(self.power)
+                        self.detector.power(self.power, progress=shows_progress(trainer))
         except Exception as error:
             if not isinstance(error, MemorizationError) and not self.lenient:
                 raise
@@ -142,26 +142,26 @@ class Preparation:
             said = caveat if sends(trainer.loggers) else _unread(full)
             warn(f"{said}. Until then nothing reads as clean.")
 
-    def _fit_control(self, detector: MemorizationDetector) -> None:
+    def _fit_control(self, detector: MemorizationDetector, shown: bool) -> None:
         if self.control is None:
             return
         batches = Source("control=", self.control, shared=False).batches(detector.batch_size)
-        detector.fit_control(batches, subject_key=self.subject_key, image_key=self.image_key)
+        detector.fit_control(batches, subject_key=self.subject_key, image_key=self.image_key, progress=shown)
         assert detector.control is not None
         say(f"the control has {len(detector.control.state.train)} images.")
 
-    def _use_fitted(self) -> None:
+    def _use_fitted(self, shown: bool) -> None:
         assert self.detector is not None
         say(f"using the fitted detector ({len(self.detector.state.train)} training images).")
         with rng_kept():
-            self._fit_control(self.detector)
+            self._fit_control(self.detector, shown)
         if self.power and self.detector.measured_power is None and self.detector.state.planted is not None:
             with rng_kept():
-                self._measure_power(self.detector)
+                self._measure_power(self.detector, shown)
 
-    def _measure_power(self, detector: MemorizationDetector) -> None:
+    def _measure_power(self, detector: MemorizationDetector, shown: bool) -> None:
         start = time.monotonic()
-        power = detector.power(self.power)
+        power = detector.power(self.power, progress=shown)
         self.seconds_each = (time.monotonic() - start) / max(1, power.n * len(power.flagged))
 
     def _sides(self, trainer: Any) -> Sides:

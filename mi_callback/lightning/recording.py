@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mi_callback.lightning.loggers import log_alarm, log_media, log_report, logged_step, sends
+from mi_callback.lightning.background.judging import Samples
+from mi_callback.lightning.loggers import log_alarm, log_media, log_report, sends
 from mi_callback.lightning.loggers.looks import Look, Shown, by_condition, copied
 from mi_callback.lightning.loggers.names import ALONE, Names
 from mi_callback.lightning.loggers.report import Report, in_words, report_folder, table
@@ -57,10 +58,9 @@ class Recording:
     def look(
         self,
         trainer: Any,
-        step: int,
+        samples: Samples,
         scores: Scores,
         summary: dict[str, float],
-        names: Sequence[str] | None,
         sources: Sequence[str] | None,
         pairs: Callable[[], Tensor] | None,
         raised: bool,
@@ -68,15 +68,15 @@ class Recording:
         """A validation was scored.
 
         Args:
-            step: At which scalars are logged.
+            samples: Which.
+            scores: Of them.
             summary: The scalars.
-            names: What each sample was drawn for.
             sources: Files of training images, which stay on this machine.
             pairs: Makes the pictures to send; None for none.
             raised: Whether the alarm was raised now.
         """
-        groups, reason = by_condition(scores, names), " · ".join(scores.doubts)
-        epoch = trainer.current_epoch
+        groups, reason = by_condition(scores, samples.names), " · ".join(scores.doubts)
+        epoch, step = samples.epoch, samples.logged_step
         self.looks.append(Look(epoch, step, dict(summary), str(scores.verdict), reason, copied(scores), groups))
         self._tried("the report", trainer, lambda: self._report.note(epoch, scores, sources))
         shown: list[Tensor] = []
@@ -89,11 +89,16 @@ class Recording:
             if raised:
                 self._tried("the alert", trainer, partial(log_alarm, logger, self.looks[-1], self.names))
 
-    def skip(self, trainer: Any, problem: Exception) -> None:
+    def log(self, trainer: Any, samples: Samples, scalars: dict[str, float]) -> None:
+        """Send the scalars of an earlier validation to every logger, at its own step."""
+        for logger in trainer.loggers:
+            send = partial(logger.log_metrics, scalars | {"epoch": samples.epoch}, samples.logged_step)
+            self._tried(f"{type(logger).__name__} did not take scalars", trainer, send)
+
+    def skip(self, trainer: Any, problem: Exception, epoch: int, step: int) -> None:
         """A validation was not scored."""
-        epoch = trainer.current_epoch
         said = self._in_words(trainer, problem)
-        self.looks.append(Look(epoch, logged_step(trainer), {}, NOT_SCORED, said))
+        self.looks.append(Look(epoch, step, {}, NOT_SCORED, said))
         warn(f"not scored at epoch {epoch}: {said}")
 
     def end(self, trainer: Any) -> None:

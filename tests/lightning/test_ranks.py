@@ -126,6 +126,14 @@ def test_the_index_of_two_processes_is_that_of_one_and_so_are_samples_and_scores
     assert logged == pytest.approx(one_logged, abs=1e-5)
 
 
+def test_rank_zero_alone_has_a_process_that_scores_and_both_log_what_it_found(tmp_path: Path):
+    beside, logged = found(tmp_path, two(), n_samples=10, background=True)
+    both, expected = found(tmp_path, two(), n_samples=10)
+    assert torch.equal(beside["samples"], both["samples"])
+    assert torch.allclose(beside["mi"], both["mi"], atol=1e-6)
+    assert logged == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_stream_that_gives_each_rank_a_share_is_searched_whole(tmp_path: Path):
     both, _ = found(tmp_path, two(), loader(Stream(share=True), batch_size=5))
     assert sorted(both["train"].subjects) == IDS

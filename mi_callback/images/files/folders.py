@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from mi_callback.arguments import integer
 from mi_callback.errors import DataError, OptionError
@@ -23,6 +22,7 @@ from mi_callback.images.files.manifests import read_manifests
 from mi_callback.images.files.pixels import VOLUMES, checked_voi, read_frame, read_series, read_slice, read_volume
 from mi_callback.images.files.scans import Scan, Slice, check_scan, gather_scans
 from mi_callback.images.files.walking import Listing, find_files
+from mi_callback.images.progress import counted
 from mi_callback.images.resizing import letterbox
 from mi_callback.images.subjects.ids import normal_id
 from mi_callback.images.subjects.paths import Attribution, Rule, attribute_files, count_rules
@@ -89,8 +89,8 @@ class SliceFolder(Dataset[dict[str, Any]]):
         files = [file for scan in gathered.scans for file in scan.files]
         self._told = self._attribute(files, gathered.patients, self._read_manifests(listing, columns), subject_of)
         self.slices: list[Slice] = []
-        bar = tqdm(gathered.scans, desc=f"files of {self.root.name}", unit="scan", disable=not progress, leave=False)
-        self.files = self._check(bar, listing)
+        label = f"files of {self.root.name}" if progress else None
+        self.files = self._check(counted(gathered.scans, label, "scan"), listing)
         self._say_files()
 
     def _read_manifests(self, listing: Listing, columns: Mapping[str, str] | None) -> dict[Path, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from mi_callback.arguments import positive_integer, seed_number, switch, switch_beside, usable_device
 from mi_callback.calibration import Calibrator, Planting
 from mi_callback.detection.control import control_people, held_out_beside
-from mi_callback.detection.matching import Matcher
-from mi_callback.detection.planting import PLANTED, Planted, measure_power
+from mi_callback.detection.matching import Match, Matcher
+from mi_callback.detection.planting import PLANTED, Planted
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS, copy_descriptor
@@ -277,6 +278,7 @@ class MemorizationDetector(Fitted):
         images: Sequence[Tensor] | None = None,
         rows: Sequence[int] | None = None,
         like: Features | None = None,
+        cache: str | Path | None = None,
     ) -> Power:
         """Plant changed copies of training images and report the share found, per change: `clean` rests on it.
 
@@ -288,9 +290,10 @@ class MemorizationDetector(Fitted):
             changes: Names of `images.perturbations`; when None all, with pastes where held-out images were given.
             images, rows: Images `(c, h, w)`, or volumes, and their training rows, instead of those kept at `fit`.
             like: Samples whose sharpness and noise copies get at once; of real images when None.
+            cache: File in which the result is kept; read where the state (as saved), copies and level are the same.
 
         Raises:
-            StateError: If the detector is not fitted, or was fitted from features and no images came.
+            StateError: If the detector is not fitted, has no images to plant, or with `cache` no file of its own.
         """
         state = self.state
         if (images is None) != (rows is None):
@@ -299,18 +302,15 @@ class MemorizationDetector(Fitted):
             images, rows = state.images_to_plant(n, self.seed)
         others = None if state.held_out is None else state.held_out.thumbnails[:, None]
         calibration = self.calibrator.native if like is None else self.calibrator.like(like.thumbnails)
-        return self._measure(Planting(Planted(images, rows, others), changes, calibration))
+        return self._measure(Planting(Planted(images, rows, others), changes, calibration), cache)
 
-    def _measure(self, planting: Planting) -> Power:
-        """Look planted copies up as samples are, and keep what was found, and of what."""
-        state, calibration = self.state, planting.calibration
+    def _measure(self, planting: Planting, cache: str | Path | None = None) -> Power:
+        """Look planted copies up as samples are, and remember what was found, and of what."""
 
-        def find(planted: Tensor) -> tuple[Tensor, Tensor]:
-            seen = self.features(calibration.alter(planted, self.seed))
-            found = self.match(seen, state.reference, state.train.thumbnails)
-            return FlagRule(self.rule.alpha).flag(calibration.null.p_values(found.similarity)), found.row
+        def look(planted: Tensor) -> Match:
+            return self.match(self.features(planted), self.state.reference, self.state.train.thumbnails)
 
-        power = measure_power(find, planting.images, self.rule.alpha, state.train.subjects, planting.changes, self.seed)
+        power = planting.measure(look, self.state, self.rule.alpha, self.seed, cache)
         self._planting, self.measured_power = planting, power
         return power
 

@@ -9,7 +9,7 @@ import json
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,6 +54,7 @@ class FittedState:
         planted: Training images kept for the power self-test; None where features came from elsewhere.
         difference: In what held-out images differ from training images, with the remedy; None where they do not.
         recall: Share of the nearest training images that approximate engines find; None where search is exact.
+        checksum: Hash of all of its file, of settings and data too; None where it was neither saved nor loaded.
     """
 
     train: Features = field(repr=False)
@@ -64,6 +65,7 @@ class FittedState:
     planted: Reservoir | None = field(default=None, repr=False)
     difference: str | None = None
     recall: float | None = None
+    checksum: str | None = None
 
     def images_to_plant(self, n: int, seed: int) -> tuple[list[Tensor], list[int]]:
         """Up to n of the training images kept for the power self-test, and their rows.
@@ -77,8 +79,8 @@ class FittedState:
             )
         return self.planted.drawn(n, seed)
 
-    def save(self, path: str | Path, settings: dict[str, Any], data: str | Identity | None = None) -> None:
-        """Write the state; a file at `path` is replaced in one step.
+    def save(self, path: str | Path, settings: dict[str, Any], data: str | Identity | None = None) -> "FittedState":
+        """Write the state; a file at `path` is replaced in one step. Returns it with the checksum of the file.
 
         Args:
             path: Where; folders are made.
@@ -96,9 +98,10 @@ class FittedState:
         path = Path(path)
         make_place(path)
         tensors = _tensors(self) | ({ROWS[0]: known.train, ROWS[1]: known.held_out} if known else {})
-        checked = json.dumps(header | {CHECKSUM: _checksum(header, tensors)})
+        checksum = _checksum(header, tensors)
         with replaced(path, shared=True) as unfinished:
-            save_file(tensors, unfinished, metadata={HEADER: checked})
+            save_file(tensors, unfinished, metadata={HEADER: json.dumps(header | {CHECKSUM: checksum})})
+        return replace(self, checksum=checksum)
 
     @classmethod
     def load(
@@ -133,7 +136,7 @@ class FittedState:
                 f"{reference.approximate or 'exact search'} came. Fit again, or choose it: backend=…."
             )
         duplicate, difference, recall = (header[key] for key in ("duplicate", "difference", "recall"))
-        return cls(train, held_out, reference, null, duplicate, planted, difference, recall)
+        return cls(train, held_out, reference, null, duplicate, planted, difference, recall, header[CHECKSUM])
 
     @staticmethod
     def load_train(path: str | Path, settings: dict[str, Any], data: str) -> Features:
@@ -194,8 +197,8 @@ class Fitted(ABC):
     def _take(self, state: FittedState) -> None:
         """Take on a fitted state: all of it, or when something raises, nothing."""
 
-    def save(self, path: str | Path, data: str | Identity | None = None) -> None:
-        """Write the fitted state: one file, patient data.
+    def save(self, path: str | Path, data: str | Identity | None = None) -> Path:
+        """Write the fitted state: one file, patient data. Returns its path.
 
         Args:
             path: Where; with `data` a folder too, that holds states of several data sets and settings (see `cache`).
@@ -205,9 +208,10 @@ class Fitted(ABC):
             StateError: If it is not fitted.
         """
         place = kept_at(Path(path), self.settings(), data.data if isinstance(data, Identity) else data)
-        self.state.save(place, self.settings(), data)
+        self._state = self.state.save(place, self.settings(), data)
         if place != Path(path):
             tidy(Path(path), place)
+        return place
 
     def is_kept(self, path: str | Path, data: str | None = None) -> bool:
         """Whether there is a state to load: in a folder, one of these settings and data."""

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mi_callback.retrieval.features import Features
 from mi_callback.scores import ImageScores
 from mi_callback.state import fingerprint
 from mi_callback.statistics.flagging import Flagging
+from mi_callback.statistics.null import Null
 
 
 def images(n: int, seed: int) -> Tensor:
@@ -55,7 +56,7 @@ def assert_equal(first: Any, second: Any) -> None:
         if isinstance(one, Tensor):
             assert one.dtype == other.dtype, field.name
             assert torch.equal(one.nan_to_num(-9), other.nan_to_num(-9)), field.name
-        elif isinstance(one, (ImageScores, Flagging)):
+        elif isinstance(one, (ImageScores, Flagging, Null)):
             assert_equal(one, other)
         else:
             assert one == other, field.name
@@ -207,6 +208,19 @@ def test_a_power_that_was_measured_before_is_measured_again_after_load(tmp_path:
     saved.power(n=4, changes=["exact"])
     saved.save(tmp_path / "state")
     assert unfitted().load(tmp_path / "state").score(GENERATED).power is None
+
+
+def test_names_of_any_number_and_kind_come_back(tmp_path: Path):
+    long = "/data/" + 300 * "ä" + "\n\0\udc80"
+    names = [f"{long}{i}" for i in range(20)]
+    saved = fitted()
+    many = 100_000_000 // len(json.dumps(long))  # more than a header of safetensors may hold
+    held_out = replace(saved.state.held_out, subjects=names, sources=[long] * many)
+    saved._state = replace(saved.state, held_out=held_out)
+    saved.save(tmp_path / "state")
+    found = unfitted().load(tmp_path / "state").held_out
+    assert found.subjects == names
+    assert found.sources == [long] * many
 
 
 class LookedUp(Exception):

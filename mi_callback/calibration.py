@@ -39,9 +39,9 @@ RECALIBRATED = {2: 400, 3: 100}
 EACH, LEAST = 4, 100
 """People count, not images: of each person so many are looked up again, and in all so many at least.
 
-Of 104 slices of 52 novel people (IXI), blurred by .7 px, .096 are flagged at .05 against 50 people with eight slices each.
-Against four of the eight, drawn 200 times, it is .094 with a standard deviation of .006, against two .095 with .019; other
-50 people would move it by .03.
+Of 104 slices of 52 novel people (IXI), blurred by .7 px, .096 are flagged at .05 against 50 people with eight slices
+each. Against four of the eight, drawn 200 times, it is .094 with a standard deviation of .006, against two .095 with
+.019; other 50 people would move it by .03.
 """
 
 

@@ -23,6 +23,9 @@ from mi_callback.private_files import PART, make_private, replaced, sweep
 ENDING = ".state"
 """Of the files in such a folder."""
 
+POWER = ".power"
+"""Follows the name of a state, in that of the file in which the result of its power self-test is kept."""
+
 LIMIT = 20 * 2**30
 """Bytes of all states in a folder; the newest one stays, however large."""
 
@@ -63,8 +66,13 @@ def checked_cache(cache: Any) -> str | Path | None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file in a folder is a state, or an unfinished one."""
-    return name.endswith(ENDING) or (f"{ENDING}." in name and name.endswith(PART))
+    """Whether a file in a folder is a state, stands beside one, or is unfinished."""
+    return name.endswith((ENDING, ENDING + POWER)) or (f"{ENDING}." in name and name.endswith(PART))
+
+
+def power_beside(state: Path) -> Path:
+    """The file in which the result of the power self-test of a state is kept."""
+    return state.with_name(state.name + POWER)
 
 
 def kept_at(cache: Path, settings: Mapping[str, Any], data: str | None) -> Path:
@@ -110,6 +118,7 @@ def tidy(folder: Path, newest: Path, limit: int | None = None) -> None:
     for state in sorted(sizes, key=lambda one: sizes[one][0], reverse=True):
         left -= sizes[state][1]
         if left < 0:
+            power_beside(state).unlink(missing_ok=True)
             state.unlink(missing_ok=True)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from mi_callback.arguments import positive_integer, seed_number, switch, switch_beside, usable_device
 from mi_callback.calibration import Calibrator, Planting
 from mi_callback.detection.control import control_people, held_out_beside
-from mi_callback.detection.matching import Matcher
-from mi_callback.detection.planting import PLANTED, Planted, measure_power
+from mi_callback.detection.matching import Match, Matcher
+from mi_callback.detection.planting import PLANTED, Planted
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS, copy_descriptor
@@ -258,15 +259,16 @@ class MemorizationDetector(Fitted):
         found = self.match(generated, state.reference, state.train.thumbnails, label)
         scorer = Scorer(state, calibration, self.rule, self.aggregation, self.oni_scale, self.seed)
         flagging = scorer.flag(generated, found)
-        second, scored = None, scorer.score(found, flagging.p_value)
+        second = None
         if scorer.contrast_could_object(found, flagging) if self.contrast is None else self.contrast:
             self._pool = pool = self._pool or Pool.of(state.train, state.held_out, self.fit_reference, self.seed)
             pooled = self.match(generated, pool.reference, pool.images.thumbnails, label)
             second = scorer.contrast(pool, pooled, flagging.flagged)
         control = None if self.control is None else self.control.score_features(generated, progress).flagging
         if self._planting is not None and self._planting.calibration is not calibration:
-            self._measure(replace(self._planting, calibration=calibration), progress)
-        return Scores(scored, flagging, self.measured_power, second, control, recall=state.recall)
+            self._measure(replace(self._planting, calibration=calibration), progress=progress)
+        first = scorer.score(found, flagging.p_value), flagging, self.measured_power
+        return Scores(*first, second, control, recall=state.recall, null=calibration.null)
 
     def power(
         self,
@@ -275,6 +277,7 @@ class MemorizationDetector(Fitted):
         images: Sequence[Tensor] | None = None,
         rows: Sequence[int] | None = None,
         like: Features | None = None,
+        cache: str | Path | None = None,
         progress: bool = False,
     ) -> Power:
         """Plant changed copies of training images and report the share found, per change: `clean` rests on it.
@@ -287,31 +290,28 @@ class MemorizationDetector(Fitted):
             changes: Names of `images.perturbations`; when None all, with pastes where held-out images were given.
             images, rows: Images `(c, h, w)`, or volumes, and their training rows, instead of those kept at `fit`.
             like: Samples whose sharpness and noise copies get at once; of real images when None.
+            cache: File in which the result is kept; read where the state (as saved), copies and level are the same.
             progress: Show progress bars.
 
         Raises:
-            StateError: If the detector is not fitted, or was fitted from features and no images came.
+            StateError: If the detector is not fitted, has no images to plant, or with `cache` no file of its own.
         """
-        state = self.state
         if (images is None) != (rows is None):
             raise DataError("needed images=… and rows=… together, a row for each image; one of them came alone.")
         if images is None or rows is None:
-            images, rows = state.images_to_plant(n, self.seed)
-        others = None if state.held_out is None else state.held_out.thumbnails[:, None]
+            images, rows = self.state.images_to_plant(n, self.seed)
+        others = None if self.state.held_out is None else self.state.held_out.thumbnails[:, None]
         calibration = self.calibrator.native if like is None else self.calibrator.like(like.thumbnails, progress)
-        return self._measure(Planting(Planted(images, rows, others), changes, calibration), progress)
+        return self._measure(Planting(Planted(images, rows, others), changes, calibration), cache, progress)
 
-    def _measure(self, planting: Planting, progress: bool) -> Power:
-        """Look planted copies up as samples are, and keep what was found, and of what."""
-        state, calibration = self.state, planting.calibration
+    def _measure(self, planting: Planting, cache: str | Path | None = None, progress: bool = False) -> Power:
+        """Look planted copies up as samples are, and remember what was found, and of what."""
 
-        def find(planted: Tensor) -> tuple[Tensor, Tensor]:
-            seen = self.features(calibration.alter(planted, self.seed))
-            found = self.match(seen, state.reference, state.train.thumbnails)
-            return FlagRule(self.rule.alpha).flag(calibration.null.p_values(found.similarity)), found.row
+        def look(planted: Tensor) -> Match:
+            return self.match(self.features(planted), self.state.reference, self.state.train.thumbnails)
 
-        how = (self.rule.alpha, state.train.subjects, planting.changes, self.seed, "power" if progress else None)
-        self._planting, self.measured_power = planting, measure_power(find, planting.images, *how)
+        how = self.state, self.rule.alpha, self.seed, cache, "power" if progress else None
+        self._planting, self.measured_power = planting, planting.measure(look, *how)
         return self.measured_power
 
     def set_scores(self, generated: Any, image_key: SubjectKey = None, progress: bool = False) -> dict[str, float]:

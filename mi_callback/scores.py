@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_callback.statistics.flagging import Flagging
-from mi_callback.statistics.null import NullKind
+from mi_callback.statistics.null import Null, NullKind
 from mi_callback.statistics.power import Power
 from mi_callback.statistics.rates.certificates import Certificate
 from mi_callback.statistics.rates.copies import RateInterval
@@ -88,6 +88,7 @@ class Scores:
         control: The same samples against people who were not trained on; None without a control.
         caveats: Why the samples may copy what they are not compared with: then nothing reads as clean.
         recall: Share of the nearest training images that approximate engines find; None where search was exact.
+        null: The real images that these were compared with, as sharp and noisy as these; None where they are none.
     """
 
     images: ImageScores
@@ -97,6 +98,7 @@ class Scores:
     control: Flagging | None = None
     caveats: Sequence[str] = ()
     recall: float | None = None
+    null: Null | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)

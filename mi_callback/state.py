@@ -9,7 +9,7 @@ import json
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from mi_callback.images.reservoir import Reservoir
 from mi_callback.private_files import replaced
 from mi_callback.retrieval.features import Features
 from mi_callback.retrieval.reference import Reference
+from mi_callback.retrieval.stored import features_from, header_of, tensors_of
 from mi_callback.statistics.null import Null
 from mi_callback.types import SubjectKey
 from mi_callback.version import __version__
@@ -54,6 +55,7 @@ class FittedState:
         planted: Training images kept for the power self-test; None where features came from elsewhere.
         difference: In what held-out images differ from training images, with the remedy; None where they do not.
         recall: Share of the nearest training images that approximate engines find; None where search is exact.
+        checksum: Hash of all of its file, of settings and data too; None where it was neither saved nor loaded.
     """
 
     train: Features = field(repr=False)
@@ -64,6 +66,7 @@ class FittedState:
     planted: Reservoir | None = field(default=None, repr=False)
     difference: str | None = None
     recall: float | None = None
+    checksum: str | None = None
 
     def images_to_plant(self, n: int, seed: int) -> tuple[list[Tensor], list[int]]:
         """Up to n of the training images kept for the power self-test, and their rows.
@@ -77,8 +80,8 @@ class FittedState:
             )
         return self.planted.drawn(n, seed)
 
-    def save(self, path: str | Path, settings: dict[str, Any], data: str | Identity | None = None) -> None:
-        """Write the state; a file at `path` is replaced in one step.
+    def save(self, path: str | Path, settings: dict[str, Any], data: str | Identity | None = None) -> "FittedState":
+        """Write the state; a file at `path` is replaced in one step. Returns it with the checksum of the file.
 
         Args:
             path: Where; folders are made.
@@ -96,9 +99,10 @@ class FittedState:
         path = Path(path)
         make_place(path)
         tensors = _tensors(self) | ({ROWS[0]: known.train, ROWS[1]: known.held_out} if known else {})
-        checked = json.dumps(header | {CHECKSUM: _checksum(header, tensors)})
+        checksum = _checksum(header, tensors)
         with replaced(path, shared=True) as unfinished:
-            save_file(tensors, unfinished, metadata={HEADER: checked})
+            save_file(tensors, unfinished, metadata={HEADER: json.dumps(header | {CHECKSUM: checksum})})
+        return replace(self, checksum=checksum)
 
     @classmethod
     def load(
@@ -121,8 +125,8 @@ class FittedState:
                 settings, another encoder or other data; the message names what differs.
         """
         header, tensors = _checked(Path(path), settings, data)
-        train = _side(tensors, "train", header["train"])
-        held_out = None if header["held_out"] is None else _side(tensors, "held_out", header["held_out"])
+        train = features_from(tensors, "train", header["train"])
+        held_out = None if header["held_out"] is None else features_from(tensors, "held_out", header["held_out"])
         rows = header["planted"]
         planted = None if rows is None else Reservoir.of(rows, [tensors[f"planted/{row}"] for row in rows])
         null = Null(tensors["null"], usual=tensors.get("null_usual"), **header["null"])
@@ -133,13 +137,13 @@ class FittedState:
                 f"{reference.approximate or 'exact search'} came. Fit again, or choose it: backend=…."
             )
         duplicate, difference, recall = (header[key] for key in ("duplicate", "difference", "recall"))
-        return cls(train, held_out, reference, null, duplicate, planted, difference, recall)
+        return cls(train, held_out, reference, null, duplicate, planted, difference, recall, header[CHECKSUM])
 
     @staticmethod
     def load_train(path: str | Path, settings: dict[str, Any], data: str) -> Features:
         """The training images alone, as `load`."""
         header, tensors = _checked(Path(path), settings, data)
-        return _side(tensors, "train", header["train"])
+        return features_from(tensors, "train", header["train"])
 
 
 def identity_in(path: Path, settings: dict[str, Any]) -> Identity | None:
@@ -194,8 +198,8 @@ class Fitted(ABC):
     def _take(self, state: FittedState) -> None:
         """Take on a fitted state: all of it, or when something raises, nothing."""
 
-    def save(self, path: str | Path, data: str | Identity | None = None) -> None:
-        """Write the fitted state: one file, patient data.
+    def save(self, path: str | Path, data: str | Identity | None = None) -> Path:
+        """Write the fitted state: one file, patient data. Returns its path.
 
         Args:
             path: Where; with `data` a folder too, that holds states of several data sets and settings (see `cache`).
@@ -205,9 +209,10 @@ class Fitted(ABC):
             StateError: If it is not fitted.
         """
         place = kept_at(Path(path), self.settings(), data.data if isinstance(data, Identity) else data)
-        self.state.save(place, self.settings(), data)
+        self._state = self.state.save(place, self.settings(), data)
         if place != Path(path):
             tidy(Path(path), place)
+        return place
 
     def is_kept(self, path: str | Path, data: str | None = None) -> bool:
         """Whether there is a state to load: in a folder, one of these settings and data."""
@@ -296,8 +301,8 @@ def _header(state: FittedState) -> dict[str, Any]:
     null, held_out, planted = state.null, state.held_out, state.planted
     return {
         "version": __version__,
-        "train": _side_header(state.train),
-        "held_out": None if held_out is None else _side_header(held_out),
+        "train": header_of(state.train),
+        "held_out": None if held_out is None else header_of(held_out),
         "null": {
             "subjects": None if null.subjects is None else list(null.subjects),
             "kind": str(null.kind),
@@ -313,55 +318,15 @@ def _header(state: FittedState) -> dict[str, Any]:
 
 
 def _tensors(state: FittedState) -> dict[str, Tensor]:
-    tensors = _side_tensors("train", state.train) | {"null": state.null.similarity.contiguous()}
+    tensors = tensors_of("train", state.train) | {"null": state.null.similarity.contiguous()}
     if state.null.usual is not None:
         tensors["null_usual"] = state.null.usual.contiguous()
     if state.held_out is not None:
-        tensors |= _side_tensors("held_out", state.held_out)
+        tensors |= tensors_of("held_out", state.held_out)
     if state.planted is not None:
         images = zip(state.planted.rows, state.planted.images, strict=True)
         tensors |= {f"planted/{row}": image.contiguous() for row, image in images}
     return tensors
-
-
-def _side_header(images: Features) -> dict[str, Any]:
-    return {
-        "subjects": images.subjects,
-        "sources": images.sources,
-        "layers": list(images.layers),
-        "windows": list(images.windows),
-        "views": list(images.views),
-        "descriptors": list(images.descriptors),
-    }
-
-
-def _side_tensors(name: str, images: Features) -> dict[str, Tensor]:
-    """Thumbnails, and features of pose 0."""
-    kinds = {"": images.layers, "windows/": images.windows}
-    kinds |= {f"{view}/": pooled for view, pooled in images.views.items()}
-    features = {
-        f"{name}/{kind}{layer}": bank[0].contiguous()
-        for kind, pooled in kinds.items()
-        for layer, bank in pooled.items()
-    }
-    features |= {f"{name}_described/{key}": found[0].contiguous() for key, found in images.descriptors.items()}
-    return features | {f"{name}_thumbnails": images.thumbnails.contiguous()}
-
-
-def _side(tensors: dict[str, Tensor], name: str, header: dict[str, Any]) -> Features:
-    def pooled(kind: str, layers: list[str]) -> dict[str, Tensor]:
-        return {layer: tensors[f"{name}/{kind}{layer}"][None] for layer in layers}
-
-    described = {look: tensors[f"{name}_described/{look}"][None] for look in header["descriptors"]}
-    return Features(
-        pooled("", header["layers"]),
-        tensors[f"{name}_thumbnails"],
-        header["subjects"],
-        header["sources"],
-        pooled("windows/", header["windows"]),
-        {view: pooled(f"{view}/", header["layers"]) for view in header["views"]},
-        described,
-    )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

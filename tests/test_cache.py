@@ -9,7 +9,7 @@ import torch
 
 from mi_callback import MemorizationDetector, build_encoder
 from mi_callback import cache as caching
-from mi_callback.cache import checked_cache, kept_at, tidy
+from mi_callback.cache import checked_cache, kept_at, power_beside, tidy
 from mi_callback.errors import OptionError, OutputError
 from mi_callback.state import make_place
 
@@ -26,8 +26,9 @@ def fitted() -> MemorizationDetector:
 
 
 def states(folder: Path, sizes: dict[str, int]) -> None:
-    """States of these sizes, the first used longest ago."""
+    """States of these sizes, the first used longest ago, and what is kept beside them."""
     for age, (name, size) in enumerate(sizes.items()):
+        power_beside(folder / f"{name}.state").touch()
         (folder / f"{name}.state").write_bytes(bytes(size))
         os.utime(folder / f"{name}.state", (1000 + age, 1000 + age))
 
@@ -50,7 +51,7 @@ def test_a_file_is_a_file_and_a_folder_holds_one_under_every_hash(tmp_path: Path
 def test_beyond_the_limit_the_least_recently_used_go_and_the_newest_stays(tmp_path: Path, limit, left):
     states(tmp_path, {"a": 10, "b": 30, "c": 20, "d": 40})
     tidy(tmp_path, tmp_path / "d.state", limit)
-    assert "".join(sorted(path.stem for path in tmp_path.iterdir())) == left
+    assert {path.name for path in tmp_path.iterdir()} == {f"{a}.state{b}" for a in left for b in ("", ".power")}
 
 
 # Promise

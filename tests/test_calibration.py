@@ -4,7 +4,7 @@ import pytest
 import torch
 from factories import as_bytes, oval
 
-from mi_callback import MemorizationDetector, build_encoder
+from mi_callback import MemorizationDetector, build_encoder, calibration
 from mi_callback.calibration import ONCE
 from mi_callback.images.filters import gaussian_blur
 
@@ -13,10 +13,11 @@ IMAGES = (IMAGES + 0.03 * torch.randn(IMAGES.shape, generator=torch.Generator().
 TRAIN, HELD_OUT, NOVEL = IMAGES[:30], IMAGES[30:60], IMAGES[60:]
 
 
-def fit(**options) -> MemorizationDetector:
+def fit(held_out_subjects=None, **options) -> MemorizationDetector:
     settings = {"encoder": build_encoder("pixels"), "candidates": 2, "poses": "none", "windows": False, "views": False}
     detector = MemorizationDetector(**(settings | options))
-    return detector.fit(TRAIN, held_out=None if options.get("null") == "cross_fit" else HELD_OUT)
+    held_out = None if options.get("null") == "cross_fit" else HELD_OUT
+    return detector.fit(TRAIN, held_out=held_out, held_out_subjects=held_out_subjects)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_the_null_is_that_of_real_images_as_smooth_as_the_samples(detector, smoo
     _, scores = smooth
     assert scores.flagging.null.quality == "blurred"
     found = detector.score(gaussian_blur(HELD_OUT, 2.0)).verified  # what it stands for
-    null = detector.calibrator.last.null.similarity
+    null = scores.null.similarity
     assert float(null.mean()) == pytest.approx(float(found.mean()), abs=0.4 * float(found.std()))
     assert float(null.std()) == pytest.approx(float(found.std()), rel=0.3)
 
@@ -107,6 +108,26 @@ def test_the_same_samples_give_the_same_after_another_quality(detector, smooth):
     images, scores = smooth
     detector.score(gaussian_blur(NOVEL, 1.0))
     assert torch.equal(detector.score(images).p_value, scores.p_value)
+
+
+def test_scores_hold_the_null_that_they_were_compared_with_and_it_is_not_made_again(detector, smooth):
+    images, scores = smooth
+    other = detector.score(NOVEL + 0.1 * torch.randn(NOVEL.shape, generator=torch.Generator().manual_seed(1)))
+    assert "made noisy" in other.flagging.null.quality
+    assert not torch.equal(other.null.similarity, scores.null.similarity)
+    assert torch.equal(scores.p_value, scores.null.p_values(scores.verified.double()))
+    assert detector.score(images).null is scores.null
+
+
+def test_of_each_person_few_images_are_looked_up_again(monkeypatch, smooth):
+    images, _ = smooth
+    monkeypatch.setattr(calibration, "LEAST", 5)
+    monkeypatch.setattr(calibration, "EACH", 2)
+    detector = fit(alpha=0.2, held_out_subjects=[f"person {i // 3}" for i in range(30)])
+    null = detector.score(images).null
+    assert len(detector.null.similarity) == 30
+    assert len(null.similarity) == 20
+    assert null.n_subjects == 10
 
 
 def test_few_samples_tell_no_quality(detector, smooth):

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mi_callback.retrieval.features import Features
 from mi_callback.scores import ImageScores
 from mi_callback.state import fingerprint
 from mi_callback.statistics.flagging import Flagging
+from mi_callback.statistics.null import Null
 
 
 def images(n: int, seed: int) -> Tensor:
@@ -55,7 +56,7 @@ def assert_equal(first: Any, second: Any) -> None:
         if isinstance(one, Tensor):
             assert one.dtype == other.dtype, field.name
             assert torch.equal(one.nan_to_num(-9), other.nan_to_num(-9)), field.name
-        elif isinstance(one, (ImageScores, Flagging)):
+        elif isinstance(one, (ImageScores, Flagging, Null)):
             assert_equal(one, other)
         else:
             assert one == other, field.name
@@ -207,6 +208,75 @@ def test_a_power_that_was_measured_before_is_measured_again_after_load(tmp_path:
     saved.power(n=4, changes=["exact"])
     saved.save(tmp_path / "state")
     assert unfitted().load(tmp_path / "state").score(GENERATED).power is None
+
+
+def test_names_of_any_number_and_kind_come_back(tmp_path: Path):
+    long = "/data/" + 300 * "ä" + "\n\0\udc80"
+    names = [f"{long}{i}" for i in range(20)]
+    saved = fitted()
+    many = 100_000_000 // len(json.dumps(long))  # more than a header of safetensors may hold
+    held_out = replace(saved.state.held_out, subjects=names, sources=[long] * many)
+    saved._state = replace(saved.state, held_out=held_out)
+    saved.save(tmp_path / "state")
+    found = unfitted().load(tmp_path / "state").held_out
+    assert found.subjects == names
+    assert found.sources == [long] * many
+
+
+class LookedUp(Exception):
+    """Images were looked up."""
+
+
+def look_nothing_up(*_: Any, **__: Any) -> None:
+    raise LookedUp
+
+
+def test_a_power_that_was_kept_is_read_by_whoever_plants_the_same_copies(tmp_path: Path):
+    changes, kept = ["exact", "noise_0.02", "flip_vertical"], tmp_path / "state.power"
+    saved = fitted()
+    saved.save(tmp_path / "state")
+    first = saved.power(n=8, changes=changes, cache=kept)
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    restored = unfitted().load(tmp_path / "state")
+    restored.features = look_nothing_up
+    again = restored.power(n=8, changes=changes, cache=kept)
+    assert again.table() == first.table()
+    assert (again.alpha, again.rows, again.seconds) == (first.alpha, first.rows, first.seconds)
+    assert restored.measured_power is again
+    for asked in ({"n": 7}, {"changes": changes[:2]}, {"images": list(TRAIN[:8]), "rows": range(8)}):
+        with pytest.raises(LookedUp):
+            restored.power(**({"n": 8, "changes": changes, "cache": kept} | asked))
+
+
+def test_a_power_of_another_state_level_or_file_is_measured_again(tmp_path: Path):
+    kept, asked = tmp_path / "state.power", {"n": 4, "changes": ["exact"], "cache": tmp_path / "state.power"}
+    saved = fitted()
+    saved.save(tmp_path / "state")
+    saved.power(**asked)
+    strict = unfitted(alpha=0.05).load(tmp_path / "state")
+    other = unfitted().fit(torch.cat([TRAIN[:20], images(4, 9)]), subjects=TRAIN_SUBJECTS, held_out=HELD_OUT)
+    other.save(tmp_path / "other")
+    for detector in (strict, other):
+        detector.features = look_nothing_up
+        with pytest.raises(LookedUp):
+            detector.power(**asked)
+    whole = kept.read_text()
+    saved.features = look_nothing_up
+    for damaged in (whole.replace("true", "false"), whole[:-9], "[]", "{}"):
+        assert damaged != whole
+        kept.write_text(damaged)
+        with pytest.raises(LookedUp):
+            saved.power(**asked)
+
+
+def test_where_no_power_can_be_kept_it_is_measured_and_said(tmp_path: Path):
+    detector = fitted()
+    with pytest.raises(StateError, match="needed a saved state to keep the result of its power self-test"):
+        detector.power(n=4, changes=["exact"], cache=tmp_path / "state.power")
+    detector.save(tmp_path / "state")
+    with pytest.warns(UserWarning, match="what the power self-test found is not kept: needed to write"):
+        power = detector.power(n=4, changes=["exact"], cache=tmp_path / "none" / "state.power")
+    assert power.table() == detector.power(n=4, changes=["exact"]).table()
 
 
 def test_a_detector_fitted_from_features_comes_back_with_nothing_to_plant(tmp_path: Path):

@@ -8,6 +8,7 @@ is one plain pass: reading, scaling and encoding of one image of 96 × 96 pixels
   layers 3, 7 and 11, ZCA, whole matrices of cosines, the geometric mean.
 - Search by engine and number of vectors, against the exact product.
 - What the callback adds to an epoch: `in_training.py`, which also runs alone.
+- What a large training set takes of memory, disk and time: `large.py`, which also runs alone, for any number of images.
 """
 
 import platform
@@ -15,9 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import in_training
+import large
 import torch
 import torch.nn.functional as F
-from in_training import record
 from torch import Tensor
 
 from mi_callback import MemorizationDetector, __version__
@@ -37,7 +39,8 @@ def main() -> None:
     torch.set_num_threads(1)
     units, steps = unit_costs(), paper_costs()
     (HERE / "RESULTS.md").write_text(page(units, steps, [engine(n) for n in VECTORS]))
-    record()
+    in_training.record()
+    large.record()
     print((HERE / "RESULTS.md").read_text())
 
 

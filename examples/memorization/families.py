@@ -116,8 +116,9 @@ def spread_codes(model: VQVAE, images: Tensor) -> None:
     """Let codes begin where the encoder's values lie: those that begin elsewhere are never used."""
     seen = torch.cat([model.encode(some) for some in images.split(16)]).movedim(1, -1).flatten(0, -2)
     some = seen[torch.randperm(len(seen))[:10_000]]
-    codes, _ = kmeans2(some.numpy(), CODES, iter=5, minit="points", seed=0)
+    centres, _ = kmeans2(some.numpy(), min(CODES, len(some)), iter=5, minit="points", seed=0)
+    codes = torch.from_numpy(centres)[torch.arange(CODES) % len(centres)]  # of few images there are fewer places
     quantiser = model.quantizer.quantizer
-    quantiser.embedding.weight.copy_(torch.from_numpy(codes))
+    quantiser.embedding.weight.copy_(codes)
     quantiser.ema_w.copy_(quantiser.embedding.weight)
     quantiser.ema_cluster_size.fill_(1.0)

@@ -1,5 +1,6 @@
 """Changed copies of training images, planted to see whether a detector finds them: the power self-test."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -108,6 +109,7 @@ def measure_power(
     def traced_to(match: int, row: int) -> bool:
         return match == row or (subjects is not None and subjects[match] == subjects[row])
 
+    began = time.monotonic()
     flagged = {change: torch.zeros(len(planted.images), dtype=torch.bool) for change in changes}
     traced = {change: torch.zeros(len(planted.images), dtype=torch.bool) for change in changes}
     for change in counted(changes, label, "change"):
@@ -118,4 +120,4 @@ def measure_power(
             traced[change][places] = torch.tensor(
                 [traced_to(*pair) for pair in zip(match.tolist(), sources, strict=True)]
             )
-    return Power(flagged, traced, alpha, list(planted.rows))
+    return Power(flagged, traced, alpha, list(planted.rows), time.monotonic() - began)

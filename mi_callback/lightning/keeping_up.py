@@ -40,6 +40,7 @@ class TrainingReference:
         not_stored: Why the cache was not written; None where it was, or none was asked for.
         not_loaded: Why a cache that exists was not used; None where it was.
         reused: Training images that were encoded for a state in the cache, on rank zero.
+        place: The file of the state in the cache, on rank zero; None where it is in none.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TrainingReference:
         self.not_loaded: str | None = None
         self.not_stored: str | None = None
         self.reused = 0
+        self.place: Path | None = None
 
     def fit(self, sides: Sides, cache: str | Path | None) -> bool:
         """Encode both sides and calibrate, or load what was fitted on the same data before. Whether it was loaded.
@@ -202,7 +204,7 @@ class TrainingReference:
 
     def _store(self, memory: Memory, identity: Identity) -> None:
         try:
-            self.detector.save(memory.cache, identity)
+            self.place = self.detector.save(memory.cache, identity)
         except Exception as error:
             if not self.lenient:
                 raise
@@ -215,12 +217,15 @@ class TrainingReference:
         try:
             if found is None:  # says what differs
                 self.detector.load(memory.cache, memory.identity.data)
+                self.place = Path(memory.cache)
             else:
                 path, identity = found
                 self.detector.load(path, identity.data)
+                self.place = path
                 if identity.outline != memory.outline:  # the next start need not read every pixel
                     self._store(memory, replace(identity, outline=memory.outline))
         except Exception as error:
+            self.place = None
             self.not_loaded = str(error) if isinstance(error, MemorizationError) else type(error).__name__
             return False
         return True

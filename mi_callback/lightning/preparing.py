@@ -1,10 +1,10 @@
 """The detector of a run: made and fitted at the start of `fit`, and kept up with what is trained on."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mi_callback.cache import power_beside
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import MemorizationError
 from mi_callback.lightning.data.sides import Sides, Source, sides_of, training_sources
@@ -36,7 +36,8 @@ class Preparation:
         detector: Fitted or not; None before it was made.
         caveats: Why the samples may copy what they are not compared with.
         ready: Whether rank zero, which scores, has a fitted detector.
-        seconds_each: How long a planted copy took to look up, and so about what a sample will take; None without any.
+        seconds_each: How long a planted copy took to look up, now or when the cache was written, and so about what a
+            sample will take; None without any.
     """
 
     def __init__(
@@ -104,9 +105,9 @@ class Preparation:
 
     def _finish(self, detector: MemorizationDetector, stored: bool, n_samples: int, shown: bool) -> None:
         self._fit_control(detector, shown)
-        if self.power:
-            self._measure_power(detector, shown)
         assert self._reference is not None
+        if self.power:
+            self._measure_power(detector, shown, self._reference.place)
         say_randomness(self._reference, self.cache)
         say_fitted(detector, stored, n_samples)
 
@@ -159,10 +160,11 @@ class Preparation:
             with rng_kept():
                 self._measure_power(self.detector, shown)
 
-    def _measure_power(self, detector: MemorizationDetector, shown: bool) -> None:
-        start = time.monotonic()
-        power = detector.power(self.power, progress=shown)
-        self.seconds_each = (time.monotonic() - start) / max(1, power.n * len(power.flagged))
+    def _measure_power(self, detector: MemorizationDetector, shown: bool, state: Path | None = None) -> None:
+        """Beside a state in the cache the result is kept."""
+        cache = None if state is None else power_beside(state)
+        power = detector.power(self.power, cache=cache, progress=shown)
+        self.seconds_each = (power.seconds or 0.0) / max(1, power.n * len(power.flagged))
 
     def _sides(self, trainer: Any) -> Sides:
         null = NullKind(self.detector.null_choice if self.detector else self.options.get("null", "auto"))

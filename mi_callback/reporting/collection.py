@@ -69,8 +69,7 @@ def collect_evidence(
     if not rows:
         return []
     _, alignment = _align(detector, samples, scores)
-    null = detector.calibrator.behind(scores.flagging.null.quality).null
-    return _evidence(detector.state.train, null, samples, scores, alignment)
+    return _evidence(detector.state.train, scores.null or detector.null, samples, scores, alignment)
 
 
 def closest_pairs(

@@ -45,7 +45,7 @@ class WindowIndex:
         """Under whitenings that were fitted before."""
         there = _there(train, 0)
         bank = gather((_whitened(block, whitenings) for block in _blocks(train, 0)), int(there.sum()))
-        return cls(whitenings, build_index(bank, backend), there.nonzero()[:, 0])
+        return cls(whitenings, build_index(bank, backend), there.nonzero()[:, 0].contiguous())
 
     def search(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
         """The k training windows most similar to each window of n queries in every pose.

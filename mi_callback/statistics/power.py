@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,12 +22,14 @@ class Power:
         traced: `{change: (n,)}` bool: was its source, or another image of its subject, named as the match?
         alpha: Level of the flags.
         rows: Training row of each image planted.
+        seconds: How long looking all copies up took; None where nobody took the time.
     """
 
     flagged: Mapping[str, Tensor]
     traced: Mapping[str, Tensor]
     alpha: float
     rows: Sequence[int] = ()
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def n(self) -> int:

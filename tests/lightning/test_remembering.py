@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from watching import HELD_OUT, TRAIN, callback, fit, images, loader, two
 
 from mi_callback import MemorizationCallback, build_encoder
+from mi_callback.cache import checked_cache
+from mi_callback.images.perturbations import PASTES, PERTURBATIONS
 from mi_callback.lightning import keeping_up
 from mi_callback.lightning.data import remembering
 from mi_callback.lightning.data.outlines import outline_of
@@ -167,6 +169,19 @@ def test_a_sampled_image_is_compared_by_its_pixels_though_nothing_else_tells(tmp
     assert start(tmp_path / "state", Behind(tmp_path, ".dat"))[0] == 0
     secret[13] = 0.1
     assert start(tmp_path / "state", Behind(tmp_path, ".dat"))[0] == 1 + 80
+
+
+@pytest.mark.parametrize("place", ["state", "."])
+def test_the_power_self_test_is_made_once_for_the_same_data_and_number(tmp_path: Path, place: str):
+    copies = len([*PERTURBATIONS, *PASTES])
+    first, watch = start(tmp_path / place, MANY[:60], power=2)
+    assert first == 60 + 80 + 4 * 2 * copies
+    again, other = start(tmp_path / place, MANY[:60], power=2)
+    assert again == 0
+    assert other.scores.power.table() == watch.scores.power.table()
+    assert start(tmp_path / place, MANY[:60], power=1)[0] == 4 * copies
+    assert start(tmp_path / place, MANY[:61], power=1)[0] == 1 + 80 + 4 * copies
+    checked_cache(tmp_path / place)  # a folder holds states and what stands beside them, alone
 
 
 # Appending -----------------------------------------------------------------------------------------------------------

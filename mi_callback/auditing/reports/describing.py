@@ -107,5 +107,4 @@ def subgroups_of(slices: Sequence[Slice], root: Path) -> list[str]:
 
 def _null_mi(fitted: MemorizationDetector, scores: Scores) -> Tensor:
     """MI of the real images that the samples were compared with, on the scale of the samples."""
-    used = fitted.calibrator.behind(scores.flagging.null.quality)
-    return memorization_index(used.null.similarity, fitted.null)
+    return memorization_index((scores.null or fitted.null).similarity, fitted.null)

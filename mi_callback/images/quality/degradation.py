@@ -51,7 +51,9 @@ class Degradation:
         return " and ".join(words) or "given the spectrum of the samples"
 
     @classmethod
-    def between(cls, real: Thumbnails, samples: Thumbnails, config: QualityConfig = QUALITY) -> "Degradation":
+    def between(
+        cls, real: Thumbnails, samples: Thumbnails, config: QualityConfig = QUALITY, start: "Quality | None" = None
+    ) -> "Degradation":
         """What has to be done to real images for their median spectrum and noise to be those of samples.
 
         A fixed-point iteration: noise that a blur hides, and light that was cut off, are seen only once both are
@@ -61,16 +63,20 @@ class Degradation:
             real: Real images or volumes, of any people.
             samples: Those of a generator, of the same size.
             config: Constants.
+            start: Quality of the real images, where it was told before.
         """
-        images, goal = _floats(real), _Quality.of(_floats(samples), config)
-        start = _Quality.of(images, config)
+        images, goal = _floats(real), Quality.told(samples, config)
+        start = start or Quality.told(real, config)
         found = replace(
             cls.none(config),
             gain_error=0.5 * torch.hypot(start.power_error, goal.power_error),
             noise_error=math.hypot(start.noise_error, goal.noise_error),
         )
-        for _ in range(config.steps):
-            found = found._nearer(images, goal, config)
+        seen, noise = start, start.noise
+        for step in range(config.steps):
+            if step > 0:
+                seen, noise = found._seen(images, config)
+            found = found._nearer(seen, noise, goal, config)
         return found
 
     def apply(self, thumbnails: Thumbnails, seed: int) -> Thumbnails:
@@ -95,11 +101,16 @@ class Degradation:
         one = torch.ones(config.rings, dtype=torch.float64)
         return cls(one, 0.0, 0 * one, 0.0)
 
-    def _nearer(self, images: Tensor, goal: "_Quality", config: QualityConfig) -> "Degradation":
-        """This one, corrected by what images that it changed still lack."""
+    def _seen(self, images: Tensor, config: QualityConfig) -> tuple["Quality", float]:
+        """Quality of images that were filtered, and their noise once noise is added too."""
         filtered = filter_rings(images, self.gain)
-        clean = _Quality.of(filtered.clamp(0, 1), config)
-        noisy = float(_noise(self._with_noise(filtered, _fixed()), config).median())
+        clean = Quality.of(filtered.clamp(0, 1), config)
+        if not self.noise:
+            return clean, clean.noise
+        return clean, float(_noise(self._with_noise(filtered, _fixed()), config).median())
+
+    def _nearer(self, clean: "Quality", noisy: float, goal: "Quality", config: QualityConfig) -> "Degradation":
+        """This one, corrected by what images that it changed still lack (`_seen`)."""
         noise = max(0.0, self.noise**2 + goal.noise**2 - noisy**2) ** 0.5
         noise = noise if noise > config.least_noise else 0.0
         # Without the power of noise that is added, which is that of the window at every frequency.
@@ -121,7 +132,7 @@ class Degradation:
 
 
 @dataclass(frozen=True)
-class _Quality:
+class Quality:
     """How sharp and noisy images are.
 
     Attributes:
@@ -139,7 +150,13 @@ class _Quality:
     noise_error: float
 
     @classmethod
-    def of(cls, images: GreyImages, config: QualityConfig) -> "_Quality":
+    def told(cls, thumbnails: Thumbnails, config: QualityConfig = QUALITY) -> "Quality":
+        """That of thumbnails."""
+        return cls.of(_floats(thumbnails), config)
+
+    @classmethod
+    def of(cls, images: GreyImages, config: QualityConfig) -> "Quality":
+        """That of images in [0, 1]."""
         spectrum = radial_spectrum(images, config.rings)
         lowest = spectrum[:, 1 : config.anatomy].sum(dim=1, keepdim=True).clamp_min(1e-12)
         power, noise = (spectrum / lowest).clamp_min(1e-12), _noise(images, config)

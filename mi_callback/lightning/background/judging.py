@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from mi_callback.calibration import Calibration
 from mi_callback.detector import MemorizationDetector
 from mi_callback.lightning.loggers.looks import band
 from mi_callback.scores import Scores
@@ -43,12 +42,10 @@ class Judged:
     Attributes:
         scores: Of each.
         summary: The scalars that are logged, but for the alarm.
-        calibration: What the next samples of the same quality are judged against.
     """
 
     scores: Scores
     summary: dict[str, float]
-    calibration: Calibration
 
 
 def judge(detector: MemorizationDetector, samples: Samples, progress: bool = False) -> Judged:
@@ -62,4 +59,4 @@ def judge(detector: MemorizationDetector, samples: Samples, progress: bool = Fal
     # Loggers lose NaN without a word: a set-level score that is undefined for these samples is left out.
     summary = scores.summary() | {key: value for key, value in others.items() if value == value}
     summary |= band(scores, detector.state.null) | {"scored": 1.0, "n_scored": float(len(samples))}
-    return Judged(scores, summary, detector.calibrator.last)
+    return Judged(scores, summary)

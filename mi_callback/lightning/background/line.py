@@ -48,7 +48,6 @@ class Background:
         self.pictures = pictures
         self._calls = ThreadPoolExecutor(1, thread_name_prefix="memorization")
         self._line: deque[_Asked] = deque()
-        self._detector: MemorizationDetector | None = None
         self._given: object = None
         self._start()
 
@@ -68,16 +67,14 @@ class Background:
             self._start()
         if self._given is not detector.state:
             self._ask(Given.here(detector, self.pictures)).result()
-            self._detector, self._given = detector, detector.state
+            self._given = detector.state
 
     def put(self, samples: Samples) -> None:
         """Have samples scored; does not wait."""
-        self._line.append(_Asked(samples, self._given, self._ask(samples)))
+        self._line.append(_Asked(samples, self._ask(samples)))
 
     def fetch(self, most: int) -> Iterator[Fetched]:
         """What was found, in the order of `put`: of all samples that are scored now.
-
-        The detector that was given learns what they were judged against.
 
         Args:
             most: How many may be left in line; for more than that it is waited.
@@ -95,9 +92,6 @@ class Background:
 
     def _fetched(self, asked: "_Asked") -> Fetched:
         judged, pairs = asked.answer.result()
-        assert self._detector is not None
-        if asked.state is self._detector.state:
-            self._detector.calibrator.last = judged.calibration
         return Fetched(asked.samples, judged, None if pairs is None else partial(result_of, pairs))
 
     def _why(self, problem: BaseException) -> Exception:
@@ -117,8 +111,7 @@ class Background:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Samples in line, the state that they are scored with, and what the process will answer."""
+    """Samples in line, and what the process will answer."""
 
     samples: Samples
-    state: object
     answer: "Future[Any]"

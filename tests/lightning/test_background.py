@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -244,22 +243,6 @@ def test_pictures_of_pairs_are_made_beside_training(at_hand: Asked):
     background.put(Samples(TRAIN[:3], 0, 0, 0))
     (found,) = background.fetch(0)
     assert found.pairs().shape == (3, 1, 96, 192)
-    background.close()
-
-
-def test_what_samples_were_judged_against_is_known_here_as_well_unless_other_data_are_searched(
-    monkeypatch: pytest.MonkeyPatch, at_hand: Asked
-):
-    monkeypatch.setattr(line, "answer_of", lambda _, request: (SimpleNamespace(calibration=request), None))
-    detector = MemorizationDetector(**options()).fit(TRAIN, held_out=HELD_OUT)
-    background = line.Background()
-    for fit_again in (False, True):
-        background.give(detector)
-        background.put(Samples(TRAIN[:3], 0, 0, 0))
-        if fit_again:
-            detector.fit(TRAIN, held_out=HELD_OUT)
-        (one,) = background.fetch(0)
-        assert (detector.calibrator.last is one.found.calibration) is not fit_again
     background.close()
 
 

@@ -48,6 +48,17 @@ def test_images_of_one_source_are_alike(strangers):
     assert not Degradation.between(real, others).differs(Degradation.none())
 
 
+def test_what_is_blurred_more_is_of_another_quality_whatever_came_first(strangers):
+    real, others = strangers
+    less, more, most = (
+        Degradation.between(as_bytes(real), as_bytes(gaussian_blur(others, sigma))) for sigma in (1.0, 1.5, 2.5)
+    )
+    for one, other in ((less, more), (more, most), (less, most)):
+        assert one.differs(other)
+        assert other.differs(one)
+    assert not less.differs(Degradation.between(as_bytes(real), as_bytes(gaussian_blur(others, 1.05))))
+
+
 def test_it_is_said_in_words(strangers, generator):
     real, others = strangers
     said = {name: str(Degradation.between(as_bytes(real), as_bytes(change(others, generator))))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from common.people import Images, read, shuffled
 from lightning.pytorch.callbacks import Callback
 from memorization.families import FAMILIES
-from memorization.truth import PATTERNS, mark, marks_of, registered
+from memorization.truth import PARTS, PATTERNS, mark, marks_of, registered
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -58,11 +59,10 @@ def measure(config: DictConfig, family: str, size: str) -> dict[str, Any]:
     )  # fmt: skip
     looks = Looks(watch)
     fit(config, family, Rows(train, rows), Rows(held_out, range(len(held_out))), [watch, looks])
-    null, _ = registered(held_out.images, train.images)
     truths = [truth(samples, train) for samples in looks.samples]
     judged = zip(watch.history, looks.samples, looks.logged, truths, strict=True)
     return {
-        "null": rounded(null),
+        "null": {part: rounded(registered(held_out.images, train.images, lines)[0]) for part, lines in PARTS.items()},
         "sizes": [len(train), len(rows), len(train.people), len(held_out)],
         "looks": [look(record.scores, seen, rows) | logged for record, _, logged, seen in judged],
         "images": of_images(train, rows, Path(config.data) / config.folder),
@@ -122,11 +122,15 @@ def fit(config: DictConfig, family: str, train: Rows, held_out: Rows, callbacks:
 
 
 def truth(samples: Tensor, train: Images) -> dict[str, Any]:
-    """Of each sample: its closest training image by registration, and the one whose mark it bears, if any."""
-    correlation, closest = registered(samples, train.images)
+    """Of each sample: how close its parts are, the training image that one of them is closest to, and the one whose
+    mark it bears, if any.
+    """
+    found = {part: registered(samples, train.images, rows) for part, rows in PARTS.items()}
+    closeness, rows = (torch.stack(values) for values in zip(*found.values(), strict=True))
+    closest = rows.gather(0, closeness.argmax(dim=0)[None])[0]
     bearers = {number: row for row, number in enumerate(marks_of(train.images)) if number is not None}
     return {
-        "correlation": rounded(correlation),
+        "correlation": dict(zip(found, map(rounded, closeness), strict=True)),
         "closest": closest.tolist(),
         "marked": [None if number is None else bearers.get(number) for number in marks_of(samples)],
     }

@@ -14,8 +14,9 @@ class Sample:
     """One sample of a look.
 
     Attributes:
-        truth: "copy", "novel" (no closer to a training image than the closest held-out slice is) or "undecided".
-        correlation: With its closest training image; larger is closer.
+        truth: "copy", as a whole or by a half; "novel" (neither the whole nor a half is closer to a training image than
+            that of the closest held-out slice); or "undecided".
+        correlation: Of the whole with its closest training image; larger is closer.
         flagged, mi: By the detector.
         match, closest: Rows of the training images that the detector and the registration found.
         bears: Row of the training image whose mark it bears; None without one.
@@ -43,14 +44,15 @@ class Run:
 
     def __init__(self, kept: dict[str, Any]) -> None:
         self.kept, self.looks = kept, kept["looks"]
-        self.novel_up_to = min(max(kept["null"]), COPY)
+        self.novel_up_to = {part: min(max(values), COPY) for part, values in kept["null"].items()}
         self.images, self.drawn_from, self.people, self.held_out = kept["sizes"]
 
     def samples(self, look: int) -> Iterator[Sample]:
         one = self.looks[look]
-        columns = ("correlation", "flagged", "mi", "match", "closest", "marked")
-        for values in zip(*(one[column] for column in columns), strict=True):
-            yield Sample(self._truth(values[0]), *values)
+        columns = ("flagged", "mi", "match", "closest", "marked")
+        for place, values in enumerate(zip(*(one[column] for column in columns), strict=True)):
+            parts = {part: values[place] for part, values in one["correlation"].items()}
+            yield Sample(self._truth(parts), parts["whole"], *values)
 
     def every(self) -> list[Sample]:
         """Of all looks."""
@@ -70,7 +72,7 @@ class Run:
         """The first look at which a logged value is beyond a limit."""
         return next((look for look in range(len(self.looks)) if self.logged(look, name) > beyond), None)
 
-    def _truth(self, correlation: float) -> str:
-        if correlation >= COPY:
+    def _truth(self, parts: dict[str, float]) -> str:
+        if max(parts.values()) >= COPY:
             return "copy"
-        return "novel" if correlation <= self.novel_up_to else "undecided"
+        return "novel" if all(value <= self.novel_up_to[part] for part, value in parts.items()) else "undecided"

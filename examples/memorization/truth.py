@@ -1,5 +1,5 @@
 """Which samples are copies, told without the detector: by marks that one training image alone has, and by registration
-of every sample with every training image."""
+of every sample, and of its halves, with every training image."""
 
 from itertools import combinations
 
@@ -17,7 +17,11 @@ LIT, DARK, BRIGHTNESS = 0.45, 0.25, 0.9
 
 BAND = 1.5, 4.0
 """Blurs, in pixels of 96, between which structure is compared: finer one is left out, for samples may be smooth."""
-STEPS, RATE = 25, 0.01
+STEPS, RATE = 20, 0.012
+SMALLER = 3
+"""Structure is compared at a third of the resolution."""
+PARTS = {"whole": slice(None), "upper": slice(0, 16), "lower": slice(16, 32)}
+"""Rows that are compared, at that resolution: who writes an image line by line may copy one above, another below."""
 
 
 def mark(images: Tensor, marks: list[int]) -> Tensor:
@@ -40,15 +44,20 @@ def marks_of(images: Tensor) -> list[int | None]:
     return found
 
 
-def registered(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+def registered(samples: Tensor, train: Tensor, rows: slice = PARTS["whole"]) -> tuple[Tensor, Tensor]:
     """Each sample with each training image, aligned by an affine map.
+
+    Args:
+        samples: `(n, 1, 96, 96)` in [0, 1].
+        train: `(m, 1, 96, 96)`.
+        rows: What of a sample is compared, out of `PARTS`.
 
     Returns:
         `(n,)` correlation of the structure of a sample with that of its closest training image, larger is closer, and
         the row of that.
     """
     fixed, moving = _structure(samples), _structure(train)
-    best = [_aligned(one.expand(len(moving), -1, -1, -1), moving) for one in fixed]
+    best = [_aligned(one.expand(len(moving), -1, -1, -1), moving, rows) for one in fixed]
     found = torch.stack(best).max(dim=1)
     return found.values, found.indices
 
@@ -59,21 +68,22 @@ def _dot(number: int) -> tuple[slice, slice]:
 
 
 def _structure(images: Tensor) -> Tensor:
-    """At half the resolution, without the corner in which marks are."""
+    """At a lower resolution, without the corner in which marks are."""
     inside = images.clone()
     inside[:, :, : MARGIN + 3 * PITCH, : MARGIN + 3 * PITCH] = 0
-    return F.avg_pool2d(blur(inside, BAND[0]) - blur(inside, BAND[1]), 2)
+    return F.avg_pool2d(blur(inside, BAND[0]) - blur(inside, BAND[1]), SMALLER)
 
 
-def _aligned(fixed: Tensor, moving: Tensor) -> Tensor:
+def _aligned(fixed: Tensor, moving: Tensor, rows: slice) -> Tensor:
     """Correlation of pairs `(p, 1, h, w)` after gradient ascent over the affine map of the moving images."""
     identity = torch.eye(2, 3).expand(len(moving), -1, -1)
     change = torch.zeros(len(moving), 2, 3, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=RATE)
-    best = _correlation(fixed, moving)
+    seen = fixed[:, :, rows]
+    best = _correlation(seen, moving[:, :, rows])
     for _ in range(STEPS):
         grid = F.affine_grid(identity + change, list(moving.shape), align_corners=False)
-        found = _correlation(fixed, F.grid_sample(moving, grid, align_corners=False))
+        found = _correlation(seen, F.grid_sample(moving, grid, align_corners=False)[:, :, rows])
         best = torch.maximum(best, found.detach())
         optimizer.zero_grad()
         (-found.sum()).backward()

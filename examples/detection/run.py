@@ -268,7 +268,7 @@ def splits_section(measured: list[tuple[Case, dict]]) -> str:
             row.append(f"{min(one['auc'] for one in ours):.4f}")
             row += [str(sum(round(COPIES * one[rate]) for one in ours)) for rate in rates.values()]
     return (
-        "## Anatomies that the encoder never saw: all splits together\n\nRegistered; three splits each, seeds 0 to 2."
+        "## Anatomies that the encoder never saw: all splits together\n\nRegistered; seeds 0 to 2."
         "\n\n" + markdown_table(columns, list(rows.values())) + "\n"
     )
 

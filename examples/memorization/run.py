@@ -29,7 +29,7 @@ def measured(config: DictConfig) -> dict[tuple[str, str], dict[str, Any]]:
     warnings.simplefilter("ignore")
     torch.set_num_threads(config.threads)
     found = {}
-    todo = [(family, size) for size in config.slices for family in config.families]
+    todo = [(family, size) for family in config.families for size in config.slices]
     for number, (family, size) in enumerate(todo, 1):
         began, path = time.monotonic(), path_of(config, family, size)
         if (new := not path.is_file()) and not config.measure:

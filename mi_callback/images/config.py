@@ -133,6 +133,7 @@ class QualityConfig:
         empty: Brightness, in [0, 1], up to which it is empty.
         visible_gain: Change of the logarithm of the gain, weighted by the larger gain, that is a change of quality. At
             .25, brains blurred by 1.5 pixels were compared with real ones blurred by 2, and 15 % of them flagged.
+        compared: Lowest rings whose gain counts for that: finer ones show noise, or rounding to bytes.
         visible_noise: Change of the standard deviation of noise that is one.
         sure: Standard errors that do not count as a change.
     """
@@ -147,6 +148,7 @@ class QualityConfig:
     around: float = 2.0
     empty: float = 0.15
     visible_gain: float = 0.1
+    compared: int = 16
     visible_noise: float = 0.01
     sure: float = 2.0
 

@@ -93,7 +93,7 @@ class Degradation:
         change = (self.gain.log() - other.gain.log()).abs() - sure * torch.hypot(self.gain_error, other.gain_error)
         change = change * torch.maximum(self.gain, other.gain).clamp_max(1)  # what both take away is not seen
         noise = abs(self.noise - other.noise) - sure * math.hypot(self.noise_error, other.noise_error)
-        return float(change.max()) > config.visible_gain or noise > config.visible_noise
+        return float(change[: config.compared].max()) > config.visible_gain or noise > config.visible_noise
 
     @classmethod
     def none(cls, config: QualityConfig = QUALITY) -> "Degradation":

@@ -55,7 +55,11 @@ def done(monkeypatch):
     monkeypatch.setattr(
         MemorizationDetector,
         "features",
-        counted(MemorizationDetector.features, "encoded", lambda batches: len(batches[0]["image"])),
+        counted(
+            MemorizationDetector.features,
+            "encoded",
+            lambda images: len(images[0]["image"] if isinstance(images, list) else images),
+        ),
     )
     monkeypatch.setattr(Matcher, "__call__", counted(Matcher.__call__, "matched", len))
     return counts

@@ -284,7 +284,7 @@ def slowly(module: Any, n: int) -> Tensor:
 def test_one_rank_may_need_longer_than_the_strategy_waits(slow: dict[str, Any], tmp_path: Path, monkeypatch):
     if not slow.keys() - {"n_samples"}:
         score = MemorizationDetector.score
-        monkeypatch.setattr(MemorizationDetector, "score", lambda *args: time.sleep(4) or score(*args))
+        monkeypatch.setattr(MemorizationDetector, "score", lambda *args, **how: time.sleep(4) or score(*args, **how))
     watch = callback(detector=options(batch_size=24), **slow)
     trainer = fit(watch, module=Plain(), **two(seconds=2))
     assert scalars(trainer)["scored"] == 1

@@ -33,7 +33,8 @@ class Course:
         n_samples: Samples that are asked for.
 
     Attributes:
-        scores, samples: Of the last scored validation; None before.
+        scores: Of the last scored validation; None before.
+        samples: The images they belong to, as of the callback.
         history: All scored validations.
         summary: The scalars of this validation, without their prefix.
         looks: Scored validations of the run, with those before a resume.

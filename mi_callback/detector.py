@@ -267,8 +267,8 @@ class MemorizationDetector(Fitted):
         control = None if self.control is None else self.control.score_features(generated, progress).flagging
         if self._planting is not None and self._planting.calibration is not calibration:
             self._measure(replace(self._planting, calibration=calibration), progress=progress)
-        first = scorer.score(found, flagging.p_value), flagging, self.measured_power
-        return Scores(*first, second, control, recall=state.recall, null=calibration.null)
+        images, power = scorer.score(found, flagging.p_value), self.measured_power
+        return Scores(images, flagging, power, second, control, recall=state.recall, null=calibration.null)
 
     def power(
         self,

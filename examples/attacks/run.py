@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from attacks.adaptive import BUDGET, DISPLACEMENT, STEPS, searched, within_grey_values, within_warps
 from attacks.fixed import FIXED
 from common.numbers import kept, measured_on, share, threshold
+from common.pages import write_page
 from detection.run import FIRST, Case, Methods, parts
 
 from mi_callback.images.perturbations import t2_like
@@ -37,8 +38,7 @@ def main() -> None:
         name: kept(KEPT / f"{name}.json", lambda case=case: measure(Path(root), replace(case, seed=SEED)))
         for name, case in (("spine", FIRST[2]), ("brain", FIRST[0]))
     }
-    (HERE / "RESULTS.md").write_text(page(measured))
-    print((HERE / "RESULTS.md").read_text())
+    write_page(HERE, page(measured))
 
 
 def measure(root: Path, case: Case) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from mi_callback.statistics.subjects import subject_weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.numbers import kept, threshold
+from common.pages import write_page
 from common.people import Images, load, read, shuffled
 
 SIDE, COPIES = 96, 100
@@ -114,8 +115,7 @@ def main() -> None:
         smooth_section(kept(KEPT / "smooth.json", lambda: smooth(Path(root)))),
         speed_section(kept(KEPT / "speed.json", lambda: speed(Path(root)))),
     ]
-    (HERE / "RESULTS.md").write_text("\n".join([HEAD.format(**versions()), *sections]))
-    print((HERE / "RESULTS.md").read_text())
+    write_page(HERE, "\n".join([HEAD.format(**versions()), *sections]))
 
 
 def measure(case: Case, root: Path) -> dict:

@@ -39,6 +39,7 @@ from mi_callback.statistics.conformal import at_most
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 from common.numbers import kept, timed
+from common.pages import write_page
 from latent_diffusion import LatentDiffusion
 
 SIDE, SAMPLES, COPIES, SEEDS, ALPHA = 96, 48, 16, range(5), 0.05
@@ -222,8 +223,7 @@ def main() -> None:
         "quality*: against held-out images made as sharp and noisy as the samples, which is what decides. Everything "
         "in the first table was made of people who were not trained on.\n"
     )
-    (HERE / "RESULTS.md").write_text("\n".join([head, *sections]))
-    print((HERE / "RESULTS.md").read_text())
+    write_page(HERE, "\n".join([head, *sections]))
 
 
 def tables(measured: list[dict[str, Any]]) -> str:

@@ -53,7 +53,7 @@ class TokenTransformer(lightning.LightningModule):
 
 
 class GAN(lightning.LightningModule):
-    """The GAN of `examples/generators`, whose discriminator sees images moved by a few pixels."""
+    """The GAN of `examples/generators`, as Lightning trains it."""
 
     automatic_optimization = False
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.pages import panels
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from memorization.results import COPY, Run
 from omegaconf import DictConfig
 
@@ -15,24 +15,8 @@ COLOURS = {"copy": "tab:red", "undecided": "0.6", "novel": "tab:blue"}
 def draw(config: DictConfig, found: Mapping[tuple[str, str], dict[str, Any]], folder: Path) -> None:
     families = [family for family in config.families if any(name == family for name, _ in found)]
     runs = {family: [Run(one) for (name, _), one in found.items() if name == family] for family in families}
-    panels(families, lambda axes, family: by_size(axes, runs[family]), "images trained on", folder / "copied.png")
-    panels(
-        families, lambda axes, family: beside_truth(axes, runs[family]), "correlation with the closest training image",
-        folder / "truth.png",
-    )  # fmt: skip
-
-
-def panels(families: list[str], one: Any, label: str, path: Path) -> None:
-    """A panel a family, one legend below."""
-    canvas = Figure(figsize=(3.6 * len(families) + 0.8, 3.9), layout="constrained")
-    every = canvas.subplots(1, len(families), sharey=True, squeeze=False)[0]
-    for axes, family in zip(every, families, strict=True):
-        one(axes, family)
-        axes.set_title(family)
-        axes.set_xlabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
-    canvas.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    canvas.savefig(path, dpi=110)
+    panels(runs, by_size, (3.4, 3.1), "images trained on", folder / "copied.png")
+    panels(runs, beside_truth, (3.4, 3.1), "correlation with the closest training image", folder / "truth.png")
 
 
 def by_size(axes: Axes, runs: list[Run]) -> None:

@@ -60,11 +60,11 @@ def measure(config: DictConfig, family: str, size: str) -> dict[str, Any]:
     looks = Looks(watch)
     fit(config, family, Rows(train, rows), Rows(held_out, range(len(held_out))), [watch, looks])
     truths = [truth(samples, train) for samples in looks.samples]
-    judged = zip(watch.history, looks.samples, looks.logged, truths, strict=True)
+    judged = zip(watch.history, looks.logged, truths, strict=True)
     return {
         "null": {part: rounded(registered(held_out.images, train.images, lines)[0]) for part, lines in PARTS.items()},
-        "sizes": [len(train), len(rows), len(train.people), len(held_out)],
-        "looks": [look(record.scores, seen, rows) | logged for record, _, logged, seen in judged],
+        "sizes": [len(train), len(rows)],
+        "looks": [look(record.scores, seen, rows) | logged for record, logged, seen in judged],
         "images": of_images(train, rows, Path(config.data) / config.folder),
         "wrong": against_others(config, wrong, held_out, looks.samples[-1]),
     }  # fmt: skip
@@ -148,13 +148,11 @@ def look(scores: Scores, seen: dict[str, Any], rows: Sequence[int]) -> dict[str,
 
 
 def of_images(train: Images, rows: Sequence[int], folder: Path) -> dict[str, list[Any]]:
-    """Of every training image: whose it is, by number, at which site it was made, and how often it is in the data."""
-    numbers = {person: number for number, person in enumerate(train.people)}
+    """Of every training image: at which site it was made, and how often it is in the data."""
     with (folder.parent / "manifest.csv").open() as file:
         sites = {row["subject"]: row["note"] for row in csv.DictReader(file)}
     times = Counter(rows)
     return {
-        "person": [numbers[subject] for subject in train.subjects],
         "site": [sites[subject] for subject in train.subjects],
         "times": [times[row] for row in range(len(train))],
     }

@@ -45,7 +45,7 @@ class Run:
     def __init__(self, kept: dict[str, Any]) -> None:
         self.kept, self.looks = kept, kept["looks"]
         self.novel_up_to = {part: min(max(values), COPY) for part, values in kept["null"].items()}
-        self.images, self.drawn_from, self.people, self.held_out = kept["sizes"]
+        self.images, self.drawn_from = kept["sizes"]
 
     def samples(self, look: int) -> Iterator[Sample]:
         one = self.looks[look]

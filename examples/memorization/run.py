@@ -8,8 +8,8 @@ one goes on.
 """
 
 import sys
-import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.numbers import kept
+from common.numbers import kept, timed
+from common.pages import write_page
 from memorization.figure import draw
 from memorization.measure import measure, path_of
 from memorization.page import page
@@ -31,12 +32,9 @@ def measured(config: DictConfig) -> dict[tuple[str, str], dict[str, Any]]:
     found = {}
     todo = [(family, size) for family in config.families for size in config.slices]
     for number, (family, size) in enumerate(todo, 1):
-        began, path = time.monotonic(), path_of(config, family, size)
-        if (new := not path.is_file()) and not config.measure:
-            continue
-        found[family, size] = kept(path, lambda family=family, size=size: measure(config, family, size))
-        if new:
-            print(f"{number} of {len(todo)}, {family}, {size}: {time.monotonic() - began:.0f} s", flush=True)
+        path, name = path_of(config, family, size), f"{number} of {len(todo)}, {family}, {size}"
+        if config.measure or path.is_file():
+            found[family, size] = kept(path, timed(name, partial(measure, config, family, size)))
     return found
 
 
@@ -48,8 +46,7 @@ def main(config: DictConfig) -> None:
         raise SystemExit("needed MI_CALLBACK_DATA, a folder with ixi_t1; it is not set.")
     found, folder = measured(config), Path(config.page)
     draw(config, found, folder)
-    (folder / "RESULTS.md").write_text(page(config, found))
-    print((folder / "RESULTS.md").read_text())
+    write_page(folder, page(config, found))
 
 
 if __name__ == "__main__":

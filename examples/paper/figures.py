@@ -1,11 +1,11 @@
 """Two figures: which copies are told from novel slices, and what measures say of sets with more and more copies."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 
+from common.pages import panels
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from paper.results import METHODS, PUBLISHED, SCORES, Results
 
@@ -21,21 +21,6 @@ def draw(config: DictConfig, found: Mapping[tuple[str, bool], list[dict]], folde
         sets, lambda axes, one: responses(axes, one, levels), (3.2, 3.4), "copies in the set, per cent",
         folder / "response.png",
     )  # fmt: skip
-
-
-def panels(
-    sets: Mapping[str, Results], one: Callable[[Axes, Results], None], size: tuple[float, float], label: str, path: Path
-) -> None:
-    """A panel a set, one legend below."""
-    canvas = Figure(figsize=(size[0] * len(sets) + 1.6, size[1] + 0.8), layout="constrained")
-    every = canvas.subplots(1, len(sets), sharey=True, squeeze=False)[0]
-    for axes, (name, results) in zip(every, sets.items(), strict=True):
-        one(axes, results)
-        axes.set_title(name)
-        axes.set_xlabel(label, fontsize="medium")
-        axes.spines[["top", "right"]].set_visible(False)
-    canvas.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    canvas.savefig(path, dpi=110)
 
 
 def aucs(axes: Axes, one: Results) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.numbers import kept
+from common.pages import write_page
 from paper.figures import draw
 from paper.measure import measure
 from paper.page import page
@@ -55,8 +56,7 @@ def main(config: DictConfig) -> None:
         raise SystemExit("needed MI_CALLBACK_DATA, a folder with ixi_t1, spider_lumbar and open_ms; it is not set.")
     found, folder = measured(config), Path(config.page)
     draw(config, found, folder)
-    (folder / "RESULTS.md").write_text(page(config, found))
-    print((folder / "RESULTS.md").read_text())
+    write_page(folder, page(config, found))
 
 
 if __name__ == "__main__":

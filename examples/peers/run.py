@@ -6,8 +6,8 @@ split: an interrupted run goes on.
 """
 
 import sys
-import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -15,7 +15,8 @@ import torch
 from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.numbers import kept
+from common.numbers import kept, timed
+from common.pages import write_page
 from peers.figure import draw
 from peers.measure import measure
 from peers.page import page
@@ -28,12 +29,10 @@ def measured(config: DictConfig) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {name: [] for name in config.judged}
     for seed in range(config.peer_seeds):
         for name in config.judged:
-            began, path = time.monotonic(), Path(config.kept) / f"{name}-{seed}.json"
-            if (new := not path.is_file()) and not config.measure:
-                continue
-            found[name].append(kept(path, lambda name=name, seed=seed: measure(config, name, seed)))
-            if new:
-                print(f"{name} {seed}, of {config.peer_seeds} seeds: {time.monotonic() - began:.0f} s", flush=True)
+            path = Path(config.kept) / f"{name}-{seed}.json"
+            if config.measure or path.is_file():
+                work = timed(f"{name} {seed}, of {config.peer_seeds} seeds", partial(measure, config, name, seed))
+                found[name].append(kept(path, work))
     return {name: seeds for name, seeds in found.items() if seeds}
 
 
@@ -43,8 +42,7 @@ def main(config: DictConfig) -> None:
         raise SystemExit("needed MI_CALLBACK_DATA, a folder with ixi_t1, spider_lumbar and open_ms; it is not set.")
     found, folder = measured(config), Path(config.page)
     draw(found, folder / "found.png")
-    (folder / "RESULTS.md").write_text(page(config, found))
-    print((folder / "RESULTS.md").read_text())
+    write_page(folder, page(config, found))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -430,6 +431,7 @@ def test_steps_go_on_where_a_resumed_run_logs_into_the_same_folder(tmp_path: Pat
         trainer.fit(Tiny(), *sides, ckpt_path=tmp_path / "1.ckpt" if epochs == 2 else None)
         trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
         logger.finalize("success")
+        time.sleep(1)  # TensorBoard reads files in the order of their names: whole seconds, then a number without zeros
     events = Run(None, tmp_path, tmp_path, []).events()
     for key in ("mi_max", "flagged", "null_mi_p95"):
         steps.append([event.step for event in events.Scalars(f"memorization/{key}")])

@@ -86,15 +86,15 @@ def sides(config: DictConfig, size: str) -> tuple[Images, Images, Images]:
     others = [read(folder, set(part), 99).spread(each * len(part)) for part in parts[1:]]
     share = min(config.canaries, config.marks / max(map(len, (train, *others))))
     marks = iter(shuffled([str(number) for number in range(len(PATTERNS))], config.seed))
-    marked = [with_marks(side, share, [int(one) for one in islice(marks, round(share * len(side)))])
+    marked = [with_marks(side, [int(one) for one in islice(marks, round(share * len(side)))])
               for side in (train, *others)]  # fmt: skip
     return marked[0], marked[1], marked[2]
 
 
-def with_marks(side: Images, share: float, marks: Sequence[int]) -> Images:
-    """Every so manieth image bears a mark."""
+def with_marks(side: Images, marks: Sequence[int]) -> Images:
+    """Images at equal distances bear a mark each."""
     images = side.images.clone()
-    rows = [int((place + 0.5) / share) for place in range(len(marks))]
+    rows = [int((place + 0.5) / len(marks) * len(side)) for place in range(len(marks))]
     images[rows] = mark(images[rows], list(marks))
     return Images(images, side.subjects)
 

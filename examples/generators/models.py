@@ -9,21 +9,26 @@ CHANNELS = (16, 32, 64, 64)
 
 
 class VariationalAutoencoder(nn.Module):
-    """Convolutional; its samples are smooth (Kingma and Welling 2014)."""
+    """Convolutional; its samples are smooth (Kingma and Welling 2014). `noise` is the standard deviation of a pixel."""
 
-    def __init__(self, latent: int = 64) -> None:
+    def __init__(self, latent: int = 64, noise: float = 0.1) -> None:
         super().__init__()
-        self.latent = latent
+        self.latent, self.noise = latent, noise
         self.encoder = nn.Sequential(*_narrowing(), nn.Flatten(), nn.Linear(CHANNELS[-1] * NARROWEST**2, 2 * latent))
         self.decoder = _widening(latent)
 
     def loss(self, images: Tensor) -> Tensor:
-        """The negative evidence bound, up to a constant, of a pixel noise of standard deviation .1."""
+        """The negative evidence bound, up to a constant."""
+        return self.losses(images)[0]
+
+    def losses(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The negative evidence bound, up to a constant, and the images again, `(n, 1, 96, 96)`."""
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        reconstruction = (self.decoder(latents) - images).square().flatten(1).sum(dim=1) / (2 * 0.1**2)
+        made = self.decoder(latents)
+        reconstruction = (made - images).square().flatten(1).sum(dim=1) / (2 * self.noise**2)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
-        return (reconstruction + divergence).mean()
+        return (reconstruction + divergence).mean(), made
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
@@ -36,10 +41,7 @@ class Adversarial(nn.Module):
     def __init__(self, latent: int = 64) -> None:
         super().__init__()
         self.latent = latent
-        self.generator = _widening(latent)
-        spectral = nn.utils.parametrizations.spectral_norm
-        layers = [spectral(layer) if isinstance(layer, nn.Conv2d) else layer for layer in _narrowing(norm=False)]
-        self.discriminator = nn.Sequential(*layers, nn.Flatten(), spectral(nn.Linear(CHANNELS[-1] * NARROWEST**2, 1)))
+        self.generator, self.discriminator = _widening(latent), discriminator()
 
     def losses(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Of the discriminator, and of the generator."""
@@ -50,6 +52,13 @@ class Adversarial(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         return self.generator(torch.randn(n, self.latent))
+
+
+def discriminator() -> nn.Sequential:
+    """Images `(n, 1, 96, 96)` → `(n, 1)`, larger is more real; every layer has spectral norm one (Miyato et al. 2018)."""
+    spectral = nn.utils.parametrizations.spectral_norm
+    layers = [spectral(layer) if isinstance(layer, nn.Conv2d) else layer for layer in _narrowing(norm=False)]
+    return nn.Sequential(*layers, nn.Flatten(), spectral(nn.Linear(CHANNELS[-1] * NARROWEST**2, 1)))
 
 
 def train_autoencoder(images: Tensor, steps: int, seed: int) -> VariationalAutoencoder:

@@ -1,4 +1,4 @@
-"""Three families of generators that Lightning trains on two cores: diffusion, a transformer of tokens, a GAN."""
+"""Three families of generators that Lightning trains on two cores: diffusion, a transformer of tokens, a VAE-GAN."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from demo.latent_diffusion import LatentDiffusion
-from generators.models import Adversarial
+from generators.models import VariationalAutoencoder, discriminator
 from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer
 from monai.utils.ordering import Ordering
@@ -52,41 +52,49 @@ class TokenTransformer(lightning.LightningModule):
         return VQVAETransformerInferer().sample((GRID, GRID), first, *models, verbose=False).clamp(0, 1)
 
 
-class GAN(lightning.LightningModule):
-    """The GAN of `examples/generators`, as Lightning trains it."""
+class VAEGAN(lightning.LightningModule):
+    """A variational autoencoder whose images, made again or drawn, must also look real to a discriminator (Larsen et
+    al. 2016; here the reconstruction is compared by pixels). Few latents: what is drawn lies where it was trained.
+    """
 
     automatic_optimization = False
 
-    def __init__(self) -> None:
+    def __init__(self, latent: int = 3, noise: float = 0.7, realism: float = 2.0) -> None:
         super().__init__()
-        self.networks = Adversarial()
+        self.autoencoder, self.discriminator = VariationalAutoencoder(latent, noise), discriminator()
+        self.realism = realism
+
+    def losses(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the autoencoder, and of the discriminator."""
+        bound, again = self.autoencoder.losses(images)
+        drawn = self.autoencoder.decoder(torch.randn(len(images), self.autoencoder.latent, device=self.device))
+        fooled = sum(F.softplus(-self.discriminator(made)).mean() for made in (again, drawn))
+        caught = sum(F.softplus(self.discriminator(made.detach())).mean() for made in (again, drawn))
+        return bound + self.realism * fooled, F.softplus(-self.discriminator(images)).mean() + caught / 2
 
     def training_step(self, batch: dict[str, Any], _: int) -> None:
-        judge, maker = self.optimizers()
-        for optimizer, which in ((judge, 0), (maker, 1)):
-            loss = self.networks.losses(batch["image"])[which]
-            optimizer.zero_grad()
-            self.manual_backward(loss)
+        losses = self.losses(batch["image"])
+        for optimizer, loss, part in zip(self.optimizers(), losses, self.children(), strict=True):
+            part.zero_grad()
+            self.manual_backward(loss, inputs=list(part.parameters()))
             optimizer.step()
-            name = ("discriminator", "generator")[which]
-            self.log(f"train/{name}_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        self.log("train/loss", losses[0], on_step=False, on_epoch=True, batch_size=len(batch["image"]))
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
-        judged, _ = self.networks.losses(batch["image"])
-        self.log("val/loss", judged, batch_size=len(batch["image"]))
+        self.log("val/loss", self.losses(batch["image"])[0], batch_size=len(batch["image"]))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        parts = ((self.networks.discriminator, 4e-4), (self.networks.generator, 2e-4))
-        return [torch.optim.Adam(part.parameters(), lr=rate, betas=(0.5, 0.99)) for part, rate in parts]
+        rates = ((self.autoencoder, 1.5e-3), (self.discriminator, 4e-4))
+        return [torch.optim.Adam(part.parameters(), lr=rate, betas=(0.5, 0.99)) for part, rate in rates]
 
     def sample(self, n: int) -> Tensor:
-        return self.networks.sample(n)
+        return self.autoencoder.sample(n)
 
 
 FAMILIES: dict[str, Callable[[Tensor], lightning.LightningModule]] = {
     "latent diffusion": LatentDiffusion,
     "token transformer": lambda images: TokenTransformer(images, steps=1500),
-    "GAN": lambda _: GAN(),
+    "VAE-GAN": lambda _: VAEGAN(),
 }
 """How each is made for the images that it will be trained on."""
 

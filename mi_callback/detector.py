@@ -1,6 +1,6 @@
 """The whole line: fit on training images, score generated ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from mi_callback.arguments import positive_integer, seed_number, switch, switch_beside, usable_device
-from mi_callback.calibration import Calibrator, Planting
 from mi_callback.detection.control import control_people, held_out_beside
 from mi_callback.detection.matching import Match, Matcher
-from mi_callback.detection.planting import PLANTED, Planted
+from mi_callback.detection.planting import PLANTED
 from mi_callback.detection.pool import Pool
 from mi_callback.encoders import Encoder, build_encoder
 from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS, copy_descriptor
@@ -23,6 +22,9 @@ from mi_callback.fitting import Fitter, method
 from mi_callback.images.poses import Orbit, orbit
 from mi_callback.images.reservoir import Reservoir
 from mi_callback.images.thumbnails import as_images
+from mi_callback.judging.calibration import Calibrator
+from mi_callback.judging.scoring import Scorer
+from mi_callback.judging.self_test import Planting, to_plant
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.engines import Backend, checked_backend
 from mi_callback.retrieval.extraction import VOLUMES_AT_ONCE, extract
@@ -31,7 +33,6 @@ from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.views import views_of, views_of_queries
 from mi_callback.retrieval.whitening import WhiteningKind
 from mi_callback.scores import Scores
-from mi_callback.scoring import Scorer
 from mi_callback.state import Fitted, FittedState
 from mi_callback.statistics.flagging import FlagRule
 from mi_callback.statistics.indices import OniScale
@@ -296,13 +297,9 @@ class MemorizationDetector(Fitted):
         Raises:
             StateError: If the detector is not fitted, has no images to plant, or with `cache` no file of its own.
         """
-        if (images is None) != (rows is None):
-            raise DataError("needed images=… and rows=… together, a row for each image; one of them came alone.")
-        if images is None or rows is None:
-            images, rows = self.state.images_to_plant(n, self.seed)
-        others = None if self.state.held_out is None else self.state.held_out.thumbnails[:, None]
+        planted = to_plant(self.state, n, self.seed, images, rows)
         calibration = self.calibrator.native if like is None else self.calibrator.like(like.thumbnails, progress)
-        return self._measure(Planting(Planted(images, rows, others), changes, calibration), cache, progress)
+        return self._measure(Planting(planted, changes, calibration), cache, progress)
 
     def _measure(self, planting: Planting, cache: str | Path | None = None, progress: bool = False) -> Power:
         """Look planted copies up as samples are, and remember what was found, and of what."""
@@ -335,14 +332,17 @@ class MemorizationDetector(Fitted):
         """Whitening and index of training features, under this detector's settings."""
         return self.fitter.reference(train)
 
+    def restore_reference(self, train: Features, parts: Mapping[str, Tensor]) -> Reference:
+        """The same, of the `parts` of one that was fitted on these features."""
+        return Reference.restored(train, parts, self.backend, self.search_device)
+
     def settings(self) -> dict[str, Any]:
         """Everything that changes what a fitted state means, as JSON holds it."""
-        aggregation = self.aggregation
         return {
             **method(self.dims),
             "encoder": self.encoder.fingerprint(),
             "whitening": str(self.whitening),
-            "aggregation": aggregation if isinstance(aggregation, str) else dict(aggregation),
+            "aggregation": self.aggregation if isinstance(self.aggregation, str) else dict(self.aggregation),
             "poses": list(self.poses),
             "null": str(self.null_choice),
             "verify": self.verify,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +33,9 @@ HEADER = "mi_callback"
 
 CHECKSUM = "checksum"
 """Key within it: the hash of all else."""
+
+PARTS = "reference/"
+"""Begin of the keys of `Reference.parts`."""
 
 ROWS = ("train_rows", "held_out_rows")
 """Tensors that tell the images of either side: `Batch.digests`."""
@@ -109,7 +112,7 @@ class FittedState:
         cls,
         path: str | Path,
         settings: dict[str, Any],
-        fit_reference: Callable[[Features], Reference],
+        restore: Callable[[Features, Mapping[str, Tensor]], Reference],
         data: str | None = None,
     ) -> "FittedState":
         """Read what `save` wrote.
@@ -117,7 +120,7 @@ class FittedState:
         Args:
             path: The file.
             settings: Those that the state must have been fitted under.
-            fit_reference: Makes whitening and index from the training features.
+            restore: Makes whitening and index from the training features and their `Reference.parts`.
             data: `fingerprint` of the data at hand; checked against the stored one when given.
 
         Raises:
@@ -130,7 +133,8 @@ class FittedState:
         rows = header["planted"]
         planted = None if rows is None else Reservoir.of(rows, [tensors[f"planted/{row}"] for row in rows])
         null = Null(tensors["null"], usual=tensors.get("null_usual"), **header["null"])
-        reference = fit_reference(train)
+        named = (key for key in tensors if key.startswith(PARTS))
+        reference = restore(train, {key.removeprefix(PARTS): tensors[key] for key in named})
         if reference.approximate != header["engines"]:
             raise StateError(
                 f"needed the engine by which the null of {path} was made, {header['engines'] or 'exact search'}; "
@@ -191,8 +195,8 @@ class Fitted(ABC):
         """Everything that changes what a fitted state means, as JSON holds it."""
 
     @abstractmethod
-    def fit_reference(self, train: Features) -> Reference:
-        """Whitening and index of training features."""
+    def restore_reference(self, train: Features, parts: Mapping[str, Tensor]) -> Reference:
+        """Whitening and index of training features, of the parts that were kept."""
 
     @abstractmethod
     def _take(self, state: FittedState) -> None:
@@ -230,7 +234,7 @@ class Fitted(ABC):
             StateError: If it is of other settings, another encoder or other data.
         """
         place = kept_at(Path(path), self.settings(), data)
-        self._take(FittedState.load(place, self.settings(), self.fit_reference, data))
+        self._take(FittedState.load(place, self.settings(), self.restore_reference, data))
         mark_used(place)
         return self
 
@@ -321,6 +325,7 @@ def _tensors(state: FittedState) -> dict[str, Tensor]:
     tensors = tensors_of("train", state.train) | {"null": state.null.similarity.contiguous()}
     if state.null.usual is not None:
         tensors["null_usual"] = state.null.usual.contiguous()
+    tensors |= {PARTS + key: part for key, part in state.reference.parts().items()}
     if state.held_out is not None:
         tensors |= tensors_of("held_out", state.held_out)
     if state.planted is not None:

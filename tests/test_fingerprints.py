@@ -108,4 +108,4 @@ def test_a_hash_tells_what_looks_alike_apart():
 
 def test_code_that_decides_is_hashed_with_its_single_files():
     of_statistics, with_file = fingerprint_of_code("statistics"), fingerprint_of_code("statistics", "fitting.py")
-    assert len({of_statistics, with_file, fingerprint_of_code("fitting.py"), fingerprint_of_code("scoring.py")}) == 4
+    assert len({of_statistics, with_file, fingerprint_of_code("fitting.py"), fingerprint_of_code("detector.py")}) == 4

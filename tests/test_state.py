@@ -19,6 +19,8 @@ from mi_callback.encoders import HookedEncoder
 from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.private_files import replaced
+from mi_callback.retrieval import reference, window_index
+from mi_callback.retrieval.engines import choosing, faiss_lists
 from mi_callback.retrieval.extraction import extract
 from mi_callback.retrieval.features import Features
 from mi_callback.scores import ImageScores
@@ -133,6 +135,24 @@ def test_descriptors_come_back(tmp_path: Path):
     for contrast, ours in saved.state.reference.descriptors.indexes.items():
         theirs = restored.state.reference.descriptors.indexes[contrast]
         assert torch.equal(*(index.vectors(torch.arange(len(index))) for index in (ours, theirs)))
+
+
+def test_whitenings_and_lists_of_every_index_are_read_not_made_again(tmp_path: Path, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(choosing, "EXACT_MOST", 20)
+    options = {"verify": True, "candidates": 2, "encoder": network(0), "backend": "faiss"}
+    saved = fitted(**options)
+    saved.save(tmp_path / "state")
+    for place, name in ((faiss_lists, "_built"), (reference, "fit_whitening"), (window_index, "fit_whitening")):
+        monkeypatch.setattr(place, name, None)
+    restored = unfitted(**options).load(tmp_path / "state")
+    ours, theirs = (detector.state.reference.parts() for detector in (saved, restored))
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    kept = {name for name in ours if "index/" in name}
+    assert {"index/layers/1", "index/windows", f"index/descriptors/{AS_IT_IS}"} < kept
+    monkeypatch.undo()
+    assert_equal(saved.score(GENERATED), restored.score(GENERATED))
 
 
 def test_a_state_without_regions_comes_back_without(tmp_path: Path):

@@ -55,7 +55,7 @@ class Adversarial(nn.Module):
 
 
 def discriminator() -> nn.Sequential:
-    """Images `(n, 1, 96, 96)` → `(n, 1)`, larger is more real; every layer has spectral norm one (Miyato et al. 2018)."""
+    """Images `(n, 1, 96, 96)` → `(n, 1)`, larger is more real; layers of spectral norm one (Miyato et al. 2018)."""
     spectral = nn.utils.parametrizations.spectral_norm
     layers = [spectral(layer) if isinstance(layer, nn.Conv2d) else layer for layer in _narrowing(norm=False)]
     return nn.Sequential(*layers, nn.Flatten(), spectral(nn.Linear(CHANNELS[-1] * NARROWEST**2, 1)))

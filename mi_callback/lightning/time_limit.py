@@ -10,8 +10,8 @@ from typing import Any
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from mi_callback.calibration import FEWEST, ONCE
 from mi_callback.errors import MemorizationError, OptionError
+from mi_callback.judging.calibration import FEWEST, ONCE
 
 FOR_SAMPLING = 0.5
 """Share of the time that sampling may take before it is known how long scoring takes."""

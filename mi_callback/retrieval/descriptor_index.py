@@ -1,5 +1,6 @@
 """Descriptors of training images as they are searched: which images may a query be a changed copy of?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +36,16 @@ class DescriptorIndex:
         return cls.of(train, whitenings, backend)
 
     @classmethod
-    def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend | str) -> "DescriptorIndex":
-        """Under whitenings that were fitted before."""
+    def of(
+        cls,
+        train: Features,
+        whitenings: dict[str, Whitening],
+        backend: Backend | str,
+        kept: Mapping[str, Tensor] | None = None,
+    ) -> "DescriptorIndex":
+        """Under whitenings that were fitted before, by look; with what the indexes kept."""
         indexes = {
-            look: build_index(whitening.bank(train.descriptors[look][0]), backend)
+            look: build_index(whitening.bank(train.descriptors[look][0]), backend, (kept or {}).get(look))
             for look, whitening in whitenings.items()
         }
         return cls(whitenings, indexes)

@@ -1,6 +1,6 @@
 """Training images as they are searched: whitened features, one index a layer, the same for each view of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +16,9 @@ from mi_callback.retrieval.whitening import Whitening, WhiteningKind, fit_whiten
 from mi_callback.retrieval.window_index import WindowIndex
 from mi_callback.statistics.subjects import numbered
 from mi_callback.types import LayerFeatures
+
+INDEX = "index/"
+"""Begin of the names of what indexes keep, among the parts of a reference."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,47 @@ class Reference:
         descriptors = DescriptorIndex.fit(features, backend, device)
         return cls(whitenings, {}, None, backend, windows, views, descriptors)._indexed(features)
 
+    @classmethod
+    def restored(
+        cls, features: Features, parts: Mapping[str, Tensor], backend: Backend | str, device: torch.device | str
+    ) -> "Reference":
+        """Of the `parts` of another one that was fitted on the same features."""
+
+        def whitenings(kind: str, names: Iterable[str]) -> dict[str, Whitening]:
+            return {name: Whitening.of(_under(parts, f"{kind}/{name}/"), device) for name in names}
+
+        windows = descriptors = None
+        if _under(parts, "windows/"):
+            kept = parts.get(f"{INDEX}windows")
+            windows = WindowIndex.of(features, whitenings("windows", features.windows), backend, kept)
+        if _under(parts, "descriptors/"):
+            by_look, indexes = whitenings("descriptors", features.descriptors), _under(parts, f"{INDEX}descriptors/")
+            descriptors = DescriptorIndex.of(features, by_look, backend, indexes)
+        views = {
+            name: cls.restored(features.seen_as(name), _under(parts, f"views/{name}/"), backend, device)
+            for name in features.views
+        }
+        own = cls(whitenings("layers", features.layers), {}, None, backend, windows, views, descriptors)
+        return own._indexed(features, _under(parts, f"{INDEX}layers/"))
+
+    def parts(self) -> dict[str, Tensor]:
+        """What it takes time to make of features: whitenings, and what indexes keep. By name, on the CPU."""
+        whitenings, indexes = {"layers": self.whitenings}, {f"layers/{name}": one for name, one in self.indexes.items()}
+        if self.windows is not None:
+            whitenings["windows"], indexes["windows"] = self.windows.whitenings, self.windows.index
+        if self.descriptors is not None:
+            whitenings["descriptors"] = self.descriptors.whitenings
+            indexes |= {f"descriptors/{look}": one for look, one in self.descriptors.indexes.items()}
+        found = {
+            f"{kind}/{name}/{part}": tensor
+            for kind, each in whitenings.items()
+            for name, whitening in each.items()
+            for part, tensor in whitening.tensors().items()
+        }
+        found |= {INDEX + name: index.kept for name, index in indexes.items() if index.kept is not None}
+        views = {f"views/{name}/": view.parts() for name, view in self.views.items()}
+        return found | {prefix + name: part for prefix, parts in views.items() for name, part in parts.items()}
+
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
         windows = None
@@ -73,9 +117,9 @@ class Reference:
             descriptors = DescriptorIndex.of(features, self.descriptors.whitenings, self.backend)
         return replace(self, windows=windows, views=views, descriptors=descriptors)._indexed(features)
 
-    def _indexed(self, features: Features) -> "Reference":
+    def _indexed(self, features: Features, kept: Mapping[str, Tensor] | None = None) -> "Reference":
         indexes = {
-            layer: build_index(whiten.bank(features.layers[layer][0]), self.backend)
+            layer: build_index(whiten.bank(features.layers[layer][0]), self.backend, (kept or {}).get(layer))
             for layer, whiten in self.whitenings.items()
         }
         return replace(self, indexes=indexes, subjects=features.subjects)
@@ -130,3 +174,8 @@ class Reference:
         closest = others.gather(1, alike.argsort(dim=1, descending=True, stable=True))[:, :most]
         found[:, : closest.shape[1]] = closest
         return found
+
+
+def _under(parts: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): part for name, part in parts.items() if name.startswith(prefix)}

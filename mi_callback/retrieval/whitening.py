@@ -1,6 +1,6 @@
 """Features → features in which every direction counts the same, fitted on training features only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,6 +34,16 @@ class Whitening:
     mean: Tensor
     matrix: Tensor
     shrinkage: float
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, on the CPU, as `of` takes it."""
+        values = {"mean": self.mean, "matrix": self.matrix, "shrinkage": torch.tensor(self.shrinkage).double()}
+        return {name: value.cpu().contiguous() for name, value in values.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], device: torch.device | str) -> "Whitening":
+        """From `tensors`."""
+        return cls(tensors["mean"].to(device), tensors["matrix"].to(device), float(tensors["shrinkage"]))
 
     def __call__(self, features: Tensor) -> Tensor:
         """`(n, d)` → float32 `(n, d)` of unit length; a feature at the mean becomes zero, similar to nothing."""

@@ -41,11 +41,13 @@ class WindowIndex:
         return cls.of(train, whitenings, backend)
 
     @classmethod
-    def of(cls, train: Features, whitenings: dict[str, Whitening], backend: Backend | str) -> "WindowIndex":
-        """Under whitenings that were fitted before."""
+    def of(
+        cls, train: Features, whitenings: dict[str, Whitening], backend: Backend | str, kept: Tensor | None = None
+    ) -> "WindowIndex":
+        """Under whitenings that were fitted before; with what the index kept."""
         there = _there(train, 0)
         bank = gather((_whitened(block, whitenings) for block in _blocks(train, 0)), int(there.sum()))
-        return cls(whitenings, build_index(bank, backend), there.nonzero()[:, 0].contiguous())
+        return cls(whitenings, build_index(bank, backend, kept), there.nonzero()[:, 0].contiguous())
 
     def search(self, queries: Features, k: int) -> tuple[Tensor, Tensor]:
         """The k training windows most similar to each window of n queries in every pose.

@@ -33,9 +33,9 @@ from watching import (
 )
 
 from mi_callback import MemorizationDetector
-from mi_callback.calibration import FEWEST, ONCE
 from mi_callback.errors import OptionError
 from mi_callback.images.files.accounts import FileError, Reason
+from mi_callback.judging.calibration import FEWEST, ONCE
 from mi_callback.lightning.loggers.looks import Look
 from mi_callback.lightning.loggers.report import table
 from mi_callback.lightning.time_limit import TimeLimit, TimeUp

@@ -22,6 +22,7 @@ from mi_callback.retrieval.engines import (
     build_index,
     checked_backend,
     choosing,
+    faiss_lists,
     milvus,
     recall_of,
     reranked,
@@ -65,7 +66,7 @@ def index(engine, bank) -> RerankedIndex:
 class Listed:
     """A shortlist that was written down."""
 
-    name = "listed"
+    name, kept = "listed", None
 
     def __init__(self, rows: list[list[int]]) -> None:
         self.listed = torch.tensor(rows)
@@ -77,9 +78,9 @@ class Listed:
 class Half:
     """Finds rows of the first half alone."""
 
-    name = "half"
+    name, kept = "half", None
 
-    def __init__(self, bank: Tensor) -> None:
+    def __init__(self, bank: Tensor, kept: None = None) -> None:
         self.first = TorchIndex(bank[: max(1, len(bank) // 2)])
 
     def rows(self, queries: Tensor, k: int) -> Tensor:
@@ -141,6 +142,35 @@ def test_blocks_edges_and_copies_are_searched_alike(index, bank, monkeypatch):
     assert torch.equal(index.search(queries, 3)[1], rows)
     for other in (copy.deepcopy(index), pickle.loads(pickle.dumps(index))):
         assert torch.allclose(other.search(queries, 3)[0], similarity, atol=1e-6)
+
+
+def test_lists_are_made_again_of_what_they_kept(bank, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(choosing, "EXACT_MOST", 1000)
+    first, queries = build_index(bank, "faiss"), clustered(40, 16, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(faiss_lists, "_built", None)  # nothing is built
+        second = build_index(bank, "faiss", first.kept)
+        again = pickle.loads(pickle.dumps(first))
+    for other in (second, again):
+        assert torch.equal(other.engine.rows(queries, 20), first.engine.rows(queries, 20))
+        assert torch.equal(other.kept, first.kept)
+
+
+@pytest.mark.parametrize("cut", [0, 10, -1000])
+def test_lists_that_cannot_be_read_are_built(bank, monkeypatch, cut):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(choosing, "EXACT_MOST", 1000)
+    first, queries = build_index(bank, "faiss"), clustered(40, 16, 2)
+    second = build_index(bank, "faiss", first.kept[:cut].clone())
+    assert torch.equal(second.search(queries, 20)[1], first.search(queries, 20)[1])
+    assert torch.equal(second.kept, first.kept)
+
+
+@pytest.mark.parametrize("n", [900, 1001])
+def test_exact_search_keeps_nothing(bank, monkeypatch, n):
+    monkeypatch.setattr(choosing, "EXACT_MOST", 1000)
+    assert build_index(bank[:n], "torch").kept is None
 
 
 @pytest.mark.parametrize(("backend", "n", "approximate"), [

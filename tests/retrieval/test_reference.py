@@ -496,6 +496,24 @@ def test_every_view_has_its_own_whitening_and_rows_without_some_images_are_those
     assert reference.over(replace(train, views={})).views == {}
 
 
+@pytest.mark.parametrize("whitening", ["shrunk", "pca", "none"])
+def test_a_reference_is_made_again_of_its_parts(whitening):
+    for each in (with_windows(40, subjects=[f"s{i // 2}" for i in range(40)]), seen(40)):
+        first = Reference.fit(each, whitening)
+        parts = {name: part.clone() for name, part in first.parts().items()}
+        second = Reference.restored(each, parts, first.backend, "cpu")
+        assert (list(second.whitenings), list(second.views), second.subjects) == (
+            list(first.whitenings), list(first.views), first.subjects
+        )  # fmt: skip
+        assert {name: (part.dtype, part.tolist()) for name, part in second.parts().items()} == {
+            name: (part.dtype, part.tolist()) for name, part in parts.items()
+        }
+        ours, theirs = (search(one, each, "geometric") for one in (first, second))
+        assert torch.equal(ours.similarity, theirs.similarity)
+        assert torch.equal(ours.candidates.row, theirs.candidates.row)
+        assert torch.equal(ours.candidates.by_edges, theirs.candidates.by_edges)
+
+
 def test_queries_without_their_edges_are_looked_up_without():
     train, queries = seen(40), seen(5, 4, seed=90)
     drawn = {name: view for name, view in train.views.items() if VIEWS[name].recoloured and VIEWS[name].beside}

@@ -14,7 +14,7 @@ class TorchIndex:
         block: Entries of the similarity matrix held at a time.
     """
 
-    approximate = None
+    approximate = kept = None
 
     def __init__(self, bank: Tensor, block: int = 2**22) -> None:
         self.bank, self.block = bank.contiguous(), block

@@ -42,7 +42,7 @@ class FaissIndex:
         StateError: If neither is installed.
     """
 
-    approximate = None
+    approximate = kept = None
 
     def __init__(self, bank: Tensor) -> None:
         faiss = imported_faiss()

@@ -9,7 +9,7 @@ from torch import Tensor
 from mi_callback.retrieval.engines.exact import TorchIndex
 from mi_callback.retrieval.engines.faiss_flat import gpus, imported_faiss, on_gpus
 from mi_callback.retrieval.engines.protocol import SHORTLISTED
-from mi_callback.retrieval.growing import blocks_of
+from mi_callback.retrieval.growing import GrowingTensor, blocks_of
 from mi_callback.types import Indices
 
 PER_LIST = 64
@@ -31,6 +31,16 @@ class FaissLists:
     As many lists are looked through as it takes to find `ENOUGH` of the neighbours of perturbed training vectors. On
     GPUs and by FAISS before 1.11, which have no RaBitQ, it is always half precision.
 
+    They are held as the bytes that FAISS writes, which may be mapped from a file: memory is taken by what is looked
+    through.
+
+    Args:
+        bank: Unit vectors `(m, d)`.
+        kept: `kept` of lists of these vectors. They are built where that is None, or FAISS cannot read it.
+
+    Attributes:
+        kept: The lists as bytes, uint8 `(b,)`; None on GPUs.
+
     Measured on 200 000 clustered vectors of 128, one thread: built in 18 s, .35 ms a query where exact search takes
     4.8 ms; all of the 70 nearest are among 280.
 
@@ -42,21 +52,33 @@ class FaissLists:
     """
 
     name = "faiss"
+    index: Any
 
-    def __init__(self, bank: Tensor) -> None:
-        self.most = n = len(bank)
+    def __init__(self, bank: Tensor, kept: Tensor | None = None) -> None:
+        self.most, self.kept = len(bank), kept
+        if gpus() > 0:
+            self._choose(bank)
+            self.most, self.kept, self.index = GPU_MOST, None, on_gpus(self.index)
+            return
+        self.index = None if kept is None else _read(kept)
+        if self.index is None:
+            self._choose(bank)
+            self.kept = _written(self.index)
+            self.index = _read(self.kept)
+
+    def rows(self, queries: Tensor, k: int) -> Indices:
+        _, rows = self.index.search(_array(queries), min(k, self.most))
+        return torch.from_numpy(rows).to(queries.device)
+
+    def _choose(self, bank: Tensor) -> None:
+        """Build lists of the shortest codes that find enough."""
+        n = len(bank)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         short = hasattr(imported_faiss(), "IndexIVFRaBitQ") and gpus() == 0
         for codes in ("RaBitQ", "SQfp16") if short else ("SQfp16",):
             self.index = _built(bank, order, codes)
             if self._tuned(bank, bank[order[:TUNED]]):
                 break
-        if gpus() > 0:
-            self.most, self.index = GPU_MOST, on_gpus(self.index)
-
-    def rows(self, queries: Tensor, k: int) -> Indices:
-        _, rows = self.index.search(_array(queries), min(k, self.most))
-        return torch.from_numpy(rows).to(queries.device)
 
     def _tuned(self, bank: Tensor, vectors: Tensor) -> bool:
         """Look through as many lists as it takes; whether that is enough."""
@@ -84,6 +106,24 @@ def _built(bank: Tensor, order: Tensor, codes: str) -> Any:
     for rows in blocks_of(n, 4 * d):
         index.add(_array(bank[rows]))
     return index
+
+
+def _written(index: Any) -> Tensor:
+    """Lists as bytes."""
+    faiss, grown = imported_faiss(), GrowingTensor((), torch.uint8)
+    faiss.write_index(index, faiss.PyCallbackIOWriter(lambda some: grown.append(torch.tensor(bytearray(some)))))
+    return grown.tensor()
+
+
+def _read(kept: Tensor) -> Any:
+    """Lists of these bytes, which have to stay; None where this FAISS cannot read them."""
+    faiss, written = imported_faiss(), kept.numpy()
+    try:
+        if not hasattr(faiss, "ZeroCopyIOReader"):
+            return faiss.deserialize_index(written)
+        return faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(written), len(written)))
+    except RuntimeError:
+        return None
 
 
 def _array(vectors: Tensor) -> Any:

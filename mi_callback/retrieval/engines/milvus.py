@@ -39,7 +39,7 @@ class Milvus:
         StateError: If pymilvus is not installed, or the cluster does not answer.
     """
 
-    name = "milvus"
+    name, kept = "milvus", None
 
     def __init__(self, bank: Tensor, address: str | None = None) -> None:
         with _told(address):

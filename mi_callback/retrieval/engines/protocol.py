@@ -36,6 +36,11 @@ class Index(Protocol):
         """Vectors at `rows` (any shape), shape `(*rows.shape, d)`."""
         ...
 
+    @property
+    def kept(self) -> Tensor | None:
+        """Bytes of which `build_index` makes it again, uint8 `(b,)`; None where that is made of the vectors alone."""
+        ...
+
     def __len__(self) -> int: ...
 
 
@@ -43,6 +48,11 @@ class Shortlist(Protocol):
     """An approximate engine: it names vectors that may be near, and somebody else looks how near they are."""
 
     name: str
+
+    @property
+    def kept(self) -> Tensor | None:
+        """Bytes of which it is made again; None where that takes the vectors."""
+        ...
 
     def rows(self, queries: Tensor, k: int) -> Indices:
         """About the k most similar rows in any order, `(n, k)`; −1 in the places of those that were not found."""

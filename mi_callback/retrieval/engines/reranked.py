@@ -1,6 +1,7 @@
 """Approximate search that answers as exact search does: what is found is compared anew, by the vectors themselves."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,20 +25,27 @@ class RerankedIndex:
 
     Args:
         bank: Unit vectors `(m, d)`; may be mapped from a file.
-        build: Makes the engine of them; called again when the index is copied or unpickled.
+        build: Makes the engine of them; called again when the index is copied or unpickled, with `kept=` where the
+            engine keeps something.
     """
 
-    def __init__(self, bank: Tensor, build: Callable[[Tensor], Shortlist]) -> None:
+    def __init__(self, bank: Tensor, build: Callable[..., Shortlist]) -> None:
         self.bank, self.build = bank, build
         self.engine = build(bank)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RerankedIndex, (self.bank, self.build)
+        build = self.build if self.kept is None else partial(self.build, kept=self.kept)
+        return RerankedIndex, (self.bank, build)
 
     @property
     def approximate(self) -> str:
         """Name of the engine."""
         return self.engine.name
+
+    @property
+    def kept(self) -> Tensor | None:
+        """Bytes of which the engine is made again without its long work."""
+        return self.engine.kept
 
     def __len__(self) -> int:
         return len(self.bank)

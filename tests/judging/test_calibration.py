@@ -4,9 +4,10 @@ import pytest
 import torch
 from factories import as_bytes, oval
 
-from mi_callback import MemorizationDetector, build_encoder, calibration
-from mi_callback.calibration import ONCE
+from mi_callback import MemorizationDetector, build_encoder
 from mi_callback.images.filters import gaussian_blur
+from mi_callback.judging import calibration
+from mi_callback.judging.calibration import ONCE
 
 IMAGES = oval(84)
 IMAGES = (IMAGES + 0.03 * torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_callback.calibration import Calibration
 from mi_callback.detection.matching import Match
 from mi_callback.detection.pool import Pool
 from mi_callback.images.poses import POSES
+from mi_callback.judging.calibration import Calibration
 from mi_callback.registration.copied_fraction import copied_fraction
 from mi_callback.retrieval.aggregation import Aggregation
 from mi_callback.retrieval.duplicates import near_duplicates

@@ -1,29 +1,21 @@
 """What samples are judged against: real images, made as sharp and as noisy as the samples are."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mi_callback.detection.kept_power import kept_power
-from mi_callback.detection.matching import Match
-from mi_callback.detection.planting import Planted, measure_power
-from mi_callback.errors import StateError
-from mi_callback.fingerprints import content_hash, fingerprint_of_code
 from mi_callback.fitting import Fitter, checked_tail
 from mi_callback.images.preprocessing import check_images
 from mi_callback.images.quality.degradation import Degradation, Quality
 from mi_callback.images.thumbnails import THUMBNAIL_SIDE, as_images, make_thumbnails
 from mi_callback.retrieval.features import Features
 from mi_callback.state import FittedState
-from mi_callback.statistics.flagging import FlagRule
 from mi_callback.statistics.null import Null, NullKind
-from mi_callback.statistics.power import Power
 from mi_callback.statistics.tails.tail import Tail
 from mi_callback.types import Images, Thumbnails
 
@@ -43,10 +35,6 @@ Of 104 slices of 52 novel people (IXI), blurred by .7 px, .096 are flagged at .0
 each. Against four of the eight, drawn 200 times, it is .094 with a standard deviation of .006, against two .095 with
 .019; other 50 people would move it by .03.
 """
-
-
-MEASURING = ("calibration.py", "detector.py")
-"""Files whose code decides what the power self-test finds, beside what a state is made with."""
 
 
 def _nothing() -> None: ...
@@ -86,66 +74,6 @@ class Calibration:
         dims = images.ndim - 2
         grey = make_thumbnails(check_images(images, images.shape[1], dims), THUMBNAIL_SIDE[dims])
         return as_images(self.degradation.apply(grey, seed))
-
-
-@dataclass(frozen=True)
-class Planting:
-    """Copies that are planted for the power self-test, and how they are judged.
-
-    Attributes:
-        images: The training images of which they are.
-        changes: What is done to each; None for every change there is.
-        calibration: Gives them the quality of samples, and judges them.
-    """
-
-    images: Planted
-    changes: Sequence[str] | None
-    calibration: Calibration
-
-    def measure(
-        self,
-        look: Callable[[Images], Match],
-        state: FittedState,
-        alpha: float,
-        seed: int,
-        cache: str | Path | None,
-        label: str | None = None,
-    ) -> Power:
-        """The share of the copies that is found.
-
-        Args:
-            look: Looks images up as samples are.
-            state: Of the detector that looks.
-            alpha: Level of the flags.
-            seed: Of noise and warps.
-            cache: File in which the result is kept; None for no file.
-            label: Of the progress bar; None for no bar.
-
-        Raises:
-            StateError: If it is to be kept, and the state was neither saved nor loaded.
-        """
-
-        def find(planted: Tensor) -> tuple[Tensor, Tensor]:
-            found = look(self.calibration.alter(planted, seed))
-            return FlagRule(alpha).flag(self.calibration.null.p_values(found.similarity)), found.row
-
-        def measured() -> Power:
-            return measure_power(find, self.images, alpha, state.train.subjects, self.changes, seed, label)
-
-        return measured() if cache is None else kept_power(Path(cache), self._key(state, alpha, seed), measured)
-
-    def _key(self, state: FittedState, alpha: float, seed: int) -> str:
-        """Hash of all that the result follows from; what the state was made of and with is in its checksum."""
-        if state.checksum is None:
-            raise StateError(
-                "needed a saved state to keep the result of its power self-test; this one has no file. Call save(…) "
-                "first, or leave cache=… out."
-            )
-        quality = self.calibration.degradation
-        changed = None if quality is None else [quality.gain, quality.noise]
-        planted, changes = self.images, self.images.changes if self.changes is None else list(self.changes)
-        what = [list(planted.images), list(planted.rows), changes, changed]
-        return content_hash(state.checksum, fingerprint_of_code(*MEASURING), alpha, seed, *what)
 
 
 class Calibrator:

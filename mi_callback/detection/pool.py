@@ -34,15 +34,18 @@ class Pool:
     ) -> "Pool":
         """Pool both sides; as many images a subject on one side as on the other, drawn at random.
 
-        Labels are exchangeable only among people who are shown alike: see `subjects.show_alike`.
+        Labels are exchangeable only among people who are shown alike: see `subjects.show_alike`. An image that is there
+        several times is one image.
 
         Raises:
             StateError: If there are no held-out images.
         """
         if held_out is None:
             raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
-        shown = show_alike(train.ids, held_out.ids, seed)
-        train, held_out = train.where(shown.train), held_out.where(shown.held_out)
+        rows = [side.distinct() for side in (train, held_out)]
+        ids = [[side.ids[row] for row in some.tolist()] for side, some in zip((train, held_out), rows, strict=True)]
+        shown = show_alike(*ids, seed)
+        train, held_out = train.where(rows[0][shown.train]), held_out.where(rows[1][shown.held_out])
         images = join(train, held_out)
         subject = numbered(images.ids)
         trained = torch.zeros(int(subject.max()) + 1, dtype=torch.bool)

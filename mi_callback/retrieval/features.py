@@ -82,6 +82,15 @@ class Features:
         """A hash per thumbnail: equal for identical images."""
         return [digest(thumbnail) for thumbnail in self.thumbnails]
 
+    def distinct(self) -> Tensor:
+        """Rows of the images without those that are an earlier one of the same subject again, `(m,)`, ascending."""
+        first = dict[tuple[bytes, ...], int]()
+        whose = self.subjects or [""] * len(self)
+        for row, (image, subject) in enumerate(zip(self.digests(), whose, strict=True)):
+            features = (digest(layer[0, row]) for layer in self.layers.values())
+            first.setdefault((image, subject.encode(), *features), row)
+        return torch.tensor(list(first.values()), dtype=torch.long)
+
     def where(self, rows: Tensor) -> "Features":
         """The images at `rows` (positions or a bool mask)."""
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
@@ -145,7 +154,7 @@ def extended(known: list[_Id] | None, new: Sequence[_Id] | None) -> list[_Id] | 
 
 
 def digest(thumbnail: Tensor) -> bytes:
-    """A hash of one thumbnail `(side, side)`."""
+    """A hash of one thumbnail `(side, side)`, or of other numbers."""
     return blake2b(thumbnail.contiguous().numpy().tobytes(), digest_size=16).digest()
 
 

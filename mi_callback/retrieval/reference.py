@@ -20,10 +20,16 @@ from mi_callback.types import LayerFeatures
 INDEX = "index/"
 """Begin of the names of what indexes keep, among the parts of a reference."""
 
+ROWS = "rows"
+"""Name of `Reference.rows` among them."""
+
 
 @dataclass(frozen=True)
 class Reference:
-    """Whitening and index of a set of training images. Rows are those of the features it was fitted on.
+    """Whitening and index of a set of training images.
+
+    An image that is there several times (of rare cases, data sets often hold copies) is searched once: its copies would
+    take the places of other candidates.
 
     Each view of the images is a reference of its own: under one whitening for all, blurred queries would be close to
     all that was magnified.
@@ -31,11 +37,12 @@ class Reference:
     Attributes:
         whitenings: Per layer, fitted on the training images alone.
         indexes: Per layer, over whitened features of unit length.
-        subjects: Subject of each row, or None.
+        subjects: Subject of each image that is searched, or None.
         backend: Engine of the indexes.
         windows: Index of the windows of the images; None where there are none.
         views: The same images in other views (see `views`).
         descriptors: Index of what the copy descriptor says of them; None where it was not asked.
+        rows: Row in the training set of each image that is searched, ascending; None where all are.
     """
 
     whitenings: dict[str, Whitening]
@@ -45,6 +52,7 @@ class Reference:
     windows: WindowIndex | None = None
     views: dict[str, "Reference"] = field(default_factory=dict)
     descriptors: DescriptorIndex | None = None
+    rows: Tensor | None = None
 
     @classmethod
     def fit(
@@ -55,9 +63,19 @@ class Reference:
         device: torch.device | str = "cpu",
     ) -> "Reference":
         """Fit whitening and index per layer on pose 0 of the training features, and on each of their views."""
+        rows = features.distinct()
+        if len(rows) < len(features):
+            return replace(cls._fit(features.where(rows), whitening, backend, device), rows=rows)
+        return cls._fit(features, whitening, backend, device)
+
+    @classmethod
+    def _fit(
+        cls, features: Features, whitening: WhiteningKind | str, backend: Backend | str, device: torch.device | str
+    ) -> "Reference":
+        """The same of images that are each there once."""
         whitenings = {layer: fit_whitening(f, whitening, device=device) for layer, f in features.pose(0).items()}
         windows = WindowIndex.fit(features, whitening, backend, device)
-        views = {name: cls.fit(features.seen_as(name), whitening, backend, device) for name in features.views}
+        views = {name: cls._fit(features.seen_as(name), whitening, backend, device) for name in features.views}
         descriptors = DescriptorIndex.fit(features, backend, device)
         return cls(whitenings, {}, None, backend, windows, views, descriptors)._indexed(features)
 
@@ -66,6 +84,9 @@ class Reference:
         cls, features: Features, parts: Mapping[str, Tensor], backend: Backend | str, device: torch.device | str
     ) -> "Reference":
         """Of the `parts` of another one that was fitted on the same features."""
+        if (rows := parts.get(ROWS)) is not None:
+            others = {name: part for name, part in parts.items() if name != ROWS}
+            return replace(cls.restored(features.where(rows), others, backend, device), rows=rows)
 
         def whitenings(kind: str, names: Iterable[str]) -> dict[str, Whitening]:
             return {name: Whitening.of(_under(parts, f"{kind}/{name}/"), device) for name in names}
@@ -98,17 +119,25 @@ class Reference:
             for name, whitening in each.items()
             for part, tensor in whitening.tensors().items()
         }
+        found |= {} if self.rows is None else {ROWS: self.rows}
         found |= {INDEX + name: index.kept for name, index in indexes.items() if index.kept is not None}
         views = {f"views/{name}/": view.parts() for name, view in self.views.items()}
         return found | {prefix + name: part for prefix, parts in views.items() for name, part in parts.items()}
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
+        rows = features.distinct()
+        if len(rows) < len(features):
+            return replace(self._over(features.where(rows)), rows=rows)
+        return replace(self._over(features), rows=None)
+
+    def _over(self, features: Features) -> "Reference":
+        """The same of images that are each there once."""
         windows = None
         if self.windows is not None and features.windows:
             windows = WindowIndex.of(features, self.windows.whitenings, self.backend)
         views = {
-            name: reference.over(features.seen_as(name))
+            name: reference._over(features.seen_as(name))
             for name, reference in self.views.items()
             if name in features.views
         }
@@ -155,17 +184,22 @@ class Reference:
         ]
         return torch.cat(parts)
 
+    def trained(self, searched: Tensor) -> Tensor:
+        """Rows of the training set, of images that are searched, in any shape; −1 stays."""
+        return searched if self.rows is None else self.rows[searched].where(searched >= 0, searched)
+
     def siblings(self, rows: Int[Tensor, " n"], aggregation: Aggregation, most: int) -> Int[Tensor, "n most"]:
         """Other images of the subjects of training images, those first that look most alike; −1 where there are fewer.
 
         Args:
-            rows: Rows of the training set.
+            rows: Rows of the training set, as `trained` gives them.
             aggregation: How the similarities of layers combine.
             most: How many siblings of each row are returned at most.
         """
         found = torch.full((len(rows), most), -1)
         if self.subjects is None:
             return found
+        rows = rows if self.rows is None else torch.searchsorted(self.rows, rows)
         subject = numbered(self.subjects)
         own = [(subject == subject[row]).nonzero().flatten() for row in rows]
         others = pad_sequence([same[same != row] for same, row in zip(own, rows, strict=True)], True, -1)
@@ -173,7 +207,7 @@ class Reference:
         alike = aggregate(torch.stack(cosines, dim=-1), aggregation, self.layers).cpu().masked_fill(others < 0, -2.0)
         closest = others.gather(1, alike.argsort(dim=1, descending=True, stable=True))[:, :most]
         found[:, : closest.shape[1]] = closest
-        return found
+        return self.trained(found)
 
 
 def _under(parts: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -119,13 +119,14 @@ def search(
         # What was found in any way may be in another contrast.
         others = [kind.first(config.by_edges_too) for kind in kinds]
         kinds += [found.first(config.by_grey_values), *(kind.by_their_edges() for kind in (found, *others))]
+    to_align = kinds[0].beside(*kinds[1:]).once()
     return Neighbours(
         similarity=aggregated[best, each],
         layer_similarity=hits.cosine[best, each],
-        match=hits.rows[each, best, top],
+        match=reference.trained(hits.rows[each, best, top]),
         pose=poses[best],
-        nearest=hits.nearest,
-        candidates=kinds[0].beside(*kinds[1:]).once(),
+        nearest=reference.trained(hits.nearest),
+        candidates=replace(to_align, row=reference.trained(to_align.row)),
     )
 
 

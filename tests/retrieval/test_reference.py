@@ -13,7 +13,7 @@ from mi_callback.images.windows import WINDOWS, middle_window
 from mi_callback.retrieval.aggregation import EPSILON
 from mi_callback.retrieval.config import SEARCH
 from mi_callback.retrieval.duplicates import near_duplicates
-from mi_callback.retrieval.features import Features
+from mi_callback.retrieval.features import Features, concatenate
 from mi_callback.retrieval.reference import Reference
 from mi_callback.retrieval.search import search
 from mi_callback.retrieval.views import VIEWS, views_of_queries
@@ -494,6 +494,49 @@ def test_every_view_has_its_own_whitening_and_rows_without_some_images_are_those
     assert {name: len(view.indexes["layer0"]) for name, view in moved.views.items()} == dict.fromkeys(VIEWS, 20)
     assert search(moved, train.where(torch.tensor([6, 18])), "geometric").match.tolist() == [3, 9]
     assert reference.over(replace(train, views={})).views == {}
+
+
+def repeated(train: Features) -> tuple[Features, torch.Tensor]:
+    """Every other image four times more, in between, and the row of the first of each."""
+    order = torch.tensor(sorted([*range(len(train)), *(4 * list(range(0, len(train), 2)))]))
+    return train.where(order), torch.searchsorted(order, torch.arange(len(train)))
+
+
+@pytest.mark.parametrize("make", [lambda n, poses=1, **o: with_windows(n, poses, **o), seen], ids=["windows", "views"])
+def test_images_that_are_there_several_times_are_searched_once(make):
+    once, queries = make(40, subjects=[f"s{i // 8}" for i in range(40)]), make(6, poses=4, seed=3)
+    train, first = repeated(once)
+    alone = Reference.fit(once, "shrunk")
+    for reference in (
+        Reference.fit(train, "shrunk"),
+        Reference.fit(once.where(torch.arange(0, 40, 3)), "shrunk").over(train),
+    ):
+        assert reference.rows.tolist() == first.tolist()
+    reference = Reference.fit(train, "shrunk")
+    ours, theirs = search(reference, queries, "geometric"), search(alone, queries, "geometric")
+    assert torch.equal(ours.similarity, theirs.similarity)
+    assert torch.equal(ours.match, first[theirs.match])
+    assert torch.equal(ours.nearest, first[theirs.nearest])
+    expected = first[theirs.candidates.row].where(theirs.candidates.row >= 0, torch.tensor(-1))
+    assert torch.equal(ours.candidates.row, expected)
+    assert torch.equal(ours.consensus(ours.match), theirs.consensus(theirs.match))
+    siblings = alone.siblings(torch.tensor([3, 39]), "geometric", 9)
+    assert (siblings[:, 7:] == -1).all()
+    assert torch.equal(reference.siblings(first[[3, 39]], "geometric", 9)[:, :7], first[siblings[:, :7]])
+    restored = Reference.restored(train, reference.parts(), "auto", "cpu")
+    assert torch.equal(restored.rows, first)
+    assert torch.equal(search(restored, queries, "geometric").candidates.row, ours.candidates.row)
+
+
+def test_the_same_image_of_two_subjects_and_nearly_the_same_of_one_are_searched_both():
+    one = features(4, subjects=["a", "a", "b", "b"])
+    other = replace(one, subjects=["c", "c", "b", "b"])
+    nearly = replace(one, layers={name: layer + 1e-6 for name, layer in one.layers.items()})
+    darker = replace(one, thumbnails=one.thumbnails + 1)
+    both = concatenate(concatenate(one, other), concatenate(nearly, darker))
+    both = replace(both, subjects=[*one.subjects, *other.subjects, *one.subjects, *one.subjects])
+    assert both.distinct().tolist() == [0, 1, 2, 3, 4, 5, *range(8, 16)]
+    assert replace(both, subjects=None).distinct().tolist() == [0, 1, 2, 3, *range(8, 16)]
 
 
 @pytest.mark.parametrize("whitening", ["shrunk", "pca", "none"])

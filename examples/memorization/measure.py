@@ -76,11 +76,10 @@ def measure(config: DictConfig, family: str, size: str) -> dict[str, Any]:
 def sides(config: DictConfig, size: str) -> tuple[Images, Images, Images]:
     """Training, held-out and other people's images; of each side the same share bears marks, each its own."""
     folder = SliceFolder(f"{config.data}/{config.folder}", size=(config.side, config.side))
-    if config.unknown:
-        folder = folder.where(~split_by_subject(folder.subjects, config.unknown))
-    people, count = shuffled(sorted(set(folder.subjects)), config.seed), config.slices[size]
+    known, count = split_by_subject(folder.subjects, config.known), config.slices[size]
+    strangers, others = (shuffled(sorted(set(folder.where(rows).subjects)), config.seed) for rows in (~known, known))
     first, second, third = config.people
-    parts = people[:first], people[first : first + second], people[first + second :][:third]
+    parts = strangers[:first], strangers[first:][:second], others[:third]
     train = read(folder, set(parts[0]), 99).spread(count)
     each = min(config.held_out, math.ceil(count / len(train.people)))
     others = [read(folder, set(part), 99).spread(each * len(part)) for part in parts[1:]]
@@ -140,6 +139,7 @@ def look(scores: Scores, seen: dict[str, Any], rows: Sequence[int]) -> dict[str,
     """What the detector says beside the truth."""
     return seen | {
         "verdict": str(scores.verdict),
+        "doubts": scores.doubts,
         "flagged": scores.flagged.tolist(),
         "mi": rounded(scores.mi),
         "match": [int(rows[row]) for row in scores.match.tolist()],

@@ -17,7 +17,7 @@ def page(config: DictConfig, found: Mapping[tuple[str, str], dict[str, Any]]) ->
     """The whole page."""
     runs = {name: Run(one) for name, one in found.items()}
     parts = [
-        HEAD.format(measured=measured_on(), seed=config.seed, samples=config.samples, looks=config.looks, copy=COPY),
+        HEAD.format(measured=measured_on(), copy=COPY, **config),
         f"## What falls short\n\n{shortfalls(config, runs)}\n",
         f"## Who copies\n\n{COPIED}\n\n{copied(runs)}\n\n![share copied by size](copied.png)\n",
         f"## Does the detector agree with the truth?\n\n{AGREES}\n\n{agreement(runs)}\n\n"
@@ -41,7 +41,8 @@ def shortfalls(config: DictConfig, runs: Mapping[tuple[str, str], Run]) -> str:
             lines.append(f"{family}, {size}: *memorized* against a wrong training set.")
         last = len(run.looks) - 1
         if run.looks[last]["verdict"] != "memorized" and run.share(last, is_copy) > 0.1:
-            lines.append(f"{family}, {size}: copies, and the verdict is {run.looks[last]['verdict']}.")
+            why = "; ".join(run.looks[last]["doubts"])
+            lines.append(f"{family}, {size}: copies, and the verdict is {run.looks[last]['verdict']}: {why}.")
     return "\n".join(f"- {line}" for line in lines) or "- Nothing of what follows."
 
 
@@ -175,9 +176,9 @@ HEAD = """# What generators memorize
 `make bench-memorization`, seed {seed}, {measured}.
 
 Three families of generators, trained by Lightning with `MemorizationCallback` on T1 brain slices of people that the
-encoder does not know, for {looks} epochs of equally many steps whatever the size of the set; {samples} samples an
-epoch. In *repeated*, the images of a third of the people are in the data once, of a third four times, of a third
-sixteen times.
+encoder does not know ({people[0]}, and {people[1]} held out), for {looks} epochs of equally many steps whatever the size
+of the set; {samples} samples an epoch. In *repeated*, the images of a third of the people are in the data once, of a
+third four times, of a third sixteen times.
 
 The truth does not use the detector. A sample is a copy where its structure (between blurs of 1.5 and 4 pixels)
 correlates by {copy} or more with a training image, as a whole or in its upper or lower half, after an affine

@@ -176,9 +176,9 @@ HEAD = """# What generators memorize
 `make bench-memorization`, seed {seed}, {measured}.
 
 Three families of generators, trained by Lightning with `MemorizationCallback` on T1 brain slices of people that the
-encoder does not know ({people[0]}, and {people[1]} held out), for {looks} epochs of equally many steps whatever the size
-of the set; {samples} samples an epoch. In *repeated*, the images of a third of the people are in the data once, of a
-third four times, of a third sixteen times.
+encoder does not know ({people[0]}, and {people[1]} held out), for {looks} epochs of equally many steps, whatever the
+size of the set; {samples} samples an epoch. In *repeated*, the images of a third of the people are in the data once, of
+a third four times, of a third sixteen times.
 
 The truth does not use the detector. A sample is a copy where its structure (between blurs of 1.5 and 4 pixels)
 correlates by {copy} or more with a training image, as a whole or in its upper or lower half, after an affine

@@ -20,6 +20,14 @@ def test_a_box_mean_is_the_mean_of_the_pixels_that_the_window_holds(shape, gener
         assert torch.allclose(found[(slice(None), *place)], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 1.5, 8.0])
+def test_a_blur_makes_no_numbers_so_small_that_processors_slow_down(sigma):
+    point = torch.zeros(1, 1, 96, 96)
+    point[..., 48, 48] = 1
+    blurred = gaussian_blur(point, sigma)
+    assert blurred[blurred > 0].min() > torch.finfo(torch.float32).tiny
+
+
 def test_a_gaussian_blur_is_the_weighted_mean_of_all_pixels(generator):
     for shape in ((7, 11), (7, 11, 4)):
         image = torch.rand(shape, generator=generator)

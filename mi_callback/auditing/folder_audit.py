@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mi_callback.arguments import integer, known_options, switch
+from mi_callback.arguments import integer, known_options, positive_integer, switch
 from mi_callback.auditing.accounting import doubts_of_files
 from mi_callback.auditing.effects import Rule, refuse_without_effect
+from mi_callback.auditing.encoding import Devices, check_devices
 from mi_callback.auditing.reading import FolderReader, Folders, Volumes
 from mi_callback.auditing.reports.contents import volume_of
 from mi_callback.auditing.reports.outputs import Outputs
@@ -50,6 +52,7 @@ def audit(
     gate: Gate | None = None,
     release: Release | None = None,
     cache: str | Path | None = None,
+    devices: int = 1,
     progress: bool = False,
     **detector: Any,
 ) -> Scores:
@@ -88,6 +91,8 @@ def audit(
         release: What is to be released and to whom, for the report.
         cache: File for the fitted state, for audits of other samples against the same people; used again when encoder,
             settings and every pixel are the same. Or a folder for states of several people and settings. Patient data.
+        devices: GPUs (with `device="cuda"`) or processes of the CPU that encode, each its share; needs `out`. Controls,
+            and synthetic volumes that are judged by their slices, are encoded by one.
         progress: Show progress bars.
         detector: Arguments of `MemorizationDetector`.
 
@@ -112,17 +117,20 @@ def audit(
     for name, count in (("power", power), ("evidence", evidence)):
         if count is not None:
             integer(name, count, least=0)
+    positive_integer("devices", devices)
     outputs = Outputs(_path(out), _path(junit), evidence, set_scores, switch("subgroups", subgroups), gate, release)
     refuse_without_effect(
         [
             *outputs.rules,
             Rule("control", control is not None, not by_slices, "images judged one by one, not volumes='slices',"),
             Rule("power", bool(power), not by_slices, "images judged one by one, not volumes='slices',"),
+            Rule(f"devices={devices}", devices > 1, out is not None, "out=DIR"),
             *_rules_of_detector(detector, held_out is not None, by_slices),
         ]
     )
     if by_slices and held_out is None:
         raise CalibrationError("needed held-out volumes for volumes='slices'; none came. Pass held_out=….")
+    check_devices(devices, detector.get("device"))
     state = checked_cache(cache)
     kind = None if reader.volumes is None else str(reader.volumes)
     options: dict[str, Any] = {
@@ -136,8 +144,12 @@ def audit(
     with outputs.opened(), kept_in(outputs.out) as kept:
         folders = reader.read_all(train, generated, held_out, control, progress)
         outputs.check_subgroups(folders)
-        fitted = _detector(_for_dims(detector, reader.dims), kept)
-        judged = _audited(fitted, folders, _path(state), power, by_slices, progress)
+        options_of_detector = _for_dims(detector, reader.dims)
+        fitted = _detector(options_of_detector, kept)
+        apart = None
+        if devices > 1 and kept is not None:
+            apart = Devices(MemorizationDetector(**options_of_detector), devices, kept.folder)
+        judged = _audited(fitted, folders, _path(state), power, by_slices, progress, apart)
         outputs.write(fitted, folders, judged, options)
     return judged.scores
 
@@ -153,23 +165,36 @@ def _audited(
     power: int | None,
     by_slices: bool,
     progress: bool,
+    apart: Devices | None,
 ) -> Judged:
     """What a detector that is fitted on these folders says of them."""
-    _fit(fitted, folders, state, progress)
+    _fit(fitted, folders, state, progress, apart)
     if folders.control is not None:
         fitted.fit_control(folders.control, progress=progress)
     label = "generated features" if progress else None
-    samples = None if by_slices else fitted.features(folders.generated, label=label)
+    samples = None
+    if not by_slices:
+        encode = partial(fitted.features, label=label) if apart is None else partial(apart.samples, bars=progress)
+        samples = encode(folders.generated)
     _measure_power(fitted, power, samples, progress)
     judged = _judge(fitted, folders, samples, progress)
     scores = replace(judged.scores, caveats=[*judged.scores.caveats, *doubts_of_files(folders.files)])
     return replace(judged, scores=scores)
 
 
-def _fit(fitted: MemorizationDetector, folders: Folders, state: Path | None, progress: bool) -> None:
+def _fit(
+    fitted: MemorizationDetector, folders: Folders, state: Path | None, progress: bool, apart: Devices | None
+) -> None:
     """Fit, or read a state that was fitted on the same images under the same settings."""
+
+    def fit() -> None:
+        if apart is None:
+            fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+        else:
+            apart.fit(fitted, folders.train, folders.held_out, progress)
+
     if state is None:
-        fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+        fit()
         return
     sides: list[Any] = [folders.train, folders.held_out]
     data = fingerprint(*sides)
@@ -181,7 +206,7 @@ def _fit(fitted: MemorizationDetector, folders: Folders, state: Path | None, pro
         if fitted.fitted and not (fitted.contrast and fitted.held_out is None):
             return
     make_place(state / "state" if state.is_dir() else state)  # before hours of encoding
-    fitted.fit(folders.train, held_out=folders.held_out, progress=progress)
+    fit()
     fitted.save(state, data)
 
 

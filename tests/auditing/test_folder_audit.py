@@ -52,6 +52,24 @@ def test_copies_are_named_in_the_files(folders, tmp_path):
     assert {file.name for file in (tmp_path / "evidence").iterdir()} == {*flagged, "gallery.png"}
 
 
+def test_two_processes_encode_as_one_and_leave_nothing(folders, tmp_path):
+    where = folders / "train", folders / "synthetic", folders / "held"
+    options = {"size": (32, 32), "power": 2, "evidence": 0, **OPTIONS}
+    alone = audit(*where, tmp_path / "alone", **options)
+    together = audit(*where, tmp_path / "together", devices=2, **options)
+    for name in ("similarity", "mi", "p_value", "flagged", "match"):
+        assert torch.equal(getattr(alone, name), getattr(together, name)), name
+    assert together.match_subject == alone.match_subject
+    assert together.power.rows == alone.power.rows
+    assert {file.name for file in (tmp_path / "alone").iterdir()} == {
+        file.name for file in (tmp_path / "together").iterdir()
+    }
+    with pytest.raises(OptionError, match="needed out=DIR for devices=2"):
+        audit(*where, devices=2, **options)
+    with pytest.raises(OptionError, match="devices"):
+        audit(*where, tmp_path / "none", devices=0, **options)
+
+
 @pytest.mark.parametrize(("most", "files"), [(3, 4), (0, 0)])
 def test_the_number_of_flags_drawn_is_chosen_and_pictures_of_an_earlier_audit_go(folders, tmp_path, most, files):
     (tmp_path / "evidence").mkdir()

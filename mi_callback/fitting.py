@@ -117,17 +117,18 @@ class Fitter:
         """
         if len(train) < 2:
             raise DataError(f"needed at least 2 training images; {len(train)} came.")
-        warn_of_ids(train, "training")
+        once = train.once()
+        warn_of_ids(once, "training")
         if held_out is not None:
             warn_of_ids(held_out, "held-out")
             held_out = leaks.without_leaks(train, held_out)
         reference = self.reference(train)
-        null = self._calibrate(train, held_out, reference, progress)
+        null = self._calibrate(train, once, held_out, reference, progress)
         novel = held_out if null.kind is NullKind.HELD_OUT else None
         duplicate = nulls.duplicate_similarity(
-            train, novel, reference, self.reference, self.match.aggregation, self.null_size, self.seed
+            once, novel, reference, self.reference, self.match.aggregation, self.null_size, self.seed
         )
-        difference = None if novel is None else difference_of_sides(train, novel, self.seed)
+        difference = None if novel is None else difference_of_sides(once, novel.once(), self.seed)
         if difference is not None:
             warnings.warn(f"{difference}. Until then the result is inconclusive.", stacklevel=4)
         looked_up = self.match.candidates * MATCHING[train.dims].looked_up
@@ -152,13 +153,16 @@ class Fitter:
         rows = thin(state.held_out.subjects, len(state.held_out), most, self.seed)
         return nulls.held_out_null(seen(rows), state.train, state.reference, self.match, None, self.seed, progress)
 
-    def _calibrate(self, train: Features, held_out: Features | None, reference: Reference, progress: bool) -> Null:
+    def _calibrate(
+        self, train: Features, once: Features, held_out: Features | None, reference: Reference, progress: bool
+    ) -> Null:
+        """Of training images, with what is there several times and without, as the reference counts rows."""
         size, seed = self.null_size, self.seed
         match self.kind(held_out):
             case NullKind.HELD_OUT:
                 assert held_out is not None
                 return nulls.held_out_null(held_out, train, reference, self.match, size, seed, progress)
             case NullKind.CROSS_FIT:
-                return nulls.cross_fit_null(train, self.reference, self.match, size, seed, progress)
+                return nulls.cross_fit_null(once, self.reference, self.match, size, seed, progress)
             case _:
-                return nulls.train_halves_null(train, reference, self.match, self.whitening, size, seed, progress)
+                return nulls.train_halves_null(once, reference, self.match, self.whitening, size, seed, progress)

@@ -127,6 +127,23 @@ def test_fewer_training_images_than_features_are_no_problem():
     assert scores.mi.isfinite().all()
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["subjects", "no-subjects"])
+def test_copies_of_training_images_within_the_training_set_change_no_score(known):
+    rows = torch.tensor(sorted([*range(60), *(9 * list(range(0, 60, 3)))]))
+    subjects = ids("s", 60, 2) if known else None
+    repeated = [subjects[row] for row in rows] if known else None
+    samples = torch.cat([NOVEL[:10], TRAIN[:20].roll(2, dims=3)])
+    options = {"verify": True, "candidates": 2, "contrast": True}
+    once = make(**options).fit(TRAIN, subjects, HELD_OUT, ids("h", 40, 2)).score(samples)
+    often = make(**options).fit(TRAIN[rows], repeated, HELD_OUT, ids("h", 40, 2)).score(samples)
+    for name in ("similarity", "verified", "mi", "p_value"):
+        assert torch.equal(getattr(once, name), getattr(often, name)), name
+    assert rows[often.match].tolist() == once.match.tolist()
+    assert often.target_decoy.p_value == once.target_decoy.p_value < 0.05
+    assert often.verdict == once.verdict == "memorized"
+    assert often.flagging.null == once.flagging.null
+
+
 @pytest.mark.parametrize("verify", [False, True])
 def test_a_batch_equals_one_by_one_and_twice_is_the_same(verify):
     detector = make(verify=verify, poses="flips").fit(TRAIN, held_out=HELD_OUT[:20])

@@ -42,7 +42,7 @@ class Pool:
         """
         if held_out is None:
             raise StateError("needed held-out images for contrast=True; this state has none. Fit with held_out=….")
-        rows = [side.distinct() for side in (train, held_out)]
+        rows = [side.distinct for side in (train, held_out)]
         ours, theirs = ([side.ids[i] for i in some] for side, some in zip((train, held_out), rows, strict=True))
         shown = show_alike(ours, theirs, seed)
         train, held_out = train.where(rows[0][shown.train]), held_out.where(rows[1][shown.held_out])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import blake2b
 from typing import TypeVar
 
@@ -82,6 +83,7 @@ class Features:
         """A hash per thumbnail: equal for identical images."""
         return [digest(thumbnail) for thumbnail in self.thumbnails]
 
+    @cached_property
     def distinct(self) -> Tensor:
         """Rows of the images without those that are an earlier one of the same subject again, `(m,)`, ascending."""
         first = dict[tuple[bytes, ...], int]()
@@ -90,6 +92,10 @@ class Features:
             features = (digest(layer[0, row]) for layer in self.layers.values())
             first.setdefault((image, subject.encode(), *features), row)
         return torch.tensor(list(first.values()), dtype=torch.long)
+
+    def once(self) -> "Features":
+        """The distinct images."""
+        return self if len(self.distinct) == len(self) else self.where(self.distinct)
 
     def where(self, rows: Tensor) -> "Features":
         """The images at `rows` (positions or a bool mask)."""

@@ -63,10 +63,8 @@ class Reference:
         device: torch.device | str = "cpu",
     ) -> "Reference":
         """Fit whitening and index per layer on pose 0 of the training features, and on each of their views."""
-        rows = features.distinct()
-        if len(rows) < len(features):
-            return replace(cls._fit(features.where(rows), whitening, backend, device), rows=rows)
-        return cls._fit(features, whitening, backend, device)
+        rows = features.distinct if len(features.distinct) < len(features) else None
+        return replace(cls._fit(features.once(), whitening, backend, device), rows=rows)
 
     @classmethod
     def _fit(
@@ -126,10 +124,8 @@ class Reference:
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
-        rows = features.distinct()
-        if len(rows) < len(features):
-            return replace(self._over(features.where(rows)), rows=rows)
-        return replace(self._over(features), rows=None)
+        rows = features.distinct if len(features.distinct) < len(features) else None
+        return replace(self._over(features.once()), rows=rows)
 
     def _over(self, features: Features) -> "Reference":
         """The same of images that are each there once."""

@@ -535,8 +535,8 @@ def test_the_same_image_of_two_subjects_and_nearly_the_same_of_one_are_searched_
     darker = replace(one, thumbnails=one.thumbnails + 1)
     both = concatenate(concatenate(one, other), concatenate(nearly, darker))
     both = replace(both, subjects=[*one.subjects, *other.subjects, *one.subjects, *one.subjects])
-    assert both.distinct().tolist() == [0, 1, 2, 3, 4, 5, *range(8, 16)]
-    assert replace(both, subjects=None).distinct().tolist() == [0, 1, 2, 3, *range(8, 16)]
+    assert both.distinct.tolist() == [0, 1, 2, 3, 4, 5, *range(8, 16)]
+    assert replace(both, subjects=None).distinct.tolist() == [0, 1, 2, 3, *range(8, 16)]
 
 
 @pytest.mark.parametrize("whitening", ["shrunk", "pca", "none"])

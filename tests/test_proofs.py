@@ -217,7 +217,7 @@ def test_a_generator_that_returns_its_training_images_is_told_apart_by_marks_and
         image.save(path)
     monkeypatch.setattr(measure, "FAMILIES", {"returns": Returning})
     small = (
-        "folder=slices", "unknown=0", "people=[6, 5, 5]", "~slices", "+slices.repeated=12", "held_out=2",
+        "folder=slices", "known=0.3", "people=[6, 5, 5]", "~slices", "+slices.repeated=12", "held_out=2",
         "canaries=0.34", "~families", "+families.returns={steps: 1, batch: 4}", "looks=1", "samples=12", "power=0",
         "+detector={verify: false, alpha: 0.25}", "side=64",
     )  # fmt: skip

@@ -45,5 +45,5 @@ def beside_truth(axes: Axes, runs: list[Run]) -> None:
             some = [one for one in samples if one.truth == truth and one.flagged == flagged]
             axes.scatter([one.correlation for one in some], [max(one.mi, -6) for one in some], 9, colour, mark, lw=0.8,
                          label=f"{truth}, {'' if flagged else 'not '}flagged")  # fmt: skip
-    axes.axvline(COPY, color="0.7", linewidth=1, linestyle=":")
+    axes.axvline(COPY["whole"], color="0.7", linewidth=1, linestyle=":")
     axes.set_ylabel("memorization index" if axes.get_subplotspec().is_first_col() else "")

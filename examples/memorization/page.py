@@ -181,10 +181,10 @@ size of the set; {samples} samples an epoch. In *repeated*, the images of a thir
 a third four times, of a third sixteen times.
 
 The truth does not use the detector. A sample is a copy where its structure (between blurs of 1.5 and 4 pixels)
-correlates by {copy} or more with a training image, as a whole or in its upper or lower half, after an affine
-registration with every one of them; it is novel where none of the three is closer to any than that of the closest of
-held-out slices; between, it is undecided. And some training images bear a mark in a corner that no other image has: who
-shows the mark has seen that image. Held-out images bear other marks.
+correlates with a training image by {copy[whole]} or more as a whole, or by {copy[upper]} or more in its upper or lower
+half, after an affine registration with every one of them; it is novel where none of the three is closer to any than
+that of the closest of held-out slices; between, it is undecided. And some training images bear a mark in a corner that
+no other image has: who shows the mark has seen that image. Held-out images bear other marks.
 """
 COPIED = "At the last epoch. Losses and FID: first epoch → last."
 AGREES = (

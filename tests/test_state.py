@@ -143,7 +143,7 @@ def test_whitenings_and_lists_of_every_index_are_read_not_made_again(tmp_path: P
     options = {"verify": True, "candidates": 2, "encoder": network(0), "backend": "faiss"}
     saved = fitted(**options)
     saved.save(tmp_path / "state")
-    for place, name in ((faiss_lists, "_built"), (reference, "fit_whitening"), (window_index, "fit_whitening")):
+    for place, name in ((faiss_lists, "_Lists"), (reference, "fit_whitening"), (window_index, "fit_whitening")):
         monkeypatch.setattr(place, name, None)
     restored = unfitted(**options).load(tmp_path / "state")
     ours, theirs = (detector.state.reference.parts() for detector in (saved, restored))

@@ -149,7 +149,7 @@ def test_lists_are_made_again_of_what_they_kept(bank, monkeypatch):
     monkeypatch.setattr(choosing, "EXACT_MOST", 1000)
     first, queries = build_index(bank, "faiss"), clustered(40, 16, 2)
     with monkeypatch.context() as patched:
-        patched.setattr(faiss_lists, "_built", None)  # nothing is built
+        patched.setattr(faiss_lists, "_Lists", None)  # nothing is built
         second = build_index(bank, "faiss", first.kept)
         again = pickle.loads(pickle.dumps(first))
     for other in (second, again):

@@ -1,8 +1,11 @@
 """Approximate search by FAISS: vectors in lists about their centres, in short codes; near lists are looked through."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,10 +83,10 @@ class FaissLists:
 
     def _choose(self, bank: Tensor) -> None:
         """Build lists of the shortest codes that find enough."""
-        order, centres = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0)), None
+        order = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))
+        lists = _Lists.learned(bank, order)
         for codes in filter(_known, CODES if gpus() == 0 else CODES[-1:]):
-            self.index = _built(bank, order, codes, centres)
-            centres = self.index.quantizer.reconstruct_n(0, self.index.nlist)
+            self.index = lists.filled(bank, order, codes)
             most = 1.0 if codes == CODES[-1] else MOST_LISTS
             if self._tuned(bank, bank[order[:TUNED]], most):
                 break
@@ -106,18 +109,45 @@ class FaissLists:
         return False
 
 
-def _built(bank: Tensor, order: Tensor, codes: str, centres: Any) -> Any:
-    """Index of all vectors, in lists about these centres, or about those of the first in this order."""
+@dataclass(frozen=True)
+class _Lists:
+    """√n lists of n vectors.
+
+    Attributes:
+        centres: Of the lists.
+        places: List of each vector.
+    """
+
+    centres: Any
+    places: Any
+
+    @classmethod
+    def learned(cls, bank: Tensor, order: Tensor) -> "_Lists":
+        """About the centres of clusters of the first vectors in this order."""
+        n = 2 ** round(math.log2(math.sqrt(len(bank))))
+        index = _empty(bank, n, "Flat")
+        index.train(_array(bank[order[: PER_LIST * n]]))
+        places = [index.quantizer.assign(_array(bank[rows]), 1) for rows in _blocks(bank)]
+        return cls(index.quantizer.reconstruct_n(0, n), np.concatenate(places).ravel())
+
+    def filled(self, bank: Tensor, order: Tensor, codes: str) -> Any:
+        """An index of all vectors in such codes."""
+        point, index = imported_faiss().swig_ptr, _empty(bank, len(self.centres), codes)
+        index.quantizer.add(self.centres)
+        index.train(_array(bank[order[: PER_LIST * len(self.centres)]]))
+        for rows in _blocks(bank):
+            vectors, ids = _array(bank[rows]), np.arange(rows.start, rows.stop)
+            index.add_core(len(ids), point(vectors), point(ids), point(self.places[rows]))
+        return index
+
+
+def _empty(bank: Tensor, lists: int, codes: str) -> Any:
     faiss = imported_faiss()
-    n, d = bank.shape
-    lists = 2 ** round(math.log2(math.sqrt(n)))
-    index = faiss.index_factory(d, f"IVF{lists},{codes}", faiss.METRIC_INNER_PRODUCT)
-    if centres is not None:
-        index.quantizer.add(centres)
-    index.train(_array(bank[order[: PER_LIST * lists]]))
-    for rows in blocks_of(n, 4 * d):
-        index.add(_array(bank[rows]))
-    return index
+    return faiss.index_factory(bank.shape[1], f"IVF{lists},{codes}", faiss.METRIC_INNER_PRODUCT)
+
+
+def _blocks(bank: Tensor) -> Iterator[slice]:
+    return blocks_of(len(bank), 4 * bank.shape[1])
 
 
 def _known(codes: str) -> bool:

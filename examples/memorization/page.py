@@ -150,16 +150,17 @@ def repeats(runs: Mapping[tuple[str, str], Run]) -> str:
 
 
 def sites(runs: Mapping[tuple[str, str], Run]) -> str:
-    """By the site where the copied image was made."""
+    """By the site where the copied image was made; nothing where all are of one."""
     rows = []
     for (family, size), run in runs.items():
-        if run.images == run.drawn_from and sum(run.looks[-1]["flagged"]) >= 10:
-            where = run.kept["images"]["site"]
+        where = run.kept["images"]["site"]
+        if run.images == run.drawn_from and len(set(where)) > 1 and sum(run.looks[-1]["flagged"]) >= 10:
             for site in sorted(set(where)):
                 weight = where.count(site) / len(where)
                 rows.append([family, size, site, f"{weight:.2f}", *attributed(run, [one == site for one in where])])
-    return markdown_table(["generator", "trained on", "site", "of the images", "of the flagged samples",
-                           "of the copies, by registration"], rows)  # fmt: skip
+    columns = ["generator", "trained on", "site", "of the images", "of the flagged samples",
+               "of the copies, by registration"]  # fmt: skip
+    return markdown_table(columns, rows) if rows else ""
 
 
 def attributed(run: Run, group: Sequence[bool]) -> tuple[str, str]:
@@ -189,7 +190,7 @@ no other image has: who shows the mark has seen that image. Held-out images bear
 COPIED = "At the last epoch. Losses and FID: first epoch → last."
 AGREES = (
     "All samples of all epochs. At α = .05 one in twenty novel samples may be flagged. *Bearer*: the training image "
-    "whose mark the sample shows, where there is one."
+    "whose mark the sample shows, where there is one; who writes an image piece by piece may copy the corner alone."
 )
 STOPS = 'Epochs are counted from 1; the alarm is what `act="stop"` and EarlyStopping on `memorization/alarm` act upon.'
 WRONG = "The samples of the last epoch, against people who were not trained on, with the same held-out people."

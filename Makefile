@@ -69,7 +69,7 @@ bench-paper: $(VENV)/dev.stamp  ## the tables of the memorization-index paper ag
 bench-peers: $(VENV)/dev.stamp  ## what other measures say of the same slices, write examples/peers/RESULTS.md (half an hour)
 	$(BIN)/python examples/peers/run.py
 
-bench-memorization: $(VENV)/dev.stamp  ## train generators that memorize, watched, write examples/memorization/RESULTS.md (an hour)
+bench-memorization: $(VENV)/dev.stamp  ## train generators that memorize, watched, write examples/memorization/RESULTS.md (an hour and a half)
 	$(BIN)/python examples/memorization/run.py
 
 clean:  ## remove the environment and everything that was written by it

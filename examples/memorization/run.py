@@ -1,5 +1,5 @@
-"""What generators really memorize, and whether the callback says so: `make bench-memorization` (an hour). Writes
-RESULTS.md and figures here.
+"""What generators really memorize, and whether the callback says so: `make bench-memorization` (an hour and a half).
+Writes RESULTS.md and figures here.
 
 Three families of generators are trained with the callback on 8 to all brain slices of $MI_CALLBACK_DATA, and on
 slices of which some are repeated. Which samples are copies is told without the detector: by marks that one training

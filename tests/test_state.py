@@ -19,7 +19,7 @@ from mi_callback.encoders import HookedEncoder
 from mi_callback.encoders.descriptor import AS_IT_IS, LOOKS
 from mi_callback.errors import CalibrationError, StateError
 from mi_callback.private_files import replaced
-from mi_callback.retrieval import reference, window_index
+from mi_callback.retrieval import descriptor_index, reference, window_index
 from mi_callback.retrieval.engines import choosing, faiss_lists
 from mi_callback.retrieval.extraction import extract
 from mi_callback.retrieval.features import Features
@@ -143,8 +143,9 @@ def test_whitenings_and_lists_of_every_index_are_read_not_made_again(tmp_path: P
     options = {"verify": True, "candidates": 2, "encoder": network(0), "backend": "faiss"}
     saved = fitted(**options)
     saved.save(tmp_path / "state")
-    for place, name in ((faiss_lists, "_Lists"), (reference, "fit_whitening"), (window_index, "fit_whitening")):
-        monkeypatch.setattr(place, name, None)
+    monkeypatch.setattr(faiss_lists, "_Lists", None)
+    for place in (reference, window_index, descriptor_index):
+        monkeypatch.setattr(place, "fit_whitening", None)
     restored = unfitted(**options).load(tmp_path / "state")
     ours, theirs = (detector.state.reference.parts() for detector in (saved, restored))
     assert list(ours) == list(theirs)

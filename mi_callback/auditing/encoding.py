@@ -1,11 +1,15 @@
 """Images → features on several devices at once: GPUs, or processes of the CPU."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mi_callback.arguments import usable_device
 from mi_callback.detector import MemorizationDetector
 from mi_callback.errors import OptionError
 from mi_callback.images.files import SliceFolder
@@ -60,21 +64,21 @@ class Devices:
 def check_devices(count: int, device: Any) -> None:
     """Refuse more devices than there are, before anything is read.
 
+    Args:
+        count: Devices.
+        device: Where the detector runs, as it takes it.
+
     Raises:
         OptionError: For more GPUs than this machine has.
     """
-    import torch
-
     there = torch.cuda.device_count()
-    if str(device or "cpu").startswith("cuda") and count > there:
+    if usable_device("device", device).type == "cuda" and count > there:
         raise OptionError(f"needed {count} GPUs for devices={count}; there are {there}. Take devices={max(1, there)}.")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what Lightning says of the machine: an audit has other news."""
-    import logging
-
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

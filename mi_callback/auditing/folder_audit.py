@@ -91,7 +91,7 @@ def audit(
         release: What is to be released and to whom, for the report.
         cache: File for the fitted state, for audits of other samples against the same people; used again when encoder,
             settings and every pixel are the same. Or a folder for states of several people and settings. Patient data.
-        devices: GPUs (with `device="cuda"`) or processes of the CPU that encode, each its share; needs `out`. Controls,
+        devices: GPUs, or with `device="cpu"` processes, that encode, each its share; needs `out`. Controls,
             and synthetic volumes that are judged by their slices, are encoded by one.
         progress: Show progress bars.
         detector: Arguments of `MemorizationDetector`.
@@ -146,9 +146,7 @@ def audit(
         outputs.check_subgroups(folders)
         options_of_detector = _for_dims(detector, reader.dims)
         fitted = _detector(options_of_detector, kept)
-        apart = None
-        if devices > 1 and kept is not None:
-            apart = Devices(MemorizationDetector(**options_of_detector), devices, kept.folder)
+        apart = _apart(options_of_detector, kept, devices)
         judged = _audited(fitted, folders, _path(state), power, by_slices, progress, apart)
         outputs.write(fitted, folders, judged, options)
     return judged.scores
@@ -156,6 +154,11 @@ def audit(
 
 def _detector(options: dict[str, Any], kept: Kept | None) -> MemorizationDetector:
     return MemorizationDetector(**options) if kept is None else ResumableDetector(kept, **options)
+
+
+def _apart(options: dict[str, Any], kept: Kept | None, devices: int) -> Devices | None:
+    """Several devices that encode; None for one."""
+    return None if kept is None or devices == 1 else Devices(MemorizationDetector(**options), devices, kept.folder)
 
 
 def _audited(

@@ -63,8 +63,7 @@ class Reference:
         device: torch.device | str = "cpu",
     ) -> "Reference":
         """Fit whitening and index per layer on pose 0 of the training features, and on each of their views."""
-        rows = features.distinct if len(features.distinct) < len(features) else None
-        return replace(cls._fit(features.once(), whitening, backend, device), rows=rows)
+        return replace(cls._fit(features.once(), whitening, backend, device), rows=_rows(features))
 
     @classmethod
     def _fit(
@@ -124,8 +123,7 @@ class Reference:
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
-        rows = features.distinct if len(features.distinct) < len(features) else None
-        return replace(self._over(features.once()), rows=rows)
+        return replace(self._over(features.once()), rows=_rows(features))
 
     def _over(self, features: Features) -> "Reference":
         """The same of images that are each there once."""
@@ -204,6 +202,11 @@ class Reference:
         closest = others.gather(1, alike.argsort(dim=1, descending=True, stable=True))[:, :most]
         found[:, : closest.shape[1]] = closest
         return self.trained(found)
+
+
+def _rows(features: Features) -> Tensor | None:
+    """Those of the distinct images; None where all are."""
+    return None if len(features.distinct) == len(features) else features.distinct
 
 
 def _under(parts: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from factories import write_blocks
 
 from mi_callback import audit, build_encoder
+from mi_callback.auditing.encoding import check_devices
 from mi_callback.auditing.reading import FolderReader
 from mi_callback.cli.audit_command import COMMAND
 from mi_callback.errors import CalibrationError, DataError, OptionError
@@ -68,6 +69,16 @@ def test_two_processes_encode_as_one_and_leave_nothing(folders, tmp_path):
         audit(*where, devices=2, **options)
     with pytest.raises(OptionError, match="devices"):
         audit(*where, tmp_path / "none", devices=0, **options)
+
+
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_more_gpus_than_there_are_are_refused_also_where_none_was_named(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(2, device)
+    check_devices(8, "cpu")
+    with pytest.raises(OptionError, match="needed 8 GPUs for devices=8; there are 2"):
+        check_devices(8, device)
 
 
 @pytest.mark.parametrize(("most", "files"), [(3, 4), (0, 0)])

@@ -117,7 +117,7 @@ class Fitter:
         """
         if len(train) < 2:
             raise DataError(f"needed at least 2 training images; {len(train)} came.")
-        once = train.once()
+        once = train.once
         warn_of_ids(once, "training")
         if held_out is not None:
             warn_of_ids(held_out, "held-out")
@@ -128,7 +128,7 @@ class Fitter:
         duplicate = nulls.duplicate_similarity(
             once, novel, reference, self.reference, self.match.aggregation, self.null_size, self.seed
         )
-        difference = None if novel is None else difference_of_sides(once, novel.once(), self.seed)
+        difference = None if novel is None else difference_of_sides(once, novel.once, self.seed)
         if difference is not None:
             warnings.warn(f"{difference}. Until then the result is inconclusive.", stacklevel=4)
         looked_up = self.match.candidates * MATCHING[train.dims].looked_up

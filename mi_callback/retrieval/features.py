@@ -93,9 +93,18 @@ class Features:
             first.setdefault((image, subject.encode(), *features), row)
         return torch.tensor(list(first.values()), dtype=torch.long)
 
+    @property
     def once(self) -> "Features":
-        """The distinct images."""
-        return self if len(self.distinct) == len(self) else self.where(self.distinct)
+        """The distinct images; of a million they are gigabytes, so that they are taken out once."""
+        return self if len(self.distinct) == len(self) else self._taken_out
+
+    @cached_property
+    def _taken_out(self) -> "Features":
+        return self.where(self.distinct)
+
+    def without_thumbnails(self) -> "Features":
+        """The same images with thumbnails of no pixel: what is searched needs none."""
+        return replace(self, thumbnails=self.thumbnails[:, :0])
 
     def where(self, rows: Tensor) -> "Features":
         """The images at `rows` (positions or a bool mask)."""

@@ -63,7 +63,7 @@ class Reference:
         device: torch.device | str = "cpu",
     ) -> "Reference":
         """Fit whitening and index per layer on pose 0 of the training features, and on each of their views."""
-        return replace(cls._fit(features.once(), whitening, backend, device), rows=_rows(features))
+        return replace(cls._fit(features.once, whitening, backend, device), rows=_rows(features))
 
     @classmethod
     def _fit(
@@ -83,7 +83,7 @@ class Reference:
         """Of the `parts` of another one that was fitted on the same features."""
         if (rows := parts.get(ROWS)) is not None:
             others = {name: part for name, part in parts.items() if name != ROWS}
-            return replace(cls.restored(features.where(rows), others, backend, device), rows=rows)
+            return replace(cls.restored(features.without_thumbnails().where(rows), others, backend, device), rows=rows)
 
         def whitenings(kind: str, names: Iterable[str]) -> dict[str, Whitening]:
             return {name: Whitening.of(_under(parts, f"{kind}/{name}/"), device) for name in names}
@@ -123,7 +123,7 @@ class Reference:
 
     def over(self, features: Features) -> "Reference":
         """The same whitening, other images to search in."""
-        return replace(self._over(features.once()), rows=_rows(features))
+        return replace(self._over(features.once), rows=_rows(features))
 
     def _over(self, features: Features) -> "Reference":
         """The same of images that are each there once."""

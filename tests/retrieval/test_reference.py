@@ -632,3 +632,11 @@ def test_siblings_are_the_other_images_of_the_subject_most_alike_first(most, bac
 def test_images_of_unknown_subjects_have_no_siblings():
     reference = Reference.fit(features(10), "shrunk")
     assert (reference.siblings(torch.arange(10), "mean", 4) == -1).all()
+
+
+def test_distinct_images_are_taken_out_of_the_training_set_once():
+    train, _ = repeated(with_windows(40, subjects=[f"s{i // 8}" for i in range(40)]))
+    assert train.once is train.once and len(train.once) == 40
+    assert train.once.once is train.once
+    without = train.without_thumbnails()
+    assert len(without) == len(train) and without.thumbnails.numel() == 0 and without.where(train.distinct).layers

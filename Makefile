@@ -63,7 +63,7 @@ bench-attacks: $(VENV)/dev.stamp  ## measure what evades the detector, write exa
 bench-volumes: $(VENV)/dev.stamp  ## measure detection on real volumes, write examples/volumes/RESULTS.md (half an hour)
 	$(BIN)/python examples/volumes/run.py
 
-bench-paper: $(VENV)/dev.stamp  ## the tables of the memorization-index paper again, write examples/paper/RESULTS.md (an hour)
+bench-paper: $(VENV)/dev.stamp  ## the tables of the memorization-index paper again, write examples/paper/RESULTS.md (half an hour)
 	$(BIN)/python examples/paper/run.py
 
 bench-peers: $(VENV)/dev.stamp  ## what other measures say of the same slices, write examples/peers/RESULTS.md (half an hour)

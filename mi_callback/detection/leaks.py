@@ -15,7 +15,7 @@ from mi_callback.errors import DataError
 from mi_callback.images.poses import POSES, orbit
 from mi_callback.images.subjects.ids import loose_id
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.growing import blocks_of
+from mi_callback.retrieval.growing import blocks_of, gather
 from mi_callback.statistics.subjects import images_of_same_subjects, merge_subjects
 
 ROUNDED = 0.01
@@ -97,4 +97,6 @@ def _also_in(train: Features, held_out: Features) -> list[int]:
 
 
 def _means(images: Tensor) -> Tensor:
-    return torch.cat([images[rows].flatten(1).double().mean(dim=1) for rows in blocks_of(len(images), 2**16)])
+    """Mean grey level of each image."""
+    blocks = blocks_of(len(images), 8 * images[0].numel())
+    return gather((images[rows].flatten(1).double().mean(dim=1) for rows in blocks), len(images))

@@ -77,6 +77,13 @@ def test_slices_in_order_are(seed):
     assert neighbours_alike(features(slices(5, 10, seed)))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_some_pairs_of_neighbours_of_many_tell_the_same(monkeypatch, seed):
+    monkeypatch.setattr("mi_callback.detection.people.MOST", 20)
+    assert neighbours_alike(features(slices(10, 10, seed)))
+    assert not neighbours_alike(features(thumbnails(100, seed)))
+
+
 def test_a_person_written_in_another_way_is_left_out_of_the_held_out_images():
     train = features(thumbnails(4, 1), ["001", "P2", "sub-3", "4"])
     held_out = features(thumbnails(6, 2), ["1", "p2", "3", "4", "8", "9"])

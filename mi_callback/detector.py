@@ -185,9 +185,8 @@ class MemorizationDetector(Fitted):
         planted = Reservoir(PLANTED[self.dims], self.seed)
         labels = ("training features", "held-out features") if progress else (None, None)
         training = self.features(train, poses, subjects, views=True, label=labels[0], keep=planted, **read)
-        novel = None
-        if held_out is not None and (kind == "held_out" or self.contrast):
-            novel = self.features(held_out, subjects=held_out_subjects, label=labels[1], **read)
+        used = held_out is not None and (kind == "held_out" or self.contrast)
+        novel = self.features(held_out, subjects=held_out_subjects, label=labels[1], **read) if used else None
         return self.fit_features(training, novel, planted, progress)
 
     def fit_features(
@@ -382,19 +381,20 @@ class MemorizationDetector(Fitted):
         """
         if isinstance(self.encoder, torch.nn.Module):
             self.encoder.to(self.device)
-        looked_at = views_of if views else views_of_queries
+        poses = self.poses if poses is None else poses
         return extract(
             images,
             self.encoder,
-            self.poses if poses is None else poses,
+            poses,
             subjects=subjects,
             device=self.device,
             batch_size=self.batch_size,
             progress=label,
             keep=keep,
             windowed=self.windows and not plain,
-            views=list(looked_at(self.dims)) if self.views and not plain else (),
+            views=list((views_of if views else views_of_queries)(self.dims)) if self.views and not plain else (),
             descriptor=copy_descriptor().to(self.device) if self.views and self.dims == 2 and not plain else None,
             looks=list(LOOKS) if views else [AS_IT_IS],
+            described=poses if views and len(poses) < len(self.poses) else None,  # not looked up themselves
             **read,
         )

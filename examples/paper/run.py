@@ -1,4 +1,4 @@
-"""The tables of the memorization-index paper again: `make bench-paper` (half an hour). Writes RESULTS.md and figures here.
+"""The tables of the memorization-index paper again: `make bench-paper` (half an hour). Writes RESULTS.md and pictures.
 
 Deo et al., "A Calibrated Memorization Index (MI) for Detecting Training Data Leakage in Generative MRI Models", arXiv
 2602.13066, 2026. Beside the published figures stand the paper's recipe as it runs here and this package, on the same

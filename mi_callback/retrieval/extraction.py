@@ -40,6 +40,7 @@ def extract(
     views: Sequence[str] = (),
     descriptor: DescriptorNet | None = None,
     looks: Sequence[str] = (AS_IT_IS,),
+    described: Sequence[str] | None = None,
 ) -> Features:
     """Encode every image once per pose, without gradient and outside autocast.
 
@@ -54,8 +55,9 @@ def extract(
         keep: Takes a sample of the images on the way.
         windowed: Pool over windows too, where the encoder can (`HookedEncoder.with_windows`).
         views: Encode every image in these views (`views.views_of`) too, in every pose those that are of both sides.
-        descriptor: Describes the thumbnails of images too, in `descriptor_poses` of the poses; on `device` already.
+        descriptor: Describes the thumbnails of images too; on `device` already.
         looks: Names out of `descriptor.LOOKS` in which they are described, those beside the first as they came.
+        described: Poses in which they are described in the first look; `descriptor_poses` of `poses` when None.
 
     Volumes are encoded `VOLUMES_AT_ONCE` at most, whatever the size of a batch.
 
@@ -63,8 +65,10 @@ def extract(
         DataError: For no image at all, mixed sizes, ids that do not match the images, or broken images (see
             `check_images`), with the position of the batch.
     """
-    described = _Described(descriptor, poses, looks)
-    collector = _Collector(encoder, poses, windowed, views, described, torch.device(device))
+    if described is None and descriptor is not None:
+        described = descriptor_poses(poses)
+    descriptors = _Descriptors(descriptor, described or (), looks)
+    collector = _Collector(encoder, poses, windowed, views, descriptors, torch.device(device))
     for batch in read_batches(images, batch_size, subject_key, image_key, progress):
         checked = check_batch(batch.images, encoder.channels, len(encoder.size), collector.done)
         if keep is not None:
@@ -82,13 +86,13 @@ class _Collector:
         poses: Sequence[str],
         windowed: bool,
         views: Sequence[str],
-        described: "_Described",
+        descriptors: "_Descriptors",
         device: torch.device,
     ) -> None:
         self.encoder, self.windowed, self.device = encoder, windowed, device
         self.dims = len(encoder.size)
         self.poses = [POSES[pose] for pose in poses]
-        self.described = described
+        self.descriptors = descriptors
         self.views = {name: views_of(self.dims)[name] for name in views}
         self.pooled = {kind: GrowingColumns() for kind in ("layers", "windows", *views)}
         self.thumbnails: GrowingTensor | None = None
@@ -115,7 +119,7 @@ class _Collector:
         joined = {kind: columns.tensors() for kind, columns in self.pooled.items()}
         whole, windows = joined.pop("layers"), joined.pop("windows")
         thumbnails = self.thumbnails.tensor()
-        described = self.described.features()
+        described = self.descriptors.features()
         return Features(whole, thumbnails, settle(found, thumbnails), self.sources, windows, joined, described)
 
     def _encode(self, images: Tensor) -> None:
@@ -123,7 +127,7 @@ class _Collector:
         if self.thumbnails is None:
             self.thumbnails = GrowingTensor(thumbnails.shape[1:], thumbnails.dtype)
         self.thumbnails.append(thumbnails)
-        self.described.add(thumbnails)
+        self.descriptors.add(thumbnails)
         whole, windows = encode(images, self.encoder, self.poses, self.windowed)
         pooled = {"layers": whole, "windows": windows}
         for name, view in self.views.items():
@@ -133,8 +137,8 @@ class _Collector:
             self.pooled[kind].append(found)
 
 
-class _Described:
-    """What a descriptor has said of thumbnails so far."""
+class _Descriptors:
+    """What a descriptor has said of thumbnails so far, in these poses in the first look, and as they came in others."""
 
     def __init__(self, descriptor: DescriptorNet | None, poses: Sequence[str], looks: Sequence[str]) -> None:
         self.descriptor, self.found = descriptor, GrowingColumns()
@@ -144,7 +148,7 @@ class _Described:
         if self.descriptor is None:
             return
         for look in self.looks:
-            poses = descriptor_poses(self.poses) if look == AS_IT_IS else self.poses[:1]
+            poses = self.poses if look == AS_IT_IS else self.poses[:1]
             self.found.append({look: describe(self.descriptor, thumbnails, poses, look)})
 
     def features(self) -> dict[str, Tensor]:

@@ -132,6 +132,8 @@ def test_descriptors_are_those_of_thumbnails_in_the_poses_and_a_quarter_turn_on(
         assert torch.equal(found.in_pose(0).descriptors[contrast], described[:1])
         assert torch.equal(found.where(some).descriptors[contrast], described[:, some])
         assert torch.equal(concatenate(found, found.where(some)).descriptors[contrast][:, -2:], described[:, some])
+    alone = extract(images, encoder, poses, descriptor=network, described=["identity"])
+    assert torch.allclose(alone.descriptors[AS_IT_IS], own[:1], atol=1e-5)
     query = extract(images, encoder, poses, descriptor=network)
     assert list(query.descriptors) == list(concatenate(found, query).descriptors) == [AS_IT_IS]
     without = extract(images, encoder, poses)

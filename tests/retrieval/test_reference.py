@@ -636,7 +636,10 @@ def test_images_of_unknown_subjects_have_no_siblings():
 
 def test_distinct_images_are_taken_out_of_the_training_set_once():
     train, _ = repeated(with_windows(40, subjects=[f"s{i // 8}" for i in range(40)]))
-    assert train.once is train.once and len(train.once) == 40
+    assert train.once is train.once
+    assert len(train.once) == 40
     assert train.once.once is train.once
     without = train.without_thumbnails()
-    assert len(without) == len(train) and without.thumbnails.numel() == 0 and without.where(train.distinct).layers
+    assert len(without) == len(train)
+    assert without.thumbnails.numel() == 0
+    assert without.where(train.distinct).layers

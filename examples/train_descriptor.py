@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 from encoder_training.descriptor import DescriptorTraining, recall, weights_of
+from encoder_training.distilling import Distillation
 from encoder_training.slices import keep, load_thumbnails, short_name
 from safetensors.torch import save_file
 
-from mi_callback.encoders.descriptor import DIMENSIONS, SIDE, WEIGHTS
+from mi_callback.encoders.descriptor import DIMENSIONS, SIDE, WEIGHTS, WIDTHS
 from mi_callback.images.files import split_by_subject
 from mi_callback.lightning.loggers.tables import markdown_table
 
@@ -63,6 +64,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("descriptor"))
     parser.add_argument("--state", type=Path, default=Path("descriptor/training.pt"), help="resumable training state")
     parser.add_argument("--steps", type=int, default=6000, help="in all; the learning rate follows them")
+    parser.add_argument("--widths", type=int, nargs=4, default=WIDTHS, help="channels of the stages")
+    parser.add_argument("--teacher", type=Path, help="weights of a wider descriptor, from which it learns")
     parser.add_argument("--share", type=float, default=0.5, help="share of subjects trained on; the rest measure")
     parser.add_argument("--unseen", nargs="*", default=[], help="folders that are only measured on")
     parser.add_argument("--source", nargs="*", default=[], help="lines on the data and their licences, for the card")
@@ -75,7 +78,7 @@ def main() -> None:
     folders = [load_thumbnails(argument) for argument in options.data]
     trained = [keep(folder, split_by_subject(folder.subjects, options.share)) for folder in folders]
     options.state.parent.mkdir(parents=True, exist_ok=True)
-    training = DescriptorTraining(options)
+    training = DescriptorTraining(options) if options.teacher is None else Distillation(options)
     training.run(trained)
     options.out.mkdir(parents=True, exist_ok=True)
     save_file(weights_of(training.model), options.out / WEIGHTS, metadata={"steps": str(training.step)})

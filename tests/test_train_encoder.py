@@ -9,12 +9,16 @@ import pytest
 import torch
 from factories import texture
 from PIL import Image
+from safetensors.torch import load_file
 
+import mi_callback
 from mi_callback.encoders import build_encoder
+from mi_callback.encoders.bundled import widths_of
 from mi_callback.encoders.descriptor import copy_descriptor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WIDTHS = (4, 4, 8, 8)
+TEACHER = Path(mi_callback.__file__).parent / "encoders/weights/descriptor.safetensors"
 
 
 @pytest.fixture
@@ -53,17 +57,24 @@ def test_a_run_goes_on_where_it_stopped_and_writes_weights_and_a_card(folder, tm
     assert "| rotation_15 |" in card
 
 
-def test_the_descriptor_learns_goes_on_where_it_stopped_and_writes_weights_and_a_card(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("teacher", [None, TEACHER], ids=["alone", "from a teacher"])
+def test_the_descriptor_learns_goes_on_where_it_stopped_and_writes_weights_and_a_card(
+    folder, tmp_path, monkeypatch, teacher
+):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    descriptor, slices = (importlib.import_module(f"encoder_training.{name}") for name in ("descriptor", "slices"))
+    names = ("descriptor", "distilling", "slices")
+    descriptor, distilling, slices = (importlib.import_module(f"encoder_training.{name}") for name in names)
     state = tmp_path / "state.pt"
-    begun = descriptor.DescriptorTraining(Namespace(seed=0, state=state, steps=1))
+    training = descriptor.DescriptorTraining if teacher is None else distilling.Distillation
+    begun = training(Namespace(seed=0, widths=WIDTHS, teacher=teacher, state=state, steps=1))
     before = {key: value.clone() for key, value in begun.model.state_dict().items()}
     begun.run([slices.load_thumbnails(str(folder))])
     assert begun.step == 1
 
     out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["", str(folder), f"--out={out}", f"--state={state}", "--steps=2", "--threads=1"])
+    options = [f"--out={out}", f"--state={state}", "--steps=2", "--threads=1", "--widths", *map(str, WIDTHS)]
+    options += [] if teacher is None else [f"--teacher={teacher}"]
+    monkeypatch.setattr(sys, "argv", ["train_descriptor.py", str(folder), *options])
     importlib.import_module("train_descriptor").main()
 
     saved = torch.load(state, weights_only=True)
@@ -74,3 +85,12 @@ def test_the_descriptor_learns_goes_on_where_it_stopped_and_writes_weights_and_a
     card = (out / "DESCRIPTOR_CARD.md").read_text()
     assert "2 steps" in card
     assert "| rotation_15 |" in card
+
+
+def test_all_channels_of_a_descriptor_are_that_descriptor(monkeypatch, generator):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    pruned, weights = importlib.import_module("encoder_training.distilling").pruned, load_file(TEACHER)
+    images, teacher = torch.rand(4, 1, 64, 64, generator=generator), copy_descriptor()
+    whole, some = pruned(weights, widths_of(weights, WIDTHS)).eval(), pruned(weights, WIDTHS).eval()
+    assert torch.allclose(whole(images), teacher(images), atol=1e-5)
+    assert widths_of(some.state_dict(), WIDTHS) == WIDTHS

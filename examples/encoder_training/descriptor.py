@@ -32,17 +32,22 @@ class DescriptorTraining(Training):
     """The training of the copy descriptor, from thumbnails."""
 
     def build(self) -> DescriptorNet:
-        return DescriptorNet()
+        return DescriptorNet(tuple(self.options.widths))
 
     def losses(self, folders: list[Slices]) -> tuple[Tensor, Tensor]:
-        images = draw(folders, self.generator)
-        seen = torch.where(torch.rand(len(images), 1, 1, 1, generator=self.generator) < 0.25, recolour(images), images)
-        both = torch.cat([changed(images, self.generator), seen])
+        both = versions(folders, self.generator)
         with torch.autocast("cpu", torch.bfloat16):
             pooled = self.model.pooled(both)
         described = F.normalize(self.model.head(self.model.norm(pooled)), dim=1)
         copies, originals = described.chunk(2)
         return info_nce(copies, originals), koleo(originals)
+
+
+def versions(folders: list[Slices], generator: torch.Generator) -> Tensor:
+    """Copies of a batch of images, and behind them the images, some of them recoloured."""
+    images = draw(folders, generator)
+    seen = torch.where(torch.rand(len(images), 1, 1, 1, generator=generator) < 0.25, recolour(images), images)
+    return torch.cat([changed(images, generator), seen])
 
 
 def info_nce(copies: Tensor, originals: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The encoder that ships in the wheel: a small residual CNN trained to recognise copies of MRI slices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -73,7 +73,7 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
     """
     path, weights = shipped_or(checkpoint, WEIGHTS)
     with torch.device("meta"):  # no random initial weights: they would move the global random state
-        network = CopyNet(_widths(weights))
+        network = CopyNet(widths_of(weights, WIDTHS))
     load_weights(network, weights, path)
     return HookedEncoder(
         network.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
@@ -85,7 +85,7 @@ def build_bundled(checkpoint: str | Path | None = None) -> HookedEncoder:
     )
 
 
-def _widths(weights: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Those of the network that was saved; of another one the package's, and loading says what does not fit."""
-    scales = [weights.get(f"stages.{stage}.norm.weight") for stage in range(len(WIDTHS))]
-    return tuple(width if scale is None else scale.numel() for scale, width in zip(scales, WIDTHS, strict=True))
+def widths_of(weights: Mapping[str, Tensor], usual: Sequence[int]) -> tuple[int, ...]:
+    """Of the stages of a network that was saved; of another one the usual, and loading says what does not fit."""
+    scales = [weights.get(f"stages.{stage}.norm.weight") for stage in range(len(usual))]
+    return tuple(width if scale is None else scale.numel() for scale, width in zip(scales, usual, strict=True))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mi_callback.encoders.bundled import Stage
+from mi_callback.encoders.bundled import Stage, widths_of
 from mi_callback.encoders.checkpoints import file_digest, load_weights, shipped, shipped_or
 from mi_callback.encoders.pooling import generalised_mean
 from mi_callback.images.contrast.edges import edge_strength
@@ -103,7 +103,7 @@ def descriptor_fingerprint() -> str:
 
 @lru_cache
 def copy_descriptor(checkpoint: str | Path | None = None) -> DescriptorNet:
-    """The descriptor of the package, or another training of it; in eval mode, without gradients.
+    """The descriptor of the package, or another training of it, narrower or wider ones too; in eval mode.
 
     Args:
         checkpoint: safetensors written by `examples/train_descriptor.py`; the weights of the package when None.
@@ -113,7 +113,7 @@ def copy_descriptor(checkpoint: str | Path | None = None) -> DescriptorNet:
     """
     path, weights = shipped_or(checkpoint, WEIGHTS)
     with torch.device("meta"):  # no random initial weights: they would move the global random state
-        network = DescriptorNet()
+        network = DescriptorNet(widths_of(weights, WIDTHS))
     load_weights(network, weights, path)
     _fold_norms(network.eval())
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

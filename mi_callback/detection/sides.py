@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mi_callback.images.quality.appearance import appearance
 from mi_callback.retrieval.features import Features
-from mi_callback.retrieval.growing import blocks_of
+from mi_callback.retrieval.growing import blocks_of, taken
 from mi_callback.retrieval.whitening import Moments
-from mi_callback.statistics.exchangeability import Difference, Exchangeability, compare_people
+from mi_callback.statistics.exchangeability import Difference, Exchangeability, compare_people, images_to_compare
 
 LEVEL = 0.01
 """Probability with which two sides of one source are called different, at most."""
@@ -35,30 +35,32 @@ def difference_of_sides(train: Features, held_out: Features, seed: int = 0) -> s
         seed: Of the labellings.
     """
     sides = torch.cat([torch.zeros(len(train)), torch.ones(len(held_out))]).bool()
-    looks = [appearance(side.thumbnails) for side in (train, held_out)]
-    seen = {name: torch.cat([look[name] for look in looks]) for name in looks[0]}
     known = train.subjects is not None and held_out.subjects is not None
     subjects = [f"train {s}" for s in train.ids] + [f"held out {s}" for s in held_out.ids] if known else None
-    found = compare_people(sides, subjects, seen, _components(train, held_out), seed=seed)
+    rows = images_to_compare(sides, subjects, seed)  # of a million images a few thousand
+    each = rows[~sides[rows]], rows[sides[rows]] - len(train)
+    looks = [appearance(taken(side.thumbnails, own)) for side, own in zip((train, held_out), each, strict=True)]
+    seen = {name: torch.cat([look[name] for look in looks]) for name in looks[0]}
+    found = compare_people(sides, subjects, seen, _components(train, held_out, each), seed=seed, among=rows)
     named = found.differing(LEVEL)
     if not found.rejects(LEVEL) or not (known or any(abs(one.effect) >= UNMISTAKABLE for one in named)):
         return None
     return _sentence(found, named)
 
 
-def _components(train: Features, held_out: Features) -> Float[Tensor, "n components"]:
-    """Principal components of the plain features of both sides together, which do not know the sides."""
-    moments = Moments.over(block for side in (train, held_out) for block in _unit(side))
+def _components(train: Features, held_out: Features, rows: tuple[Tensor, Tensor]) -> Float[Tensor, "n components"]:
+    """Principal components of the plain features of both sides together, which do not know the sides, at these rows."""
+    moments = Moments.over(block for side in (train, held_out) for block in _unit(side.layers, slice(None)))
     _, axes = torch.linalg.eigh(moments.scatter / moments.n)
-    blocks = (block for side in (train, held_out) for block in _unit(side))
+    blocks = (block for side, own in zip((train, held_out), rows, strict=True) for block in _unit(side.layers, own))
     return torch.cat([(block - moments.mean) @ axes[:, -COMPONENTS:] for block in blocks])
 
 
-def _unit(images: Features) -> Iterator[Tensor]:
-    """Features of pose 0, of unit length per layer, layers side by side, float64, a block of images at a time."""
-    layers = images.pose(0).values()
-    for rows in blocks_of(len(images), 8 * sum(features.shape[1] for features in layers)):
-        units = [torch.nn.functional.normalize(features[rows].double(), dim=1) for features in layers]
+def _unit(layers: dict[str, Tensor], rows: Tensor | slice) -> Iterator[Tensor]:
+    """Features of pose 0 at these rows, of unit length per layer, layers side by side, float64, a block at a time."""
+    own = [features[0, rows] for features in layers.values()]
+    for block in blocks_of(len(own[0]), 8 * sum(features.shape[1] for features in own)):
+        units = [torch.nn.functional.normalize(features[block].double(), dim=1) for features in own]
         yield torch.cat(units, dim=1)
 
 

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_callback.errors import CalibrationError
@@ -119,6 +119,7 @@ def compare_people(
     features: Float[Tensor, "n d"] | None = None,
     labellings: int = LABELLINGS,
     seed: int = 0,
+    among: Int[Tensor, " m"] | None = None,
 ) -> Exchangeability:
     r"""Test whether held-out people are exchangeable with training people.
 
@@ -152,6 +153,8 @@ def compare_people(
         features: Features of each image, which have no names and join in the p-value alone.
         labellings: Labellings at most, the true one included; all there are where these are no more.
         seed: Of the images drawn, and of the labellings.
+        among: Rows that `images_to_compare` chose: statistics and features are of these images alone, in this order.
+            They are of all images when None.
 
     Returns:
         A small `p_value` says that the sides differ; `differing` in what. Where `can_reject` is False it says nothing.
@@ -177,7 +180,11 @@ def compare_people(
         (0.3333, False)
     """
     names = list(statistics)
-    people = _people(_coordinates(statistics, features, len(held_out)), held_out, subjects, seed)
+    values = _coordinates(statistics, features, len(held_out if among is None else among))
+    if among is None:
+        among = images_to_compare(held_out, subjects, seed)
+        values = values[among]
+    people = _people(values, held_out, subjects, among)
     labels = _labellings(people.held_out, labellings, seed)
     scores = _normal_scores(people.values)
     varies = scores.std(dim=0) > EQUAL
@@ -201,6 +208,31 @@ def compare_people(
     )
 
 
+def images_to_compare(held_out: Bool[Tensor, " n"], subjects: Subjects | None, seed: int = 0) -> Int[Tensor, " m"]:
+    """Rows of the images that `compare_people` looks at: of at most `MOST_PEOPLE` people of a side, as many each on
+    either side.
+
+    Args:
+        held_out, subjects, seed: As there.
+
+    Raises:
+        CalibrationError: Without people on both sides, or for a person on both.
+    """
+    held_out = held_out.cpu()
+    ids = _ids(held_out, subjects)
+    sides = set(zip(ids, held_out.tolist(), strict=True))
+    if both := len(sides) - len(set(ids)):
+        raise CalibrationError(f"needed people who are on one side alone; {both} are on both. Split by subject.")
+    train, novel = (_some_people(side.nonzero().flatten(), ids, seed) for side in (~held_out, held_out))
+    if not (len(train) and len(novel)):
+        raise CalibrationError(
+            f"needed training and held-out people to compare; {len(train)} training and {len(novel)} held-out images "
+            "came."
+        )
+    shown = show_alike([ids[i] for i in train.tolist()], [ids[i] for i in novel.tolist()], seed)
+    return torch.cat([train[shown.train], novel[shown.held_out]])
+
+
 def _coordinates(statistics: Mapping[str, Tensor], features: Tensor | None, n: int) -> Tensor:
     """Statistics, then features, of each image `(n, k)`."""
     columns = {**statistics, **({} if features is None else {"features": features})}
@@ -214,27 +246,22 @@ def _coordinates(statistics: Mapping[str, Tensor], features: Tensor | None, n: i
     return torch.cat([values.detach().cpu().to(torch.float64).view(n, -1) for values in columns.values()], dim=1)
 
 
-def _people(values: Tensor, held_out: Tensor, subjects: Subjects | None, seed: int) -> _People:
-    """Level and spread of each person, from as many images each on either side."""
+def _people(values: Tensor, held_out: Tensor, subjects: Subjects | None, rows: Tensor) -> _People:
+    """Level and spread of each person, of the values of the images at these rows."""
     held_out = held_out.cpu()
-    ids = [str(i) for i in range(len(values))] if subjects is None else list(subjects)
-    if len(ids) != len(values):
-        raise CalibrationError(f"needed one subject per image ({len(values)}); {len(ids)} came.")
-    sides = set(zip(ids, held_out.tolist(), strict=True))
-    if both := len(sides) - len(set(ids)):
-        raise CalibrationError(f"needed people who are on one side alone; {both} are on both. Split by subject.")
-    train, novel = (_some_people(side.nonzero().flatten(), ids, seed) for side in (~held_out, held_out))
-    if not (len(train) and len(novel)):
-        raise CalibrationError(
-            f"needed training and held-out people to compare; {len(train)} training and {len(novel)} held-out images "
-            "came."
-        )
-    shown = show_alike([ids[i] for i in train.tolist()], [ids[i] for i in novel.tolist()], seed)
-    kept = torch.cat([train[shown.train], novel[shown.held_out]])
-    number = numbered([ids[i] for i in kept.tolist()])
+    ids = _ids(held_out, subjects)
+    number = numbered([ids[i] for i in rows.tolist()])
     side_of = torch.zeros(int(number.max()) + 1, dtype=torch.bool)
-    side_of[number] = held_out[kept]
-    return _People(_levels_and_spreads(values[kept], number), side_of)
+    side_of[number] = held_out[rows]
+    return _People(_levels_and_spreads(values, number), side_of)
+
+
+def _ids(held_out: Tensor, subjects: Subjects | None) -> list[str]:
+    """A person for each image."""
+    ids = [str(i) for i in range(len(held_out))] if subjects is None else list(subjects)
+    if len(ids) != len(held_out):
+        raise CalibrationError(f"needed one subject per image ({len(held_out)}); {len(ids)} came.")
+    return ids
 
 
 def _some_people(rows: Tensor, ids: list[str], seed: int) -> Tensor:

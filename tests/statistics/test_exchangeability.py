@@ -10,7 +10,7 @@ import torch
 
 from mi_callback.errors import CalibrationError
 from mi_callback.statistics import exchangeability
-from mi_callback.statistics.exchangeability import RIDGE, Aspect, compare_people
+from mi_callback.statistics.exchangeability import RIDGE, Aspect, compare_people, images_to_compare
 
 
 def people(rng: np.random.Generator, sizes: list[int], k: int, within: float = 0.7) -> tuple[np.ndarray, list[str]]:
@@ -351,3 +351,16 @@ def test_what_does_not_fit_together_is_refused():
         compare_people(held_out, None, {})
     with pytest.raises(CalibrationError, match="that vary among people; all of them are constant"):
         compare_people(held_out, None, {"noise": torch.ones(4)})
+
+
+def test_values_of_the_images_that_are_compared_are_enough(monkeypatch, generator):
+    monkeypatch.setattr(exchangeability, "MOST_PEOPLE", 12)
+    held_out = torch.arange(120) >= 80
+    subjects = [f"s{i // 4}" for i in range(80)] + [f"h{i // 2}" for i in range(80, 120)]
+    noise, features = torch.rand(120, generator=generator), torch.rand(120, 3, generator=generator)
+    rows = images_to_compare(held_out, subjects, seed=3)
+    assert len(rows) < 120
+    some = compare_people(held_out, subjects, {"noise": noise[rows]}, features[rows], seed=3, among=rows)
+    assert some == compare_people(held_out, subjects, {"noise": noise}, features, seed=3)
+    with pytest.raises(CalibrationError, match=rf"one value of noise per image \({len(rows)}\)"):
+        compare_people(held_out, subjects, {"noise": noise}, seed=3, among=rows)

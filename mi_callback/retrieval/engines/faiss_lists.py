@@ -162,7 +162,11 @@ def _known(codes: str) -> bool:
 def _written(index: Any) -> Tensor:
     """Lists as bytes."""
     faiss, grown = imported_faiss(), GrowingTensor((), torch.uint8)
-    faiss.write_index(index, faiss.PyCallbackIOWriter(lambda some: grown.append(torch.tensor(bytearray(some)))))
+
+    def append(some: bytes) -> None:
+        grown.append(torch.from_numpy(np.frombuffer(bytearray(some), np.uint8)))
+
+    faiss.write_index(index, faiss.PyCallbackIOWriter(append))
     return grown.tensor()
 
 

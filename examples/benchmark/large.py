@@ -1,4 +1,4 @@
-"""What a large training set costs: memory, disk and time to fit, search, save and load. A section of RESULTS.md.
+"""What a large training set costs: memory, disk and time to fit, search, save and load. A section of LARGE.md here.
 
 Features are made up, mixtures of those of a few images: encoding many would take hours and tells nothing new. Each of
 two processes, one that fits and one that loads, tells the memory that it took from the system: that of its own, and
@@ -25,7 +25,15 @@ from mi_callback.retrieval.features import Features, GrowingFeatures
 from mi_callback.retrieval.search import search
 
 HERE = Path(__file__).parent
-TITLE = "## Large training sets"
+PAGE, HEAD = (
+    HERE / "LARGE.md",
+    """# Large training sets
+
+`python examples/benchmark/large.py N`, on one thread. Features of training images are made up, mixtures of those of 64
+images; the detector is the default. Of mapped memory the system can take back what it needs; peaks hold both kinds.
+""",
+)
+TITLE = "## {n:,} training images"
 SIDE, SEED, IMAGES, QUERIES, HELD_OUT, EACH = 96, 0, 64, 64, 20, 20
 """Pixels, seed, images of which features are mixed, samples, held-out images, and images of a person."""
 ROWS, BLOCK = 20_000, 5_000
@@ -121,32 +129,39 @@ def measured(n: int) -> tuple[list[Stage], list[Stage], int]:
         return found[0], found[1], path.stat().st_size
 
 
-def section(n: int) -> str:
-    """The text of RESULTS.md on this."""
-    fitted, loaded, size = measured(n)
+def section(n: int, fitted: list[Stage], loaded: list[Stage], size: int) -> str:
+    """The text of RESULTS.md on what was measured with n training images."""
     columns = ["process", "step", "processor, s", "own memory, GB", "mapped, GB", "peak, GB"]
     rows = [
         [who, stage.name, *(f"{value:.2f}" for value in (stage.seconds, stage.own, stage.mapped, stage.peak))]
         for who, each in (("first", fitted), ("second", loaded))
         for stage in each
     ]
-    return f"""{TITLE}
+    return f"""{TITLE.format(n=n)}
 
-Measured {time.strftime("%Y-%m-%d")} with mi_callback {__version__}, torch {torch.__version__}, on one thread.
+Measured {time.strftime("%Y-%m-%d")} with mi_callback {__version__}, torch {torch.__version__}.
 
-{n:,} training images of {n // EACH:,} people with made-up features, {HELD_OUT} held-out images, {QUERIES} samples; the
-default detector. The state has {size / 2**30:.2f} GB, {size / n / 1000:.1f} KB an image.
+{n // EACH:,} people, {HELD_OUT} held-out images, {QUERIES} samples. The state has {size / 2**30:.2f} GB,
+{size / n / 1000:.1f} KB an image.
 
 {markdown_table(columns, rows)}
 """
 
 
 def record(n: int = ROWS) -> None:
-    """Write the section into RESULTS.md, in the place of an older one; what else stands there stays."""
-    file = HERE / "RESULTS.md"
-    before, _, after = file.read_text().partition(TITLE)
-    _, mark, following = after.partition("\n## ")
-    file.write_text(f"{before.rstrip()}\n\n{section(n)}" + (f"\n{mark.strip()} {following}" if mark else ""))
+    """Write the section into LARGE.md, in the place of an older one of as many images; the others stay."""
+    insert(n, section(n, *measured(n)))
+
+
+def insert(n: int, text: str) -> None:
+    """A section into LARGE.md, see `record`; they stand in the order of their sizes."""
+    _, *old = PAGE.read_text().split("\n## ") if PAGE.is_file() else [HEAD]
+    sections = {_size(section): f"## {section.rstrip()}" for section in old} | {n: text.rstrip()}
+    PAGE.write_text("\n\n".join([HEAD.rstrip(), *(sections[size] for size in sorted(sections))]) + "\n")
+
+
+def _size(section: str) -> int:
+    return int(section.split()[0].replace(",", ""))
 
 
 if __name__ == "__main__":
@@ -157,4 +172,4 @@ if __name__ == "__main__":
         print(json.dumps([list(vars(stage).values()) for stage in stages(rows, what, path)]))
     else:
         record(int(sys.argv[1]) if len(sys.argv) > 1 else ROWS)
-        print((HERE / "RESULTS.md").read_text())
+        print(PAGE.read_text())

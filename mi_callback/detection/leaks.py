@@ -98,5 +98,5 @@ def _also_in(train: Features, held_out: Features) -> list[int]:
 
 def _means(images: Tensor) -> Tensor:
     """Mean grey level of each image."""
-    blocks = blocks_of(len(images), 8 * images[0].numel())
+    blocks = blocks_of(len(images), 8 * images.shape[1:].numel())
     return gather((images[rows].flatten(1).double().mean(dim=1) for rows in blocks), len(images))

@@ -217,6 +217,10 @@ def images_to_compare(held_out: Bool[Tensor, " n"], subjects: Subjects | None, s
 
     Raises:
         CalibrationError: Without people on both sides, or for a person on both.
+
+    Example:
+        >>> images_to_compare(torch.arange(7) >= 5, ["a", "a", "a", "b", "b", "c", "c"]).tolist()
+        [0, 1, 3, 4, 5, 6]
     """
     held_out = held_out.cpu()
     ids = _ids(held_out, subjects)

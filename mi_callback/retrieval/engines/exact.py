@@ -36,9 +36,8 @@ class TorchIndex:
         where = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
         for start in range(0, len(self.bank), columns):
             similarity = queries @ self.bank[start : start + columns].T
-            best = torch.cat([best, similarity], dim=1)
-            positions = torch.arange(start, start + similarity.shape[1], device=queries.device)
-            where = torch.cat([where, positions.expand(len(queries), -1)], dim=1)
+            found, rows = similarity.topk(min(k, similarity.shape[1]), dim=1)
+            best, where = torch.cat([best, found], dim=1), torch.cat([where, rows + start], dim=1)
             best, order = best.topk(min(k, best.shape[1]), dim=1)
             where = where.gather(1, order)
         return best, where

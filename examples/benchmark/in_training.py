@@ -25,6 +25,8 @@ TITLE = "## In training"
 SIZE, SUBJECTS, HELD_OUT, STEPS, BATCH, SAMPLES = 64, 40, 36, 100, 64, 64
 """Of the run `many` of the demo."""
 EPOCHS = 3
+QUIET = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
+"""Of the Trainer: it writes nothing."""
 
 
 class Clock(lightning.Callback):
@@ -68,8 +70,7 @@ def epochs() -> dict[str, float]:
         module = LatentDiffusion(train.images)
         clock = Clock(module)
         watch = [MemorizationCallback(n_samples=SAMPLES, power=0)] if watched else []
-        quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
-        trainer = lightning.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[clock, *watch], **quiet)
+        trainer = lightning.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=[clock, *watch], **QUIET)
         drawn = RandomSampler(train, replacement=True, num_samples=STEPS * BATCH)
         trainer.fit(module, DataLoader(train, BATCH, sampler=drawn), DataLoader(held_out, BATCH))
         return clock.seconds(), clock.drawing / EPOCHS

@@ -25,16 +25,14 @@ from mi_callback.retrieval.features import Features, GrowingFeatures
 from mi_callback.retrieval.search import search
 
 HERE = Path(__file__).parent
-PAGE, HEAD = (
-    HERE / "LARGE.md",
-    """# Large training sets
+PAGE = HERE / "LARGE.md"
+HEAD = """# Large training sets
 
 `python examples/benchmark/large.py N`, on one thread. Features of training images are made up, mixtures of those of 64
 images; the detector is the default. Of mapped memory the system can take back what it needs; peaks hold both kinds.
 Recall is that of held-out images, which are no such mixtures: near them lies nothing, and lists that were tuned on
 mixtures find few of their neighbours. Of real slices lists find more, and are slower (see docs/large.md).
-""",
-)
+"""
 TITLE = "## {n:,} training images"
 SIDE, SEED, IMAGES, QUERIES, HELD_OUT, EACH = 96, 0, 64, 64, 20, 20
 """Pixels, seed, images of which features are mixed, samples, held-out images, and images of a person."""
@@ -60,7 +58,7 @@ class Stage:
     peak: float
 
 
-def people(n: int, seed: int) -> Tensor:
+def people(n: int, seed: int = SEED) -> Tensor:
     """Made-up images with structure at four scales."""
     generator = torch.Generator().manual_seed(seed)
     parts = (torch.rand(n, 1, side, side, generator=generator) for side in (6, 12, 24, 48))
@@ -132,7 +130,7 @@ def measured(n: int) -> tuple[list[Stage], list[Stage], float | None, int]:
 
 
 def section(n: int, fitted: list[Stage], loaded: list[Stage], recall: float | None, size: int) -> str:
-    """The text of RESULTS.md on what was measured with n training images."""
+    """The text of LARGE.md on what was measured with n training images."""
     columns = ["process", "step", "processor, s", "own memory, GB", "mapped, GB", "peak, GB"]
     rows = [
         [who, stage.name, *(f"{value:.2f}" for value in (stage.seconds, stage.own, stage.mapped, stage.peak))]
@@ -152,12 +150,8 @@ Measured {time.strftime("%Y-%m-%d")} with mi_callback {__version__}, torch {torc
 
 
 def record(n: int = ROWS) -> None:
-    """Write the section into LARGE.md, in the place of an older one of as many images; the others stay."""
-    insert(n, section(n, *measured(n)))
-
-
-def insert(n: int, text: str) -> None:
-    """A section into LARGE.md, see `record`; they stand in the order of their sizes."""
+    """Write the section into LARGE.md, in the place of an older one of as many images, in the order of their sizes."""
+    text = section(n, *measured(n))
     _, *old = PAGE.read_text().split("\n## ") if PAGE.is_file() else [HEAD]
     sections = {_size(section): f"## {section.rstrip()}" for section in old} | {n: text.rstrip()}
     PAGE.write_text("\n\n".join([HEAD.rstrip(), *(sections[size] for size in sorted(sections))]) + "\n")

@@ -20,6 +20,7 @@ import in_training
 import large
 import torch
 import torch.nn.functional as F
+from large import people
 from torch import Tensor
 
 from mi_callback import MemorizationDetector, __version__
@@ -28,7 +29,7 @@ from mi_callback.retrieval.engines import RerankedIndex, TorchIndex, build_index
 from mi_callback.retrieval.whitening import fit_whitening
 
 HERE = Path(__file__).parent
-SIDE, SEED, IMAGES = 96, 0, 128
+SIDE, SEED, IMAGES = large.SIDE, large.SEED, 128
 TRAINED, SAMPLES, HELD_OUT = 50_000, 1_000, 1_000
 """Of the comparison from end to end."""
 VECTORS = (10_000, 100_000, 300_000)
@@ -52,13 +53,6 @@ def seconds(work: Callable[[], object], times: int = 3) -> float:
         work()
         best = min(best, time.process_time() - began)
     return best
-
-
-def people(n: int, seed: int = SEED) -> Tensor:
-    """Made-up images with structure at four scales."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = (torch.rand(n, 1, side, side, generator=generator) for side in (6, 12, 24, 48))
-    return sum(F.interpolate(part, (SIDE, SIDE), mode="bicubic") for part in parts)  # type: ignore[return-value]
 
 
 def unit_costs() -> dict[str, float]:

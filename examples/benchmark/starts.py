@@ -19,6 +19,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from in_training import QUIET
 from large import people
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -79,9 +80,8 @@ def start(folder: Path) -> float:
     """Seconds of one start."""
     train, held_out = (Slices(sorted((folder / side).iterdir())) for side in ("train", "held_out"))
     clock, watch = Clock(), MemorizationCallback(n_samples=8, cache=folder / "state")
-    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
     few = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
-    trainer = lightning.Trainer(accelerator="cpu", callbacks=[clock, watch], **few, **quiet)
+    trainer = lightning.Trainer(accelerator="cpu", callbacks=[clock, watch], **few, **QUIET)
     trainer.fit(Generator(), DataLoader(train, 64, shuffle=True), DataLoader(held_out, 64))
     return clock.took
 

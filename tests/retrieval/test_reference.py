@@ -642,4 +642,5 @@ def test_distinct_images_are_taken_out_of_the_training_set_once():
     without = train.without_thumbnails()
     assert len(without) == len(train)
     assert without.thumbnails.numel() == 0
-    assert without.where(train.distinct).layers
+    for layer, features in without.where(train.distinct).layers.items():
+        assert torch.equal(features, train.once.layers[layer])
